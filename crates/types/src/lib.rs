@@ -1,1 +1,34 @@
-//! types
+//! Quorate's vocabulary: ids, units, commands and outcomes, and the one binary form they travel in.
+//!
+//! Depends on nothing of ours; every other crate depends on it. Read [`commit`] first: a [`Commit`] is what every
+//! gateway builds and what the machine decides.
+//!
+//! Invariant: no type here knows a clock, a socket, a file or a protocol.
+//! Invariant: `decode(encode(x)) == x`, and decoding any bytes never panics nor allocates beyond a small multiple of them.
+
+pub mod blob;
+pub mod codec;
+pub mod command;
+pub mod commit;
+pub mod entry;
+pub mod limits;
+pub mod outcome;
+pub mod record;
+pub mod units;
+
+pub use blob::Blob;
+pub use codec::DecodeError;
+pub use command::{Command, CommandBody, RequestId, WaitRequest};
+pub use commit::{
+    Append, Commit, Compare, Delivery, Format, GroupMode, GroupSettings, Guard, Idempotency, Instance,
+    KeyField, KeyRange, LimitPolicy, LockMode, Mode, OnRefused, Op, Order, PartitionChoice, Payload,
+    PayloadRef, RangeRead, Retention, Sort, StreamSettings, When,
+};
+pub use entry::Entry;
+pub use limits::{Invalid, Limits};
+pub use outcome::{
+    Branch, Committed, GuardFailed, Holder, KeyValue, LimitReport, OpError, OpResult, Outcome, Refusal,
+    Refused, Registered, Resolution, Taken,
+};
+pub use record::{Header, Record};
+pub use units::*;

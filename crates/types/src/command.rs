@@ -1,0 +1,125 @@
+//! A command: one request to the machine, with who asks.
+//!
+//! Only commands are logged. What they lead to is decided when the entry is applied, the same on every replica.
+
+use crate::blob::Blob;
+use crate::commit::{Commit, LockMode};
+use crate::units::{IdempotencyKey, LeaseId, LimitName, LockName, Millis, Principal, Revision};
+use crate::{wire_enum, wire_struct};
+
+/// One request, and who sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The authenticated user.
+    pub principal: Principal,
+    /// What the client calls itself, for `why`; empty when it does not say.
+    pub client: Blob,
+    /// W3C `traceparent` (Trace Context §3.2), for `why`; empty when there is none. Not part of the fingerprint.
+    pub trace: Blob,
+    /// What is asked for.
+    pub body: CommandBody,
+}
+wire_struct!(Command { principal, client, trace, body });
+
+impl Command {
+    /// A command without client name and trace.
+    #[must_use]
+    pub fn new(principal: Principal, body: CommandBody) -> Self {
+        Self { principal, client: Blob::EMPTY, trace: Blob::EMPTY, body }
+    }
+    /// A commit by `anonymous`: what a program that embeds Quorate sends.
+    #[must_use]
+    pub fn commit(commit: Commit) -> Self {
+        Self::new("anonymous".into(), CommandBody::Commit { commit })
+    }
+}
+
+impl From<Commit> for Command {
+    fn from(commit: Commit) -> Self {
+        Self::commit(commit)
+    }
+}
+
+/// Tells one waiting request of a session from another.
+pub type RequestId = u64;
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandBody {
+    /// A commit.
+    Commit {
+        /// The commit.
+        commit: Commit,
+    },
+    /// Waits for a lock or leadership in its fair queue.
+    Wait {
+        /// Which, and for how long.
+        wait: WaitRequest,
+    },
+    /// Leaves the queue of a lock; a grant that came first stays.
+    CancelWait {
+        /// The lock.
+        lock: LockName,
+        /// The waiting session.
+        lease: LeaseId,
+        /// Which of its requests.
+        request: RequestId,
+    },
+    /// Renews leases; logged ahead of expiries.
+    KeepAlive {
+        /// The leases.
+        leases: Vec<LeaseId>,
+    },
+    /// Answers what became of an idempotency key, or cancels the late original.
+    Resolve {
+        /// The key.
+        key: IdempotencyKey,
+        /// How long a cancellation is remembered, in log time.
+        ttl: Millis,
+    },
+    /// Forgets the history of keys before a revision.
+    Compact {
+        /// The first revision that stays readable.
+        before: Revision,
+    },
+    /// Counts denials by a limit that were answered without being logged.
+    Denied {
+        /// The limit.
+        name: LimitName,
+        /// How many.
+        count: u64,
+    },
+    /// Raises revisions past any that may have been given out, after a restore from a backup.
+    RaiseRevision {
+        /// The least value of the next revision.
+        to: Revision,
+    },
+}
+wire_enum!(CommandBody {
+    1 = Commit { commit },
+    2 = Wait { wait },
+    3 = CancelWait { lock, lease, request },
+    4 = KeepAlive { leases },
+    5 = Resolve { key, ttl },
+    6 = Compact { before },
+    7 = Denied { name, count },
+    8 = RaiseRevision { to },
+});
+
+/// A wait for a lock or for leadership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitRequest {
+    /// The lock or election.
+    pub lock: LockName,
+    /// The session that will hold it.
+    pub lease: LeaseId,
+    /// How it is held.
+    pub mode: LockMode,
+    /// Repeating the request gives the same place in the queue, or the same token.
+    pub request: RequestId,
+    /// A value to show beside the holder; what a leader proclaims.
+    pub value: Blob,
+    /// How long to wait, in log time; for ever when absent.
+    pub timeout: Option<Millis>,
+}
+wire_struct!(WaitRequest { lock, lease, mode, request, value, timeout });

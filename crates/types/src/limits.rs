@@ -1,0 +1,347 @@
+//! The bounds of what a client may send, checked once, before anything is logged.
+//!
+//! Invariant: whatever passes [`Limits::check`] fits an entry and is decided in bounded time.
+
+use crate::commit::{Commit, GroupMode, Guard, LimitPolicy, LockMode, Op, When};
+use crate::units::{Key, Millis};
+
+/// The configurable bounds. Sizes are in bytes, counts are counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest key, stream, lock or other name.
+    pub name_bytes_max: u64,
+    /// Largest value of a key.
+    pub value_bytes_max: u64,
+    /// Largest payload of one append.
+    pub payload_bytes_max: u64,
+    /// Most operations of a commit, inner ones included.
+    pub operations_max: u64,
+    /// Most guards of a commit, inner ones included.
+    pub guards_max: u64,
+    /// Deepest nesting of commits; a commit without inner ones has depth 1.
+    pub depth_max: u64,
+    /// Shortest time to live of a lease.
+    pub lease_ttl_ms_min: u64,
+    /// Longest time to live of anything.
+    pub ttl_ms_max: u64,
+    /// Most partitions of a stream.
+    pub partitions_max: u64,
+    /// Most records handed out by one take.
+    pub take_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            name_bytes_max: 4 << 10,
+            value_bytes_max: 4 << 20,
+            payload_bytes_max: 16 << 20,
+            operations_max: 10_000,
+            guards_max: 10_000,
+            depth_max: 4,
+            lease_ttl_ms_min: 200,
+            ttl_ms_max: 10 * 365 * 24 * 3600 * 1000,
+            partitions_max: 4096,
+            take_max: 1000,
+        }
+    }
+}
+
+/// A request that breaks a bound: nothing was logged, nothing happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// A number or size is out of bounds.
+    #[error("{what} is {found}, allowed is {min} to {max}")]
+    Bound {
+        /// Which.
+        what: &'static str,
+        /// What was sent.
+        found: u64,
+        /// Smallest allowed.
+        min: u64,
+        /// Largest allowed.
+        max: u64,
+    },
+    /// An idempotency key on an inner or scheduled commit.
+    #[error("an idempotency key is only allowed on the outermost commit")]
+    InnerIdempotency,
+    /// A keyspace that belongs to the server.
+    #[error("keyspace {0} belongs to the server: use the operations of locks and services")]
+    InternalKeyspace(u16),
+}
+
+impl Limits {
+    /// Checks a commit against every bound.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the first bound that is broken.
+    pub fn check(&self, commit: &Commit) -> Result<(), Invalid> {
+        let mut operations = 0;
+        let mut guards = 0;
+        if let Some(idempotency) = &commit.idempotency {
+            self.name("idempotency key", &idempotency.key.0)?;
+            self.ttl("idempotency ttl", idempotency.ttl, 1)?;
+        }
+        self.walk(commit, 1, &mut operations, &mut guards)
+    }
+
+    /// Checks the length of a name.
+    ///
+    /// # Errors
+    /// [`Invalid::Bound`] for an empty or too long one.
+    pub fn name(&self, what: &'static str, name: &[u8]) -> Result<(), Invalid> {
+        bound(what, name.len() as u64, 1, self.name_bytes_max)
+    }
+
+    /// Checks a time to live of a lease.
+    ///
+    /// # Errors
+    /// [`Invalid::Bound`].
+    pub fn lease_ttl(&self, ttl: Millis) -> Result<(), Invalid> {
+        self.ttl("lease ttl in milliseconds", ttl, self.lease_ttl_ms_min)
+    }
+
+    fn walk(
+        &self,
+        commit: &Commit,
+        depth: u64,
+        operations: &mut u64,
+        guards: &mut u64,
+    ) -> Result<(), Invalid> {
+        bound("depth of nested commits", depth, 1, self.depth_max)?;
+        if depth > 1 && commit.idempotency.is_some() {
+            return Err(Invalid::InnerIdempotency);
+        }
+        *guards += commit.guards.len() as u64;
+        *operations += (commit.then.len() + commit.otherwise.as_ref().map_or(0, Vec::len)) as u64;
+        bound("number of guards", *guards, 0, self.guards_max)?;
+        bound("number of operations", *operations, 0, self.operations_max)?;
+        for guard in &commit.guards {
+            self.guard(guard)?;
+        }
+        for op in commit.then.iter().chain(commit.otherwise.iter().flatten()) {
+            self.op(op)?;
+            if let Op::Nested { commit } | Op::Schedule { commit, .. } = op {
+                self.walk(commit, depth + 1, operations, guards)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn guard(&self, guard: &Guard) -> Result<(), Invalid> {
+        match guard {
+            Guard::Key { key, .. } | Guard::StreamAt { stream: key, .. } => self.key(key),
+            Guard::Value { key, wanted, .. } => {
+                self.key(key)?;
+                bound("value in bytes", wanted.len() as u64, 0, self.value_bytes_max)
+            }
+            Guard::RangeUnchanged { .. } | Guard::NotAfter { .. } => Ok(()),
+            Guard::Fence { lock, .. } | Guard::Leadership { election: lock, .. } => {
+                self.name("lock name", &lock.0)
+            }
+            Guard::Limit { name, policy, cost } => {
+                self.name("limit name", &name.0)?;
+                bound("limit cost", *cost, 1, u64::from(u32::MAX))?;
+                self.policy(policy)
+            }
+            Guard::Slots { name, max, slot, .. } => {
+                self.name("limit name", &name.0)?;
+                self.name("slot name", slot)?;
+                bound("slots", *max, 1, u64::from(u32::MAX))
+            }
+        }
+    }
+
+    /// Checks the numbers of a limit's policy.
+    ///
+    /// # Errors
+    /// [`Invalid::Bound`].
+    pub fn policy(&self, policy: &LimitPolicy) -> Result<(), Invalid> {
+        let (count, period) = match policy {
+            LimitPolicy::Bucket { count, period, burst } => {
+                bound("burst", *burst, 1, u64::from(u32::MAX))?;
+                (count, period)
+            }
+            LimitPolicy::FixedWindow { count, window } | LimitPolicy::SlidingWindow { count, window } => {
+                (count, window)
+            }
+        };
+        bound("units of a limit", *count, 1, 1_000_000_000)?;
+        bound("period of a limit in milliseconds", period.0, 1, 366 * 24 * 3600 * 1000)
+    }
+
+    fn op(&self, op: &Op) -> Result<(), Invalid> {
+        match op {
+            Op::Put { key, value, .. } => {
+                self.writable(key)?;
+                bound("value in bytes", value.len() as u64, 0, self.value_bytes_max)
+            }
+            Op::Get { key } => self.key(key),
+            Op::Delete { key, .. } | Op::Increment { key, .. } => self.writable(key),
+            Op::DeleteRange { range, .. } => inner_space(&range.start),
+            Op::Range { .. } | Op::LeaseInfo { .. } | Op::LeaseKeepAlive { .. } | Op::LeaseRevoke { .. } => {
+                Ok(())
+            }
+            Op::CreateStream { stream, settings } | Op::AlterStream { stream, settings } => {
+                self.writable(stream)?;
+                if let Some(age) = settings.retention.age {
+                    self.ttl("retention age in milliseconds", age, 1)?;
+                }
+                bound("partitions", u64::from(settings.partitions), 1, self.partitions_max)
+            }
+            Op::DeleteStream { stream } | Op::Trim { stream, .. } | Op::StreamInfo { stream } => {
+                self.writable(stream)
+            }
+            Op::Append { append } => {
+                self.writable(&append.stream)?;
+                bound("records of a batch", u64::from(append.records), 1, u64::from(u32::MAX))?;
+                bound("payload in bytes", append.payload.bytes.len() as u64, 1, self.payload_bytes_max)
+            }
+            Op::CreateGroup { stream, group, settings } => {
+                self.writable(stream)?;
+                self.name("group name", &group.0)?;
+                if let GroupMode::Shared { visibility, dead_letter, .. } = &settings.mode {
+                    self.ttl("visibility in milliseconds", *visibility, 1)?;
+                    dead_letter.as_ref().map_or(Ok(()), |stream| self.writable(stream))?;
+                }
+                Ok(())
+            }
+            Op::DeleteGroup { stream, group } | Op::CursorCommit { stream, group, .. } => {
+                self.writable(stream)?;
+                self.name("group name", &group.0)
+            }
+            Op::Take { stream, group, consumer, max, visibility } => {
+                self.writable(stream)?;
+                self.name("group name", &group.0)?;
+                bound("consumer name in bytes", consumer.len() as u64, 0, self.name_bytes_max)?;
+                bound("records of a take", u64::from(*max), 1, self.take_max)?;
+                visibility.map_or(Ok(()), |v| self.ttl("visibility in milliseconds", v, 1))
+            }
+            Op::Ack { stream, group, deliveries } => {
+                self.settle(stream, &group.0, deliveries.len(), Millis(0))
+            }
+            Op::Nack { stream, group, deliveries, delay } => {
+                self.settle(stream, &group.0, deliveries.len(), *delay)
+            }
+            Op::Extend { stream, group, deliveries, visibility } => {
+                self.settle(stream, &group.0, deliveries.len(), *visibility)
+            }
+            Op::LeaseGrant { ttl, .. } => self.lease_ttl(*ttl),
+            Op::Acquire { lock, mode, value, .. } => {
+                self.name("lock name", &lock.0)?;
+                if let LockMode::Semaphore { permits } = mode {
+                    bound("permits", u64::from(*permits), 1, u64::from(u32::MAX))?;
+                }
+                bound("value in bytes", value.len() as u64, 0, self.value_bytes_max)
+            }
+            Op::Campaign { election, value, .. } | Op::Proclaim { election, value, .. } => {
+                self.name("election name", &election.0)?;
+                bound("value in bytes", value.len() as u64, 0, self.value_bytes_max)
+            }
+            Op::Release { lock, .. } | Op::LockInfo { lock } | Op::Resign { election: lock, .. } => {
+                self.name("lock name", &lock.0)
+            }
+            Op::Schedule { task, when, .. } => {
+                self.name("task name", &task.0)?;
+                match when {
+                    When::In { after } => self.ttl("delay in milliseconds", *after, 0),
+                    When::At { .. } => Ok(()),
+                }
+            }
+            Op::Cancel { task } => self.name("task name", &task.0),
+            Op::Register { service, instance, info, .. } => {
+                self.name("service name", &service.0)?;
+                self.name("instance name", &instance.0)?;
+                let metadata: usize =
+                    info.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+                let size = info.address.len() + info.zone.len() + metadata;
+                bound("instance in bytes", size as u64, 0, self.value_bytes_max)
+            }
+            Op::Deregister { service, instance } => {
+                self.name("service name", &service.0)?;
+                self.name("instance name", &instance.0)
+            }
+            Op::Claim { key, ttl, .. } => {
+                self.name("idempotency key", &key.0)?;
+                self.ttl("idempotency ttl", *ttl, 1)
+            }
+            Op::Complete { key, answer, .. } => {
+                self.name("idempotency key", &key.0)?;
+                bound("value in bytes", answer.len() as u64, 0, self.value_bytes_max)
+            }
+            Op::FreeSlot { name, slot, .. } => {
+                self.name("limit name", &name.0)?;
+                self.name("slot name", slot)
+            }
+            Op::LimitPeek { name, policy } => {
+                self.name("limit name", &name.0)?;
+                self.policy(policy)
+            }
+            Op::Nested { .. } => Ok(()),
+        }
+    }
+
+    fn settle(&self, stream: &Key, group: &[u8], deliveries: usize, delay: Millis) -> Result<(), Invalid> {
+        self.writable(stream)?;
+        self.name("group name", group)?;
+        self.ttl("delay in milliseconds", delay, 0)?;
+        bound("deliveries", deliveries as u64, 1, self.operations_max)
+    }
+
+    fn ttl(&self, what: &'static str, ttl: Millis, min: u64) -> Result<(), Invalid> {
+        bound(what, ttl.0, min, self.ttl_ms_max)
+    }
+
+    fn key(&self, key: &Key) -> Result<(), Invalid> {
+        self.name("key", &key.name)
+    }
+
+    fn writable(&self, key: &Key) -> Result<(), Invalid> {
+        inner_space(key)?;
+        self.key(key)
+    }
+}
+
+fn inner_space(key: &Key) -> Result<(), Invalid> {
+    if key.space.is_internal() { Err(Invalid::InternalKeyspace(key.space.0)) } else { Ok(()) }
+}
+
+fn bound(what: &'static str, found: u64, min: u64, max: u64) -> Result<(), Invalid> {
+    if (min..=max).contains(&found) { Ok(()) } else { Err(Invalid::Bound { what, found, min, max }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::Idempotency;
+    use crate::units::{Fingerprint, LeaseId};
+
+    fn put(key: &str, value: usize) -> Op {
+        Op::Put { key: key.into(), value: vec![0; value].into(), lease: LeaseId(0), prev: false }
+    }
+
+    #[test]
+    fn every_bound_is_named_when_broken() {
+        let limits = Limits { value_bytes_max: 10, operations_max: 2, depth_max: 2, ..Limits::default() };
+        let check = |commit: Commit| limits.check(&commit).map_err(|e| e.to_string());
+        assert_eq!(check(Commit::of(vec![put("k", 10)])), Ok(()));
+        assert_eq!(
+            check(Commit::of(vec![put("k", 11)])),
+            Err("value in bytes is 11, allowed is 0 to 10".into())
+        );
+        assert_eq!(check(Commit::of(vec![put("", 1)])), Err("key is 0, allowed is 1 to 4096".into()));
+        assert!(check(Commit::of(vec![put("k", 1), put("k", 1), put("k", 1)])).is_err());
+        let mut inner = Commit::of(vec![put("k", 1)]);
+        inner.idempotency =
+            Some(Idempotency { key: "x".into(), ttl: Millis(1), fingerprint: Fingerprint(0) });
+        let nested = Commit::of(vec![Op::Nested { commit: Box::new(inner) }]);
+        assert_eq!(limits.check(&nested), Err(Invalid::InnerIdempotency));
+    }
+
+    #[test]
+    fn the_machines_own_keyspaces_cannot_be_written() {
+        let key = Key { space: crate::Keyspace::LOCKS, name: "x".into() };
+        let commit = Commit::of(vec![Op::Delete { key, prev: false }]);
+        assert_eq!(Limits::default().check(&commit), Err(Invalid::InternalKeyspace(0xff01)));
+    }
+}
