@@ -1,1 +1,2 @@
-//! http
+//! The HTTP gateway.
+pub mod json;
