@@ -1,0 +1,125 @@
+//! The folder a log lives in, as a trait: a real one (`FileDisk`) or a simulated one with faults (`SimDisk`).
+//!
+//! Invariant: a name is visible after a crash only once `sync_dir` returned; bytes are there only once `sync_data` returned.
+//! Invariant: an open handle goes on reading its bytes after the name was renamed or removed.
+//! Called by: every module of this crate; the simulator passes a `SimDisk`.
+//! Source: Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014 (what a crash may do to files and folders).
+
+mod file;
+mod sim;
+
+use crate::LogError;
+use std::io;
+use std::sync::Arc;
+
+pub use file::FileDisk;
+pub use sim::{Op, SimDisk, SimFaults};
+
+/// A file's name and length in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileInfo {
+    /// Name inside the folder, no path.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// How a new file gets its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Zeros are really written: later writes change no file metadata, so `fdatasync` is at its cheapest. Slow.
+    Written,
+    /// Blocks are only reserved (`fallocate`), so that no later write finds the disk full. Fast.
+    Reserved,
+    /// Nothing is reserved: the file begins empty and grows.
+    Growing,
+}
+
+/// Held while a process uses a folder; dropping it lets the next one in.
+pub trait DiskLock: Send + Sync {}
+
+/// A flat folder of files.
+pub trait Disk: Send + Sync + 'static {
+    /// Every file, sorted by name.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn list(&self) -> io::Result<Vec<FileInfo>>;
+
+    /// Makes (or empties) a file of `bytes` zero bytes. The name is durable only after [`Disk::sync_dir`].
+    ///
+    /// # Errors
+    /// As the operating system says; a full disk among them.
+    fn create(&self, name: &str, bytes: u64, fill: Fill) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens an existing file for reading and writing.
+    ///
+    /// # Errors
+    /// As the operating system says; `NotFound` among them.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Renames, replacing the target if it is there.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a name; open handles go on.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes every create, rename and remove so far durable.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn sync_dir(&self) -> io::Result<()>;
+
+    /// Bytes an unprivileged process may still write.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn free_bytes(&self) -> io::Result<u64>;
+
+    /// Takes the folder for this handle alone.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`] when somebody has it.
+    fn lock(&self) -> Result<Box<dyn DiskLock>, LogError>;
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync + 'static {
+    /// Reads until `into` is full or the file ends; returns the bytes read.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes all of `bytes`. Not durable before [`DiskFile::sync_data`].
+    ///
+    /// # Errors
+    /// As the operating system says. After an error some of the bytes may be there.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes every write so far durable (`fdatasync`).
+    ///
+    /// # Errors
+    /// As the operating system says. After an error nothing is known about any write since the last sync, and trying
+    /// again proves nothing (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020).
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Cuts or extends the file with zeros.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+
+    /// Length in bytes. Not a query about emptiness.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    #[allow(clippy::len_without_is_empty)] // A file's emptiness is never asked.
+    fn len(&self) -> io::Result<u64>;
+}

@@ -1,0 +1,71 @@
+//! What the log promises to whoever appends, reads and opens again.
+#![allow(clippy::unwrap_used)] // A test may panic.
+
+mod common;
+use common::*;
+use quorate_log::*;
+use std::sync::Arc;
+
+#[test]
+fn what_was_synced_is_there_after_power_loss_across_segments() {
+    let disk = SimDisk::new(1);
+    let (mut log, recovery) = open(&disk).unwrap();
+    assert_eq!((recovery.first, recovery.last, recovery.torn), (Index(1), Index(0), None));
+    append_synced(&mut log, 60).unwrap();
+    assert!(disk.list().unwrap().len() > 3, "several segments");
+    drop(log);
+    disk.power_loss();
+    let (log, recovery) = open(&disk).unwrap();
+    assert_eq!(recovery.torn, None);
+    assert_eq!(drain(recovery).unwrap(), (1, 60));
+    for index in 1..=60 {
+        assert_eq!(log.reader().payload(Index(index), 0).unwrap().as_ref(), payload(index, 0));
+        assert_eq!(log.reader().payload(Index(index), 1).unwrap().as_ref(), payload(index, 1));
+        assert_eq!(log.reader().entry(Index(index)).unwrap().body.as_ref(), body(index));
+    }
+    assert!(matches!(log.reader().payload(Index(61), 0), Err(LogError::Beyond { .. })));
+    assert!(matches!(log.reader().payload(Index(60), 2), Err(LogError::NoPayload { .. })));
+}
+
+#[test]
+fn one_batch_takes_everything_that_waits_with_one_write_and_one_sync() {
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    append_synced(&mut log, 1).unwrap();
+    let before = disk.operations();
+    for index in 2..=8 {
+        append(&mut log, index).unwrap();
+    }
+    assert_eq!((log.last(), log.written(), log.synced()), (Index(8), Index(1), Index(1)));
+    let job = log.take_job(true).unwrap();
+    assert!(log.take_job(true).is_none());
+    assert_eq!(log.complete(job.run()).unwrap(), (Index(8), Index(8)));
+    assert_eq!(disk.operations() - before, 2);
+}
+
+#[test]
+fn unsynced_writes_are_readable_and_a_later_sync_covers_them() {
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    for index in 1..=3 {
+        append(&mut log, index).unwrap();
+        flush(&mut log, false).unwrap();
+    }
+    assert_eq!((log.written(), log.synced()), (Index(3), Index(0)));
+    assert_eq!(log.reader().payload(Index(3), 1).unwrap().as_ref(), payload(3, 1));
+    let job = log.take_job(true).expect("a sync is owed");
+    assert_eq!(log.complete(job.run()).unwrap(), (Index(3), Index(3)));
+    assert!(log.take_job(true).is_none(), "no sync is owed twice");
+}
+
+#[test]
+fn recovery_starts_after_the_newest_snapshot() {
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    append_synced(&mut log, 20).unwrap();
+    snapshot(&mut log, 15).unwrap();
+    drop(log);
+    let (log, recovery) = open(&disk).unwrap();
+    assert_eq!(log.snapshots(), [Index(15)]);
+    assert_eq!(drain(recovery).unwrap(), (16, 20));
+}
