@@ -94,6 +94,11 @@ pub enum CommandBody {
         /// The least value of the next revision.
         to: Revision,
     },
+    /// Changes the settings of the machine; logged, so that every replica and every replay has the same.
+    Configure {
+        /// The new settings.
+        settings: Settings,
+    },
 }
 wire_enum!(CommandBody {
     1 = Commit { commit },
@@ -104,6 +109,7 @@ wire_enum!(CommandBody {
     6 = Compact { before },
     7 = Denied { name, count },
     8 = RaiseRevision { to },
+    9 = Configure { settings },
 });
 
 /// A wait for a lock or for leadership.
@@ -123,3 +129,37 @@ pub struct WaitRequest {
     pub timeout: Option<Millis>,
 }
 wire_struct!(WaitRequest { lock, lease, mode, request, value, timeout });
+
+/// Bounds that decide what the machine keeps: part of the state, changed only by a logged command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Revisions of history kept.
+    pub history_revisions: u64,
+    /// Age of history kept, in log time.
+    pub history_age: Millis,
+    /// Bytes of history kept, whatever the other bounds say.
+    pub history_bytes_max: u64,
+    /// Bytes of idempotency records kept; beyond it new keys are refused, none is forgotten early.
+    pub idempotency_bytes_max: u64,
+    /// Expiries that one entry ends at most; the rest follows in the next.
+    pub expiries_per_entry: u64,
+}
+wire_struct!(Settings {
+    history_revisions,
+    history_age,
+    history_bytes_max,
+    idempotency_bytes_max,
+    expiries_per_entry,
+});
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            history_revisions: 1_000_000,
+            history_age: Millis(3_600_000),
+            history_bytes_max: 32 << 20,
+            idempotency_bytes_max: 1 << 30,
+            expiries_per_entry: 10_000,
+        }
+    }
+}

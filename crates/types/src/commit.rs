@@ -65,10 +65,25 @@ impl Commit {
         for op in self.then.iter_mut().chain(self.otherwise.iter_mut().flatten()) {
             match op {
                 Op::Append { append } => visit(&mut append.payload),
-                Op::Nested { commit } | Op::Schedule { commit, .. } => commit.for_each_payload(visit),
+                Op::Nested { commit } => commit.for_each_payload(visit),
+                Op::Schedule { commit, on_refused, .. } => {
+                    commit.for_each_payload(visit);
+                    if let OnRefused::DeadLetter { letter } = on_refused {
+                        visit(&mut letter.payload);
+                    }
+                }
                 _ => {}
             }
         }
+    }
+}
+
+impl Wire for Box<Append> {
+    fn put(&self, out: &mut Writer) {
+        (**self).put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self::new(Append::take(from)?))
     }
 }
 
@@ -769,13 +784,13 @@ pub enum OnRefused {
         /// Wait before the second try.
         backoff: Millis,
     },
-    /// A record that names the task and the refusal is appended to this stream.
+    /// This record is appended: it was logged with the task, names it, and so outlives it. `why` tells the refusal.
     DeadLetter {
-        /// The stream.
-        stream: Key,
+        /// What to append, and to which stream.
+        letter: Box<Append>,
     },
 }
-wire_enum!(OnRefused { 0 = Drop {}, 1 = Retry { attempts, backoff }, 2 = DeadLetter { stream } });
+wire_enum!(OnRefused { 0 = Drop {}, 1 = Retry { attempts, backoff }, 2 = DeadLetter { letter } });
 
 /// One instance of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! Invariant: whatever passes [`Limits::check`] fits an entry and is decided in bounded time.
 
-use crate::commit::{Commit, GroupMode, Guard, LimitPolicy, LockMode, Op, When};
+use crate::commit::{Append, Commit, GroupMode, Guard, LimitPolicy, LockMode, OnRefused, Op, When};
 use crate::units::{Key, Millis};
 
 /// The configurable bounds. Sizes are in bytes, counts are counts.
@@ -192,11 +192,7 @@ impl Limits {
             Op::DeleteStream { stream } | Op::Trim { stream, .. } | Op::StreamInfo { stream } => {
                 self.writable(stream)
             }
-            Op::Append { append } => {
-                self.writable(&append.stream)?;
-                bound("records of a batch", u64::from(append.records), 1, u64::from(u32::MAX))?;
-                bound("payload in bytes", append.payload.bytes.len() as u64, 1, self.payload_bytes_max)
-            }
+            Op::Append { append } => self.append(append),
             Op::CreateGroup { stream, group, settings } => {
                 self.writable(stream)?;
                 self.name("group name", &group.0)?;
@@ -241,8 +237,11 @@ impl Limits {
             Op::Release { lock, .. } | Op::LockInfo { lock } | Op::Resign { election: lock, .. } => {
                 self.name("lock name", &lock.0)
             }
-            Op::Schedule { task, when, .. } => {
+            Op::Schedule { task, when, on_refused, .. } => {
                 self.name("task name", &task.0)?;
+                if let OnRefused::DeadLetter { letter } = on_refused {
+                    self.append(letter)?;
+                }
                 match when {
                     When::In { after } => self.ttl("delay in milliseconds", *after, 0),
                     When::At { .. } => Ok(()),
@@ -279,6 +278,12 @@ impl Limits {
             }
             Op::Nested { .. } => Ok(()),
         }
+    }
+
+    fn append(&self, append: &Append) -> Result<(), Invalid> {
+        self.writable(&append.stream)?;
+        bound("records of a batch", u64::from(append.records), 1, u64::from(u32::MAX))?;
+        bound("payload in bytes", append.payload.bytes.len() as u64, 1, self.payload_bytes_max)
     }
 
     fn settle(&self, stream: &Key, group: &[u8], deliveries: usize, delay: Millis) -> Result<(), Invalid> {
