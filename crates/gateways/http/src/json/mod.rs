@@ -8,3 +8,4 @@
 pub mod read;
 pub mod request;
 pub mod units;
+pub mod write;

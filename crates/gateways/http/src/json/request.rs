@@ -6,6 +6,7 @@
 
 use super::read::{Fields, Node, Read};
 use super::units;
+use super::write::{Object, Values};
 use quorate_types::{
     Append, Blob, Commit, Compare, Delivery, Fingerprint, Format, GroupMode, GroupName, GroupSettings, Guard,
     Header, Idempotency, IdempotencyKey, Instance, InstanceName, Key, KeyField, KeyRange, LeaseId, LimitName,
@@ -411,11 +412,11 @@ pub fn schedule(fields: &mut Fields<'_, '_>, task: Option<TaskName>, depth: u8) 
         _ => return Err(fields.error("wanted exactly one of in (a duration) and at (a time)")),
     };
     let commit = fields.need("commit", |node| nested(node, depth + 1))?;
-    let on_refused = fields.maybe("on_refused", on_refused)?.unwrap_or_default();
+    let on_refused = fields.maybe("on_refused", |node| on_refused(node, &task))?.unwrap_or_default();
     Ok(Op::Schedule { task, when, commit: Box::new(commit), on_refused })
 }
 
-fn on_refused(node: Node<'_, '_>) -> Read<OnRefused> {
+fn on_refused(node: Node<'_, '_>, task: &TaskName) -> Read<OnRefused> {
     if node.is_text() {
         return match node.text()?.as_str() {
             "drop" => Ok(OnRefused::Drop),
@@ -431,9 +432,20 @@ fn on_refused(node: Node<'_, '_>) -> Read<OnRefused> {
                 backoff: fields.need("backoff", |node| node.duration())?,
             })
         }),
-        "dead_letter" => node.object(|fields| Ok(OnRefused::DeadLetter { stream: fields.stream()? })),
+        "dead_letter" => node.object(|fields| {
+            let stream = fields.stream()?;
+            Ok(OnRefused::DeadLetter { letter: Box::new(dead_letter(stream, task)) })
+        }),
         other => Err(node.error(format!("\"{other}\" is no policy; known: drop, retry, dead_letter"))),
     })
+}
+
+/// The record that is appended when a task's commit is refused: its key and its value name the task.
+fn dead_letter(stream: Key, task: &TaskName) -> Append {
+    let value = Object::new().bytes("task", &task.0, Values::Auto).done();
+    let letter = Record { key: Some(task.0.clone()), value: Some(value.into()), headers: vec![] };
+    let partition = PartitionChoice::Hash { hash: record::partition_hash(&task.0) };
+    append_of(stream, partition, &[letter], true)
 }
 
 /// Reads a range of keys: `key`, `prefix`, or `from` with or without `to`, or their base64 twins.
@@ -1114,7 +1126,10 @@ mod tests {
         );
         check_op(
             r#"{"schedule":{"task":"t","in":5,"commit":{},"on_refused":{"dead_letter":{"stream":"d"}}}}"#,
-            schedule(When::In { after: Millis(5) }, OnRefused::DeadLetter { stream: "d".into() }),
+            schedule(
+                When::In { after: Millis(5) },
+                OnRefused::DeadLetter { letter: Box::new(dead_letter("d".into(), &"t".into())) },
+            ),
         );
         check_op(r#"{"cancel":{"task":"t"}}"#, Op::Cancel { task: "t".into() });
         check_op(
