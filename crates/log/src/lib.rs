@@ -13,6 +13,7 @@
 //! Invariant: no clock, no thread, no randomness here, so that the simulator replays it byte for byte.
 //! Called by: the engine (append, recover), the runtime (runs jobs), node (reads payloads and history), the command line (verify, dump).
 
+mod backup;
 mod clean;
 mod disk;
 mod error;
@@ -22,7 +23,9 @@ mod reader;
 mod recover;
 mod scan;
 mod snapshot;
+mod verify;
 
+pub use backup::{BackupJob, BackupReport, restore};
 pub use clean::{CleanDone, CleanJob, SegmentToClean};
 pub use disk::{Disk, DiskFile, DiskLock, FileDisk, FileInfo, Fill, Op, SimDisk, SimFaults};
 pub use error::LogError;
@@ -30,6 +33,7 @@ pub use log::{AppendEntry, JobDone, Log, LogConfig, PrepareDone, PrepareJob, Spa
 pub use reader::{Entries, Entry, LogReader};
 pub use recover::{Recovery, TornTail};
 pub use snapshot::{SnapshotDone, SnapshotReader, SnapshotWriter};
+pub use verify::{Finding, VerifyReport, dump, verify};
 
 /// Place of an entry in a log. 1 is the first entry, 0 is before all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

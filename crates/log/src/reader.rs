@@ -128,7 +128,7 @@ pub(crate) struct Table {
 
 impl Table {
     /// The first index of the unbroken run of log segments that ends the log.
-    fn first_whole(&self) -> Index {
+    pub(crate) fn first_whole(&self) -> Index {
         let mut first = self.written.next();
         let mut after: Option<u64> = None;
         for segment in self.segments.iter().rev() {
@@ -509,6 +509,27 @@ impl Frames {
     pub(crate) fn new(name: String, offset: u64, header: BatchHeader, body: Bytes) -> Frames {
         let body_at = offset + BATCH_HEADER as u64;
         Frames { name, body_at, body, at: 0, next: header.first, left: header.count }
+    }
+
+    /// The next entry, its payloads checked against their own checksums too.
+    pub(crate) fn next_checked(&mut self) -> Result<Option<Entry>, LogError> {
+        let at = self.at;
+        let Some(entry) = self.next()? else { return Ok(None) };
+        for number in 0..entry.extents.len() {
+            let (extent, sum) = extent_at(&self.body[at..], number);
+            let (from, to) = (extent.offset as usize, extent.offset as usize + extent.len as usize);
+            let found = crc32c::crc32c(&entry.body[from..to]);
+            if found != sum {
+                let found = format!("checksum {found:08x} of payload {number} of entry {}", entry.index);
+                return Err(LogError::damage(
+                    &self.name,
+                    self.body_at + at as u64,
+                    found,
+                    format!("{sum:08x}"),
+                ));
+            }
+        }
+        Ok(Some(entry))
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, LogError> {

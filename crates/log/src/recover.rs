@@ -75,20 +75,21 @@ impl Log {
         let lock = disk.lock()?;
         let folder = Folder::read(&*disk)?;
         let found = folder.assess(&*disk)?;
+        folder.remove_leftovers(&*disk)?;
         let manifest = match folder.manifest.clone() {
             Some(manifest) => manifest,
             None => begin(&*disk)?,
         };
-        let end = found.settle(&*disk)?;
-        folder.remove_leftovers(&*disk)?;
+        let end = found.settle()?;
         let ready = folder.ready_again(&*disk, &config, &found)?;
 
         let next_sequence =
             ready.back().map_or(end.tail.at.sequence.max(manifest.base - 1), |ready| ready.sequence) + 1;
         let next_epoch = found.epoch_max + ready.len() as u64 + 1;
-        let table = Arc::new(RwLock::new(Table { segments: found.segments, written: found.last }));
+        let table = found.table();
+        let first = table.first_whole();
+        let table = Arc::new(RwLock::new(table));
         let snapshot = found.snapshot;
-        let first = crate::LogReader { table: Arc::clone(&table) }.first();
         let from = snapshot.as_ref().map_or(first, |snapshot| snapshot.index().next());
         let entries = entries_after(&table, from, found.last)?;
         let current = table.read().ok().and_then(|table| table.segments.last().cloned());
@@ -211,7 +212,7 @@ impl Folder {
     }
 
     /// Reads what decides, and refuses what must be refused. Writes nothing.
-    fn assess(&self, disk: &dyn Disk) -> Result<Found, LogError> {
+    pub(crate) fn assess(&self, disk: &dyn Disk) -> Result<Found, LogError> {
         let manifest = self.manifest.clone().unwrap_or_else(Manifest::new);
         let mut found = Found::default();
         self.history(disk, &manifest, &mut found.segments)?;
@@ -235,7 +236,7 @@ impl Folder {
         }
         self.unused(disk, &manifest, &headers, tail, &mut found)?;
         self.snapshots(disk, &mut found)?;
-        found.judge_tail(disk)?;
+        found.judge_tail()?;
         found.judge_snapshots()?;
         Ok(found)
     }
@@ -496,15 +497,15 @@ pub(crate) fn open_log_segment(
 
 /// What reading the folder gave.
 #[derive(Default)]
-struct Found {
-    segments: Vec<Arc<Segment>>,
+pub(crate) struct Found {
+    pub(crate) segments: Vec<Arc<Segment>>,
     tail: Option<FoundTail>,
-    last: Index,
+    pub(crate) last: Index,
     epoch_max: u64,
     snapshot: Option<SnapshotReader>,
     snapshots: Vec<Index>,
     snapshots_damaged: Vec<String>,
-    damage: Vec<LogError>,
+    pub(crate) damage: Vec<LogError>,
     /// Of every snapshot with a good header: name, index, and how far the log had been synced when it was begun.
     evidence: Vec<(String, Index, Position)>,
     notes: Vec<String>,
@@ -528,6 +529,10 @@ struct FoundTail {
 }
 
 impl Found {
+    pub(crate) fn torn(&self) -> Option<&TornTail> {
+        Some(&self.tail.as_ref()?.torn.as_ref()?.0)
+    }
+
     fn scan_tail(&mut self, disk: &dyn Disk, info: &FileInfo, header: SegmentHeader) -> Result<(), LogError> {
         let file = disk.open(&info.name).map_err(LogError::io("open", &info.name))?;
         let mut scan = Scan::whole(&info.name, Arc::clone(&file), &header, info.bytes);
@@ -572,7 +577,7 @@ impl Found {
     }
 
     /// Is what follows the last good batch a torn tail, or damage to bytes that were synced?
-    fn judge_tail(&mut self, _disk: &dyn Disk) -> Result<(), LogError> {
+    fn judge_tail(&mut self) -> Result<(), LogError> {
         let Some(tail) = &mut self.tail else {
             return match self.evidence.first() {
                 Some((name, ..)) => {
@@ -623,8 +628,7 @@ impl Found {
 
     /// Does the log reach back to the snapshot, and if there is none, to the beginning?
     fn judge_snapshots(&self) -> Result<(), LogError> {
-        let table = Table { segments: self.segments.clone(), written: self.last };
-        let first = crate::LogReader { table: Arc::new(RwLock::new(table)) }.first();
+        let first = self.table().first_whole();
         let reach = self.snapshot.as_ref().map_or(Index::ZERO, SnapshotReader::index);
         if first <= reach.next() {
             return Ok(());
@@ -642,7 +646,7 @@ impl Found {
     }
 
     /// Cuts the torn tail and makes what is left durable.
-    fn settle(&self, _disk: &dyn Disk) -> Result<End, LogError> {
+    fn settle(&self) -> Result<End, LogError> {
         let Some(found) = &self.tail else {
             let at = Position::default();
             let tail = Tail {
@@ -663,12 +667,11 @@ impl Found {
         if let Some((torn, to)) = &found.torn {
             write_zeros(&*found.file, torn.offset, *to).map_err(LogError::io("write", name))?;
         }
-        if found.torn.is_some() || !found.marked {
-            let synced_here = found.synced.sequence == found.header.sequence;
-            let from = if synced_here { found.synced.offset.min(found.end) } else { 0 };
-            rewrite(&*found.file, from, found.end).map_err(LogError::io("write again", name))?;
-            found.file.sync_data().map_err(LogError::io("sync", name))?;
-        }
+        // A mark is written again too, though it says nothing new: the next segment's header will count on its bytes.
+        let synced_here = found.synced.sequence == found.header.sequence;
+        let from = if synced_here { found.synced.offset.min(found.end) } else { 0 };
+        rewrite(&*found.file, from, found.end).map_err(LogError::io("write again", name))?;
+        found.file.sync_data().map_err(LogError::io("sync", name))?;
         let at = Position { sequence: found.header.sequence, offset: found.end };
         let tail = Tail {
             next_job: 1,

@@ -4,7 +4,6 @@
 mod common;
 use common::*;
 use quorate_log::*;
-use std::sync::Arc;
 
 #[test]
 fn what_was_synced_is_there_after_power_loss_across_segments() {

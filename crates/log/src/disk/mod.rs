@@ -90,6 +90,7 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// An open file.
+#[allow(clippy::len_without_is_empty)] // A file's emptiness is never asked.
 pub trait DiskFile: Send + Sync + 'static {
     /// Reads until `into` is full or the file ends; returns the bytes read.
     ///
@@ -116,10 +117,9 @@ pub trait DiskFile: Send + Sync + 'static {
     /// As the operating system says.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
 
-    /// Length in bytes. Not a query about emptiness.
+    /// Length in bytes.
     ///
     /// # Errors
     /// As the operating system says.
-    #[allow(clippy::len_without_is_empty)] // A file's emptiness is never asked.
     fn len(&self) -> io::Result<u64>;
 }
