@@ -1,0 +1,127 @@
+//! Which payloads of the log are still referred to, and how often: what the log's cleaner must not drop.
+//!
+//! Derived from the batches: neither snapshotted nor digested, and mended by whoever rolls batches back.
+//!
+//! Invariant: chunks are sorted, disjoint and not empty; a chunk's key is at most its first payload.
+//! Invariant: `count` of a payload = batches that refer to it, never 0.
+//! Called by: [`crate::streams`].
+
+use quorate_types::{LogIndex, PayloadRef};
+use std::collections::BTreeMap;
+
+const CHUNK: usize = 256;
+
+#[derive(Clone, Copy)]
+struct Entry {
+    at: PayloadRef,
+    count: u32,
+    bytes: u32,
+}
+
+/// Payloads in log order. Nearly every one is added at the end, so that sorted chunks beat a tree of single rows.
+#[derive(Default)]
+pub(crate) struct Live {
+    chunks: BTreeMap<PayloadRef, Vec<Entry>>,
+}
+
+impl Live {
+    /// Counts one more reference to a payload of this many bytes.
+    pub(crate) fn add(&mut self, at: PayloadRef, bytes: u32) {
+        let entry = Entry { at, count: 1, bytes };
+        if let Some(mut last) = self.chunks.last_entry() {
+            let chunk = last.get_mut();
+            if chunk.last().is_some_and(|newest| newest.at < at) {
+                if chunk.len() < CHUNK {
+                    chunk.push(entry);
+                } else {
+                    self.chunks.insert(at, vec![entry]);
+                }
+                return;
+            }
+        }
+        let Some((_, chunk)) = self.chunks.range_mut(..=at).next_back() else {
+            self.chunks.insert(at, vec![entry]);
+            return;
+        };
+        match chunk.binary_search_by_key(&at, |entry| entry.at) {
+            Ok(found) => chunk[found].count += 1,
+            Err(place) => {
+                chunk.insert(place, entry);
+                if chunk.len() > CHUNK {
+                    let upper = chunk.split_off(CHUNK / 2);
+                    self.chunks.insert(upper[0].at, upper);
+                }
+            }
+        }
+    }
+
+    /// Counts one reference less.
+    pub(crate) fn remove(&mut self, at: PayloadRef) {
+        let (&key, chunk) =
+            self.chunks.range_mut(..=at).next_back().expect("every batch's payload is counted");
+        let found =
+            chunk.binary_search_by_key(&at, |entry| entry.at).expect("every batch's payload is counted");
+        chunk[found].count -= 1;
+        if chunk[found].count > 0 {
+            return;
+        }
+        chunk.remove(found);
+        if chunk.is_empty() {
+            self.chunks.remove(&key);
+        } else if chunk.capacity() > 16 && chunk.len() * 4 < chunk.capacity() {
+            chunk.shrink_to(chunk.len() * 2);
+        }
+    }
+
+    /// Payloads of the entries from `first` to `last`, both included: each with its references and bytes.
+    pub(crate) fn between(
+        &self,
+        first: LogIndex,
+        last: LogIndex,
+    ) -> impl Iterator<Item = (PayloadRef, u32, u32)> {
+        let start = PayloadRef { index: first, sub: 0 };
+        let end = PayloadRef { index: last, sub: u32::MAX };
+        // The chunk before the first key in range may reach into it.
+        let from = self.chunks.range(..=start).next_back().map_or(start, |(key, _)| *key);
+        let chunks = if from <= end { Some(self.chunks.range(from..=end)) } else { None };
+        chunks
+            .into_iter()
+            .flatten()
+            .flat_map(|(_, chunk)| chunk)
+            .filter(move |entry| entry.at >= start && entry.at <= end)
+            .map(|entry| (entry.at, entry.count, entry.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_counts_as_a_map_would(steps in proptest::collection::vec((0u64..600, 0u32..3, 0u8..3), 0..2000)) {
+            let mut live = Live::default();
+            let mut model = BTreeMap::<PayloadRef, u32>::new();
+            for (index, sub, what) in steps {
+                let at = PayloadRef { index: LogIndex(index), sub };
+                if what < 2 {
+                    live.add(at, 7);
+                    *model.entry(at).or_default() += 1;
+                } else if let Some(count) = model.get_mut(&at) {
+                    live.remove(at);
+                    *count -= 1;
+                    if *count == 0 { model.remove(&at); }
+                }
+            }
+            for (first, last) in [(0, 600), (100, 200), (300, 300), (5, 4)] {
+                let found: Vec<(PayloadRef, u32)> =
+                    live.between(LogIndex(first), LogIndex(last)).map(|(at, count, _)| (at, count)).collect();
+                let wanted: Vec<(PayloadRef, u32)> = model.iter()
+                    .filter(|(at, _)| (first..=last).contains(&at.index.0))
+                    .map(|(at, count)| (*at, *count)).collect();
+                prop_assert_eq!(found, wanted);
+            }
+        }
+    }
+}
