@@ -188,8 +188,8 @@ impl Groups {
     }
 
     /// Removes all groups of a stream that was deleted.
-    pub(crate) fn delete_all(&mut self, streams: &mut Streams, stream: StreamId) {
-        let keys: Vec<GroupKey> = self.keys_of(stream).cloned().collect();
+    pub(crate) fn drop_stream(&mut self, streams: &mut Streams, stream: StreamId) {
+        let keys: Vec<GroupKey> = self.rows_of(stream).map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.remove(streams, key);
         }
@@ -404,18 +404,30 @@ impl Groups {
         freeing.or_else(|| self.order.due.first().map(|(until, _)| *until))
     }
 
-    /// Takes one step of what is due at `now`: frees rows of deleted groups, or ends the delivery whose visibility was over
-    /// first. Its record is ready again, or dead if its deliveries are used up.
-    pub(crate) fn expire(&mut self, streams: &mut Streams, now: &Now, events: &mut Vec<Event>) {
-        if self.dropped.len() > 0 {
-            for _ in 0..FREED_AT_ONCE {
-                self.free_one();
+    /// Takes up to `max` steps of what is due at `now`, and gives back how many it took. A step frees some rows of deleted
+    /// groups, or ends the delivery whose visibility was over first: its record is ready again, or dead if its
+    /// deliveries are used up.
+    pub(crate) fn expire(
+        &mut self,
+        streams: &mut Streams,
+        now: &Now,
+        max: usize,
+        events: &mut Vec<Event>,
+    ) -> usize {
+        for done in 0..max {
+            if self.dropped.len() > 0 {
+                for _ in 0..FREED_AT_ONCE {
+                    self.free_one();
+                }
+            } else if let Some((until, at)) = self.order.due.first().copied()
+                && until <= now.time
+            {
+                self.end_visibility(streams, at, now, events);
+            } else {
+                return done;
             }
-        } else if let Some((until, at)) = self.order.due.first().copied()
-            && until <= now.time
-        {
-            self.end_visibility(streams, at, now, events);
         }
+        max
     }
 }
 
@@ -440,10 +452,14 @@ impl Groups {
         Some(GroupView { settings: row.settings.clone(), partitions })
     }
 
-    /// Names of the groups of a stream, in order; none when the stream is missing.
-    pub(crate) fn names(&self, streams: &Streams, stream: &Key) -> Vec<GroupName> {
-        let Ok(id) = streams.id(stream) else { return Vec::new() };
-        self.keys_of(id).map(|key| key.name.clone()).collect()
+    /// Groups of a stream, in order of name; none when the stream is missing.
+    pub(crate) fn iter<'a>(
+        &'a self,
+        streams: &Streams,
+        stream: &Key,
+    ) -> impl Iterator<Item = (&'a GroupName, &'a GroupSettings)> {
+        let rows = streams.id(stream).ok().map(|id| self.rows_of(id));
+        rows.into_iter().flatten().map(|(key, row)| (&key.name, &row.settings))
     }
 }
 
@@ -461,7 +477,7 @@ impl Groups {
     }
 
     /// Restores the state at `mark`.
-    pub(crate) fn rollback(&mut self, mark: &Mark) {
+    pub(crate) fn rollback(&mut self, mark: Mark) {
         let Self { groups, flights, ids, order, .. } = self;
         groups.rollback(mark.groups, |key, undone, back| {
             if let Some(undone) = undone {
@@ -496,7 +512,7 @@ impl Groups {
     }
 
     /// Emits one chunk of up to `rows_max` rows (1 or more) into `out`; returns whether the walk is over. Each chunk is
-    /// read by one [`Groups::restore`], in order; the last one says that it is.
+    /// read by one [`Groups::restore`], in order.
     pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> bool {
         let mut left = rows_max.max(1);
         while left > 0 && self.stage != Stage::Over {
@@ -517,9 +533,8 @@ impl Groups {
             }
             left -= emitted;
         }
-        let over = self.stage == Stage::Over;
-        out.varint(if over { TAG_LAST } else { TAG_END });
-        over
+        out.varint(TAG_END);
+        self.stage == Stage::Over
     }
 
     /// Ends a walk, finished or not.
@@ -531,15 +546,14 @@ impl Groups {
         self.stage = Stage::Over;
     }
 
-    /// Reads one chunk into an empty or partly restored state; after the last one the state is checked.
+    /// Reads one chunk into an empty or partly restored state. After the last one, [`Groups::restored`].
     ///
     /// # Errors
-    /// [`DecodeError`]: a chunk cannot be read, or the rows do not fit together; the snapshot is damaged.
+    /// [`DecodeError`] says what could not be read.
     pub(crate) fn restore(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         loop {
             match from.varint()? {
                 TAG_END => return Ok(()),
-                TAG_LAST => return self.verify().map_err(|what| DecodeError::Range { what, found: 0 }),
                 TAG_NEXT_ID => self.next_id = from.varint()?,
                 TAG_GROUPS => {
                     for _ in 0..from.varint()? {
@@ -560,6 +574,14 @@ impl Groups {
         }
     }
 
+    /// Checks what was restored.
+    ///
+    /// # Errors
+    /// [`DecodeError::Range`]: the rows do not fit together; the snapshot is damaged.
+    pub(crate) fn restored(&self) -> Result<(), DecodeError> {
+        self.verify().map_err(|what| DecodeError::Range { what, found: 0 })
+    }
+
     /// Hash of the state; the same on every replica that has applied the same entries.
     pub(crate) fn digest(&self, scratch: &mut Writer) -> u128 {
         let tables = [
@@ -572,21 +594,20 @@ impl Groups {
     }
 
     /// Panics when rows and indexes disagree. For tests and the simulator: it looks at everything.
-    pub(crate) fn check(&self, streams: &Streams) {
+    pub(crate) fn check(&self) {
         if let Err(what) = self.verify() {
             panic!("groups: {what} does not fit");
         }
-        let mut reserved = BTreeMap::<&Key, u32>::new();
-        for (key, row) in self.groups.iter() {
-            assert_eq!(streams.id(&row.stream), Ok(key.stream), "a group ends with its stream");
-            if let Some(dead_letter) = dead_letter(&row.settings) {
-                *reserved.entry(dead_letter).or_default() += 1;
-            }
+    }
+
+    /// Names of dead-letter streams, each with how many groups send there.
+    #[cfg(test)]
+    pub(crate) fn dead_letters(&self) -> BTreeMap<&Key, u32> {
+        let mut names = BTreeMap::new();
+        for name in self.groups.iter().filter_map(|(_, row)| dead_letter(&row.settings)) {
+            *names.entry(name).or_default() += 1;
         }
-        assert!(
-            streams.reservations().eq(reserved),
-            "a name is reserved by each group whose dead letters go there"
-        );
+        names
     }
 
     fn verify(&self) -> Result<(), &'static str> {
@@ -647,9 +668,9 @@ impl Groups {
         }
     }
 
-    fn keys_of(&self, stream: StreamId) -> impl Iterator<Item = &GroupKey> {
+    fn rows_of(&self, stream: StreamId) -> impl Iterator<Item = (&GroupKey, &Group)> {
         let first = GroupKey { stream, name: GroupName::default() };
-        self.groups.range(first..).map(|(key, _)| key).take_while(move |key| key.stream == stream)
+        self.groups.range(first..).take_while(move |(key, _)| key.stream == stream)
     }
 
     fn flights_of(&self, group: u64, partition: u32) -> impl Iterator<Item = (&FlightKey, &Flight)> {
@@ -915,7 +936,6 @@ const TAG_GROUPS: u64 = 2;
 const TAG_CURSORS: u64 = 3;
 const TAG_FLIGHTS: u64 = 4;
 const TAG_DROPPED: u64 = 5;
-const TAG_LAST: u64 = 6;
 
 /// What a walk emits next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

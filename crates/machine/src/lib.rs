@@ -1,1 +1,582 @@
-//! machine
+//! The machine: every primitive, in memory, decided entry by entry. `(state, entry) -> (state', outcomes, events)`.
+//!
+//! Start at [`Machine::apply`]. A commit is decided in `commit.rs`; each primitive has a module of its own; `snapshot.rs`
+//! turns the state into bytes while it goes on changing. Effects are made in place and undone if the commit is refused:
+//! nobody reads between two operations, so that is an overlay published whole or dropped, without its copies.
+//!
+//! Invariant: no clock, no entropy, no I/O, no thread and no iteration whose order differs between processes: the same
+//! state and the same entry give the same outcomes, byte for byte, on every replica and every replay.
+//! Invariant: `apply` never fails. A refused command is an outcome.
+//! Called by: `node`, which owns one machine per partition, and by the simulator.
+
+mod commit;
+mod groups;
+mod idempotency;
+mod keys;
+mod leases;
+mod limits;
+mod locks;
+mod reads;
+mod rows;
+mod services;
+mod snapshot;
+mod streams;
+mod table;
+mod tasks;
+
+pub use groups::{GroupPartition, GroupView};
+pub use keys::{Change, Changes, RangeAnswer};
+pub use locks::{LockView, Waiter};
+pub use reads::{LeaseView, Sizes};
+pub use services::{registered, service_range, services_range};
+pub use snapshot::{RestoreError, Restorer, Snapshot};
+pub use streams::{BatchRef, Batches, PartitionView, StreamId, StreamView};
+pub use tasks::{Due, TaskView};
+
+use quorate_types::codec::Writer;
+use quorate_types::{
+    Blob, Command, CommandBody, Commit, Entry, FencingToken, GroupName, Key, Keyspace, LeaseId, LockName,
+    LogIndex, LogTime, Millis, OnRefused, OpError, Outcome, Principal, Refusal, RequestId, Resolution,
+    Revision, Settings, TaskName, WaitRequest, WallTime,
+};
+use std::collections::BTreeSet;
+
+/// Version of the rules by which entries are decided. Only a logged command raises it on a cluster.
+pub const MACHINE_VERSION: u32 = 1;
+
+/// What an entry tells the machine beside its commands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Now {
+    pub(crate) index: LogIndex,
+    pub(crate) wall: WallTime,
+    pub(crate) time: LogTime,
+    pub(crate) seed: u64,
+}
+
+/// What applying an entry gives.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// One outcome for each command, in order.
+    pub outcomes: Vec<Outcome>,
+    /// What happened beside the outcomes, in order.
+    pub events: Vec<Event>,
+    /// Tasks that fired.
+    pub fired: Vec<Fired>,
+}
+
+impl Outputs {
+    /// Empties it, keeping the memory.
+    pub fn clear(&mut self) {
+        self.outcomes.clear();
+        self.events.clear();
+        self.fired.clear();
+    }
+}
+
+/// Something that happened to others than the sender of a command. Changes of keys are read from history instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A waiter holds its lock now.
+    Granted {
+        /// The lock.
+        lock: LockName,
+        /// The session.
+        lease: LeaseId,
+        /// Its request.
+        request: RequestId,
+        /// The token.
+        token: FencingToken,
+    },
+    /// A waiter left the queue without the lock.
+    WaitEnded {
+        /// The lock.
+        lock: LockName,
+        /// The session.
+        lease: LeaseId,
+        /// Its request.
+        request: RequestId,
+        /// Why.
+        error: OpError,
+    },
+    /// Records were appended.
+    StreamAppended {
+        /// The stream.
+        stream: Key,
+        /// Its partition.
+        partition: u32,
+    },
+    /// Records of a shared group may be taken.
+    GroupReady {
+        /// The stream.
+        stream: Key,
+        /// The group.
+        group: GroupName,
+    },
+    /// A lease ended.
+    LeaseEnded {
+        /// The lease.
+        lease: LeaseId,
+    },
+}
+
+/// A task that fired, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fired {
+    /// Its name.
+    pub task: TaskName,
+    /// Whose commit it was.
+    pub principal: Principal,
+    /// The commit.
+    pub commit: Commit,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// The state of one partition. See the crate's documentation.
+pub struct Machine {
+    settings: Settings,
+    applied: LogIndex,
+    revision: Revision,
+    wall: WallTime,
+    time: LogTime,
+    keys: keys::Keys,
+    leases: leases::Leases,
+    locks: locks::Locks,
+    idempotency: idempotency::Idempotency,
+    limits: limits::Limits,
+    tasks: tasks::Tasks,
+    streams: streams::Streams,
+    groups: groups::Groups,
+    /// Whether the commit in hand has changed something that counts as a revision.
+    moved: bool,
+    /// Locks given back by the command in hand, whose queues have to be looked at when it is done.
+    touched: BTreeSet<LockName>,
+    snapshot: Option<snapshot::Progress>,
+    scratch: Writer,
+}
+
+impl Machine {
+    /// An empty machine. `hash_seed` hides where rows lie from those who choose keys; it never shows in any outcome.
+    #[must_use]
+    pub fn new(hash_seed: u64) -> Self {
+        Self {
+            settings: Settings::default(),
+            applied: LogIndex::ZERO,
+            revision: Revision::ZERO,
+            wall: WallTime::ZERO,
+            time: LogTime::ZERO,
+            keys: keys::Keys::new(hash_seed),
+            leases: leases::Leases::default(),
+            locks: locks::Locks::default(),
+            idempotency: idempotency::Idempotency::new(hash_seed),
+            limits: limits::Limits::default(),
+            tasks: tasks::Tasks::default(),
+            streams: streams::Streams::default(),
+            groups: groups::Groups::default(),
+            moved: false,
+            touched: BTreeSet::new(),
+            snapshot: None,
+            scratch: Writer::default(),
+        }
+    }
+
+    /// Applies one entry. Same state and same entry: same outcomes, byte for byte, on every replica and every replay.
+    ///
+    /// Keep-alives at the head of the entry come first: they arrived before it was stamped, and must not lose to the
+    /// expiry it brings. Then everything due at its log time ends, then the other commands run in order.
+    ///
+    /// # Panics
+    /// When the entry does not follow the last one, or its clocks run backwards: the engine is broken.
+    pub fn apply(&mut self, entry: &Entry, out: &mut Outputs) {
+        assert!(
+            entry.index == self.applied.next(),
+            "log gap: applied {}, offered {}",
+            self.applied,
+            entry.index
+        );
+        assert!(entry.time >= self.time, "log time ran backwards: {} after {}", entry.time, self.time);
+        assert!(entry.wall >= self.wall, "wall time ran backwards: {} after {}", entry.wall, self.wall);
+        self.wall = entry.wall;
+        self.time = entry.time;
+        let now = Now { index: entry.index, wall: entry.wall, time: entry.time, seed: entry.seed };
+        let keep_alive = |command: &Command| matches!(command.body, CommandBody::KeepAlive { .. });
+        let head = entry.commands.iter().take_while(|command| keep_alive(command)).count();
+        for (place, command) in entry.commands.iter().enumerate() {
+            if place == head {
+                self.expire(&now, out);
+            }
+            let outcome = self.execute(command, place as u64, &now, out);
+            self.finish(&now, out);
+            out.outcomes.push(outcome);
+        }
+        if head == entry.commands.len() {
+            self.expire(&now, out);
+        }
+        self.applied = entry.index;
+    }
+
+    /// When something is due next: by log time, and by wall time. Either may be a little early, never late.
+    #[must_use]
+    pub fn next_due(&self) -> (Option<LogTime>, Option<WallTime>) {
+        let log = [
+            self.leases.next_due().map(|(time, _)| time),
+            self.locks.next_due().map(|(time, ..)| time),
+            self.tasks.next_due_log().map(|(time, _)| *time),
+            self.groups.next_due(),
+            self.idempotency.next_due_hint(),
+        ];
+        let wall = [self.tasks.next_due_wall().map(|(time, _)| *time), self.streams.next_due_wall()];
+        (log.into_iter().flatten().min(), wall.into_iter().flatten().min())
+    }
+
+    fn execute(&mut self, command: &Command, place: u64, now: &Now, out: &mut Outputs) -> Outcome {
+        match &command.body {
+            CommandBody::Commit { commit } => self.commit(&command.principal, commit, place, now, out),
+            CommandBody::Wait { wait } => self.wait(wait, now),
+            CommandBody::CancelWait { lock, lease, request } => {
+                self.cancel_wait(lock, *lease, *request, now, out)
+            }
+            CommandBody::KeepAlive { leases } => {
+                let renew = |lease: &LeaseId| (*lease, self.leases.keep_alive(*lease, now).ok());
+                Outcome::Alive { leases: leases.iter().map(renew).collect() }
+            }
+            CommandBody::Resolve { key, ttl } => self.resolve(&command.principal, key, *ttl, now),
+            CommandBody::Compact { before } => self.compact(*before),
+            CommandBody::Denied { name, count } => {
+                self.limits.deny(name, *count);
+                Outcome::Done { revision: self.revision }
+            }
+            CommandBody::RaiseRevision { to } => {
+                self.revision = self.revision.max(*to);
+                Outcome::Done { revision: self.revision }
+            }
+            CommandBody::Configure { settings } => {
+                self.settings = settings.clone();
+                Outcome::Done { revision: self.revision }
+            }
+        }
+    }
+
+    fn wait(&mut self, wait: &WaitRequest, now: &Now) -> Outcome {
+        let refuse = |error| Outcome::Refused { refusal: Refusal::Command { error } };
+        if let Err(error) = self.leases.live(wait.lease) {
+            return refuse(error);
+        }
+        match self.locks.ask(&wait.lock, wait.lease, wait.request, wait.mode) {
+            Err(error) => refuse(error),
+            Ok(locks::Asked::Holds(token)) => Outcome::Granted { token },
+            Ok(locks::Asked::Waits(ahead)) => {
+                if self.locks.waiter(&wait.lock, wait.lease, wait.request).is_none() {
+                    self.locks.enqueue(wait, now);
+                    let revision = self.revision_now();
+                    let row = lock_row(&wait.lock, wait.lease, wait.mode, wait.request);
+                    self.keys.put(&row, wait.value.clone(), wait.lease, revision, now.time);
+                }
+                Outcome::Queued { ahead }
+            }
+            Ok(locks::Asked::Free) => {
+                let token = FencingToken(self.revision_now().0);
+                let hold = locks::Hold {
+                    lease: wait.lease,
+                    request: wait.request,
+                    mode: wait.mode,
+                    value: wait.value.clone(),
+                    since: now.wall,
+                };
+                self.grant(&wait.lock, token, hold, now);
+                Outcome::Granted { token }
+            }
+        }
+    }
+
+    fn cancel_wait(
+        &mut self,
+        lock: &LockName,
+        lease: LeaseId,
+        request: RequestId,
+        now: &Now,
+        out: &mut Outputs,
+    ) -> Outcome {
+        match self.locks.waiter(lock, lease, request) {
+            Some(number) => {
+                let error = OpError::NotWaiting { lock: lock.clone(), lease };
+                self.end_wait(lock, number, error, now, out);
+                Outcome::Done { revision: self.revision }
+            }
+            None => {
+                let error = OpError::NotWaiting { lock: lock.clone(), lease };
+                Outcome::Refused { refusal: Refusal::Command { error } }
+            }
+        }
+    }
+
+    fn resolve(
+        &mut self,
+        principal: &Principal,
+        key: &quorate_types::IdempotencyKey,
+        ttl: Millis,
+        now: &Now,
+    ) -> Outcome {
+        use idempotency::Kind;
+        let scope = idempotency::Scope { principal: principal.clone(), key: key.clone() };
+        if let Some((_, record)) = self.idempotency.find(&scope) {
+            let resolution = match &record.kind {
+                Kind::Answered { answer } => Resolution::Committed { committed: idempotency::answer(answer) },
+                Kind::Completed { answer } => Resolution::Completed { answer: answer.clone() },
+                Kind::Claimed { token, .. } => Resolution::InProgress { token: *token },
+                Kind::Cancelled {} => Resolution::Cancelled {},
+            };
+            return Outcome::Resolved { resolution };
+        }
+        let kind = Kind::Cancelled {};
+        if let Err((kept, max)) = self.room_for(&scope, &kind) {
+            return Outcome::Refused { refusal: Refusal::IdempotencyFull { kept, max } };
+        }
+        self.idempotency.insert(scope, quorate_types::Fingerprint::default(), ttl, now.time, kind);
+        Outcome::Resolved { resolution: Resolution::Cancelled {} }
+    }
+
+    fn compact(&mut self, before: Revision) -> Outcome {
+        if before > self.revision.next() {
+            let error = OpError::Future { asked: before, current: self.revision };
+            return Outcome::Refused { refusal: Refusal::Command { error } };
+        }
+        if before <= self.keys.compacted() {
+            let error = OpError::Compacted { asked: before, oldest: self.keys.compacted() };
+            return Outcome::Refused { refusal: Refusal::Command { error } };
+        }
+        self.keys.compact_before(before);
+        Outcome::Done { revision: self.revision }
+    }
+
+    /// Whether a record fits under the cap on idempotency memory.
+    fn room_for(&self, scope: &idempotency::Scope, kind: &idempotency::Kind) -> Result<(), (u64, u64)> {
+        let kept = self.idempotency.bytes() + idempotency::Idempotency::cost(scope, kind);
+        let max = self.settings.idempotency_bytes_max;
+        if kept > max { Err((kept, max)) } else { Ok(()) }
+    }
+
+    /// The revision of the commit in hand; asking for it makes the commit one that counts.
+    fn revision_now(&mut self) -> Revision {
+        self.moved = true;
+        self.revision.next()
+    }
+
+    /// Gives a lock to a session, and shows it.
+    fn grant(&mut self, lock: &LockName, token: FencingToken, hold: locks::Hold, now: &Now) {
+        let row = lock_row(lock, hold.lease, hold.mode, hold.request);
+        self.keys.put(&row, hold.value.clone(), hold.lease, Revision(token.0), now.time);
+        self.locks.grant(lock, token, hold);
+    }
+
+    /// Takes a lock back; whoever waits for it is looked at when the command is done.
+    fn release(&mut self, lock: &LockName, token: FencingToken, now: &Now) -> Result<(), OpError> {
+        let hold = self.locks.release(lock, token)?;
+        let revision = self.revision_now();
+        self.keys.delete(&lock_row(lock, hold.lease, hold.mode, hold.request), revision, now.time);
+        self.touched.insert(lock.clone());
+        Ok(())
+    }
+
+    fn end_wait(&mut self, lock: &LockName, number: u64, error: OpError, now: &Now, out: &mut Outputs) {
+        let Some(wait) = self.locks.dequeue(lock, number) else { return };
+        let revision = self.revision_now();
+        self.keys.delete(&lock_row(lock, wait.lease, wait.mode, wait.request), revision, now.time);
+        self.touched.insert(lock.clone());
+        out.events.push(Event::WaitEnded {
+            lock: lock.clone(),
+            lease: wait.lease,
+            request: wait.request,
+            error,
+        });
+    }
+
+    /// Ends a lease and everything that hangs on it, at one revision if any of that counts.
+    fn end_lease(&mut self, lease: LeaseId, now: &Now, out: &mut Outputs) -> Result<(), OpError> {
+        self.leases.remove(lease)?;
+        let (holds, waits) = self.locks.of_lease(lease);
+        for (lock, number) in waits {
+            self.end_wait(&lock, number, OpError::LeaseMissing { lease }, now, out);
+        }
+        for (lock, token) in holds {
+            self.release(&lock, token, now).expect("of_lease names what is held");
+        }
+        for (name, slot) in self.limits.slots_of(lease) {
+            self.limits.free_slot(&name, lease, &slot);
+        }
+        for slot in self.idempotency.claims_of(lease) {
+            self.idempotency.remove(slot);
+        }
+        let keys = self.keys.keys_of(lease);
+        if !keys.is_empty() {
+            let revision = self.revision_now();
+            for key in keys {
+                self.keys.delete(&key, revision, now.time);
+            }
+        }
+        out.events.push(Event::LeaseEnded { lease });
+        Ok(())
+    }
+
+    /// Ends everything that is due at the entry's times, in order of deadlines, at most so much per entry.
+    fn expire(&mut self, now: &Now, out: &mut Outputs) {
+        for _ in 0..self.settings.expiries_per_entry {
+            // Ties fall in this fixed order: what ends first frees what follows.
+            let due = [
+                self.leases.next_due().map(|(time, _)| (time, 0)),
+                self.locks.next_due().map(|(time, ..)| (time, 1)),
+                self.idempotency.next_due().map(|time| (time, 2)),
+                self.groups.next_due().map(|time| (time, 3)),
+                self.tasks.next_due_log().map(|(time, _)| (*time, 4)),
+            ];
+            let Some((_, kind)) = due.into_iter().flatten().filter(|(time, _)| *time <= now.time).min()
+            else {
+                break;
+            };
+            match kind {
+                0 => {
+                    let (_, lease) = self.leases.next_due().expect("it is due");
+                    self.end_lease(lease, now, out).expect("a lease that is due is there");
+                }
+                1 => {
+                    let (_, lock, number) = self.locks.next_due().expect("it is due");
+                    let held = self.locks.newest(&lock);
+                    let waiting = self.locks.waiting(&lock).saturating_sub(1);
+                    self.end_wait(
+                        &lock,
+                        number,
+                        OpError::LockHeld { lock: lock.clone(), held, waiting },
+                        now,
+                        out,
+                    );
+                }
+                2 => self.idempotency.expire_next(),
+                3 => {
+                    let before = out.events.len();
+                    self.groups.expire(&mut self.streams, now, 1, &mut out.events);
+                    self.count_letters(out, before);
+                }
+                _ => {
+                    let name = self.tasks.next_due_log().expect("it is due").1.clone();
+                    self.fire(&name, now, out);
+                }
+            }
+            self.finish(now, out);
+        }
+        for _ in 0..self.settings.expiries_per_entry {
+            let Some((time, name)) = self.tasks.next_due_wall() else { break };
+            if *time > now.wall {
+                break;
+            }
+            let name = name.clone();
+            self.fire(&name, now, out);
+            self.finish(now, out);
+        }
+        if self.streams.next_due_wall().is_some_and(|due| due <= now.wall) {
+            self.streams.expire(now, self.settings.expiries_per_entry as usize);
+        }
+        self.finish(now, out);
+    }
+
+    /// A dead letter is an append: it counts as a revision.
+    fn count_letters(&mut self, out: &Outputs, events_before: usize) {
+        if out.events[events_before..].iter().any(|event| matches!(event, Event::StreamAppended { .. })) {
+            self.revision_now();
+        }
+    }
+
+    /// Runs the commit of a due task, once.
+    fn fire(&mut self, name: &TaskName, now: &Now, out: &mut Outputs) {
+        let mut task = self.tasks.take(name).expect("a task that is due is there");
+        // What the commit schedules under the same name must stand: the row is gone before it runs.
+        self.finish(now, out);
+        let outcome = self.commit(&task.principal.clone(), &task.commit, 0, now, out);
+        let fired = Fired {
+            task: name.clone(),
+            principal: task.principal.clone(),
+            commit: task.commit.clone(),
+            outcome: outcome.clone(),
+        };
+        out.fired.push(fired);
+        if !matches!(outcome, Outcome::Refused { .. }) {
+            return;
+        }
+        self.finish(now, out);
+        task.refused += 1;
+        match task.on_refused.clone() {
+            OnRefused::Drop => {}
+            OnRefused::Retry { attempts, backoff } => {
+                if task.refused < attempts {
+                    let doublings = (task.refused - 1).min(20);
+                    let wait = Millis(backoff.0.saturating_mul(1 << doublings));
+                    task.due = tasks::Due::Log { time: now.time.plus(wait) };
+                    self.tasks.schedule(name.clone(), task);
+                }
+            }
+            OnRefused::DeadLetter { letter } => {
+                // A letter to what is no stream is dropped; `why` still tells of the firing and its refusal.
+                let _ = self.append(&letter, now, out);
+            }
+        }
+    }
+
+    /// What follows every command: queues of locks that were given back, history's window, and no way back.
+    fn finish(&mut self, now: &Now, out: &mut Outputs) {
+        self.close_revision();
+        while let Some(lock) = self.touched.pop_first() {
+            self.settle(&lock, now, out);
+        }
+        let window = keys::Window {
+            revisions: self.settings.history_revisions,
+            age_ns: self.settings.history_age.0.saturating_mul(1_000_000),
+            bytes: self.settings.history_bytes_max,
+        };
+        self.keys.compact(window, self.revision, self.time);
+        self.forget();
+    }
+
+    /// Grants a lock to those at the head of its queue that fit: each grant takes its own revision.
+    fn settle(&mut self, lock: &LockName, now: &Now, out: &mut Outputs) {
+        while let Some(number) = self.locks.next_fitting(lock) {
+            let wait = self.locks.dequeue(lock, number).expect("it was just found");
+            let token = FencingToken(self.revision_now().0);
+            let (lease, request) = (wait.lease, wait.request);
+            let hold = locks::Hold { lease, request, mode: wait.mode, value: wait.value, since: now.wall };
+            self.grant(lock, token, hold, now);
+            self.close_revision();
+            out.events.push(Event::Granted { lock: lock.clone(), lease, request, token });
+        }
+    }
+
+    fn close_revision(&mut self) {
+        if std::mem::take(&mut self.moved) {
+            self.revision = self.revision.next();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.keys.forget();
+        self.leases.forget();
+        self.locks.forget();
+        self.idempotency.forget();
+        self.limits.forget();
+        self.tasks.forget();
+        self.streams.forget();
+        self.groups.forget();
+    }
+}
+
+/// The public row of a holder or waiter: `NAME/<lease hex>`; a semaphore's also names the request.
+fn lock_row(lock: &LockName, lease: LeaseId, mode: quorate_types::LockMode, request: RequestId) -> Key {
+    let mut name = lock.0.to_vec();
+    name.extend_from_slice(format!("/{:x}", lease.0).as_bytes());
+    if matches!(mode, quorate_types::LockMode::Semaphore { .. }) {
+        name.extend_from_slice(format!("/{request:x}").as_bytes());
+    }
+    Key { space: Keyspace::LOCKS, name: Blob::from(name) }
+}
+
+/// Hash of what was written into `scratch`.
+fn table_digest(scratch: &Writer) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(&scratch.buffer)
+}

@@ -30,8 +30,8 @@ use index::{Batch, Index};
 use live::Live;
 use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{
-    Append, Blob, DecodeError, Format, GroupName, Key, LogIndex, Offset, OpError, OpResult, PartitionChoice,
-    PayloadRef, StreamSettings, WallTime, record, wire_struct,
+    Append, Blob, DecodeError, Format, Key, LogIndex, Offset, OpError, OpResult, PartitionChoice, PayloadRef,
+    StreamSettings, WallTime, record, wire_struct,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,8 +62,6 @@ pub struct StreamView {
     pub settings: StreamSettings,
     /// Its partitions, by number.
     pub partitions: Vec<PartitionView>,
-    /// Its groups, in order of name.
-    pub groups: Vec<GroupName>,
 }
 
 /// A partition as it is shown.
@@ -296,7 +294,7 @@ impl Streams {
     }
 
     /// Removes a stream. Its name is free at once, its batches are freed in slices by [`Streams::expire`]. The caller
-    /// removes its groups: `Groups::delete_all` with the number given back.
+    /// removes its groups: `Groups::drop_stream` with the number given back.
     ///
     /// # Errors
     /// [`OpError::StreamMissing`].
@@ -440,7 +438,7 @@ impl Streams {
         self.names.get(stream).map(|row| &row.settings)
     }
 
-    /// A stream, for people to look at; its groups are for `Groups::names` to fill in.
+    /// A stream as it is shown.
     pub(crate) fn view(&self, stream: &Key) -> Option<StreamView> {
         let row = self.names.get(stream)?;
         let partitions = self
@@ -451,7 +449,7 @@ impl Streams {
                 bytes: head.bytes,
             })
             .collect();
-        Some(StreamView { id: row.id, settings: row.settings.clone(), partitions, groups: Vec::new() })
+        Some(StreamView { id: row.id, settings: row.settings.clone(), partitions })
     }
 
     /// Whether no name belongs to streams: a quick no before [`Streams::exists`].
@@ -460,8 +458,8 @@ impl Streams {
     }
 
     /// All streams in order of name.
-    pub(crate) fn names(&self) -> Vec<Key> {
-        self.names.iter().map(|(name, _)| name.clone()).collect()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &StreamSettings)> {
+        self.names.iter().map(|(name, row)| (name, &row.settings))
     }
 
     /// Batches of a partition from the one that holds `from`: until `records_max` live records or `bytes_max` bytes of
@@ -475,8 +473,8 @@ impl Streams {
         stream: &Key,
         partition: u32,
         from: Offset,
-        records_max: usize,
-        bytes_max: usize,
+        records_max: u64,
+        bytes_max: u64,
     ) -> Result<Batches, OpError> {
         let key = self.part_key(stream, partition)?;
         let head = self.part(key).head;
@@ -484,13 +482,13 @@ impl Streams {
             return Err(out_of_range(stream, partition, &head, from));
         }
         let mut found = Batches { first: head.first, next: head.next, batches: Vec::new() };
-        let (mut records, mut bytes) = (0usize, 0usize);
+        let (mut records, mut bytes) = (0, 0u64);
         for (batch, dead) in self.batches_from(key, from) {
-            bytes = bytes.saturating_add(batch.bytes as usize);
+            bytes += u64::from(batch.bytes);
             if !found.batches.is_empty() && (records >= records_max || bytes > bytes_max) {
                 break;
             }
-            records += batch.count() as usize - dead.len();
+            records += u64::from(batch.count()) - dead.len() as u64;
             let Batch { base, wall, at, records, bytes, record, format } = *batch;
             found.batches.push(BatchRef { base, records, record, bytes, wall, format, at, dead });
         }
@@ -565,6 +563,7 @@ impl Streams {
         self.reserved.set(stream.clone(), Some(wanted));
     }
     /// Names that are kept, each with how often.
+    #[cfg(test)]
     pub(crate) fn reservations(&self) -> impl Iterator<Item = (&Key, u32)> {
         self.reserved.iter().map(|(name, groups)| (name, *groups))
     }
@@ -590,7 +589,7 @@ impl Streams {
     }
 
     /// Restores the state at `mark`.
-    pub(crate) fn rollback(&mut self, mark: &Mark) {
+    pub(crate) fn rollback(&mut self, mark: Mark) {
         let mut touched = BTreeSet::new();
         let mut altered = Vec::new();
         let Self { names, ids, .. } = self;
@@ -607,7 +606,7 @@ impl Streams {
         self.dropped.rollback(mark.dropped, |_, _, _| {});
         self.reserved.rollback(mark.reserved, |_, _, _| {});
         let Self { compacted, live, .. } = self;
-        compacted.rollback(&mark.compacted, |key, batch, back| {
+        compacted.rollback(mark.compacted, |key, batch, back| {
             touched.insert(key);
             if back { live.add(batch.at, batch.bytes) } else { live.remove(batch.at) }
         });
@@ -654,7 +653,7 @@ impl Streams {
     }
 
     /// Emits one chunk of up to `rows_max` rows (1 or more) into `out`; returns whether the walk is over. Each chunk is
-    /// read by one [`Streams::restore`], in order; the last one says that it is.
+    /// read by one [`Streams::restore`], in order.
     pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> bool {
         let mut left = rows_max.max(1);
         while left > 0 {
@@ -679,9 +678,8 @@ impl Streams {
             }
             left -= emitted;
         }
-        let over = self.walk.as_ref().is_none_or(|walk| walk.stage == Stage::Over);
-        out.varint(if over { TAG_LAST } else { TAG_END });
-        over
+        out.varint(TAG_END);
+        self.walk.as_ref().is_none_or(|walk| walk.stage == Stage::Over)
     }
 
     /// Ends a walk, finished or not.
@@ -693,15 +691,14 @@ impl Streams {
         self.walk = None;
     }
 
-    /// Reads one chunk into an empty or partly restored state; after the last one the state is checked and indexed.
+    /// Reads one chunk into an empty or partly restored state. After the last one, [`Streams::restored`].
     ///
     /// # Errors
-    /// [`DecodeError`]: a chunk cannot be read, or the rows do not fit together; the snapshot is damaged.
+    /// [`DecodeError`] says what could not be read.
     pub(crate) fn restore(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         loop {
             match from.varint()? {
                 TAG_END => return Ok(()),
-                TAG_LAST => return self.restored(),
                 TAG_NEXT_ID => self.next_id = from.varint()?,
                 TAG_NAMES => {
                     for _ in 0..from.varint()? {
@@ -726,6 +723,19 @@ impl Streams {
                 found => return Err(DecodeError::Tag { what: "section of streams", found }),
             }
         }
+    }
+
+    /// Checks and indexes what was restored.
+    ///
+    /// # Errors
+    /// [`DecodeError::Range`]: the rows do not fit together; the snapshot is damaged.
+    pub(crate) fn restored(&mut self) -> Result<(), DecodeError> {
+        self.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
+        let keys: Vec<PartKey> = self.parts.keys().copied().collect();
+        for key in keys {
+            self.redue(key);
+        }
+        Ok(())
     }
 
     /// Hash of the state; the same on every replica that has applied the same entries.
@@ -1025,15 +1035,6 @@ impl Streams {
 
 /// Restoring and checking.
 impl Streams {
-    fn restored(&mut self) -> Result<(), DecodeError> {
-        self.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
-        let keys: Vec<PartKey> = self.parts.keys().copied().collect();
-        for key in keys {
-            self.redue(key);
-        }
-        Ok(())
-    }
-
     fn restore_part(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         let key = PartKey::take(from)?;
         let head = Head::take(from)?;
@@ -1106,7 +1107,6 @@ const TAG_RESERVED: u64 = 4;
 const TAG_PART: u64 = 5;
 const TAG_KEPT: u64 = 6;
 const TAG_NEWEST: u64 = 7;
-const TAG_LAST: u64 = 8;
 
 /// What a walk emits next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,12 @@
 
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::command::{Command, CommandBody};
-use crate::units::{LogIndex, LogTime, Term, WallTime};
+use crate::outcome::Refusal;
+use crate::units::{
+    IdempotencyKey, Key, LeaseId, LimitName, LockName, LogIndex, LogTime, Revision, ServiceName, TaskName,
+    Term, WallTime,
+};
+use crate::{wire_enum, wire_struct};
 use bytes::Bytes;
 
 /// Version of the wire form of entries.
@@ -25,6 +30,136 @@ pub struct Entry {
     pub machine_version: u32,
     /// The commands in order.
     pub commands: Vec<Command>,
+    /// What earlier entries came to, for `why`. The machine does not look at it.
+    pub decided: Vec<Decided>,
+}
+
+/// What an entry came to, as the orderer found when it applied it. Logged with a later entry, so that the log alone can
+/// tell why something is as it is; derived, so that losing it changes no state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// The entry.
+    pub index: LogIndex,
+    /// For each of its commands.
+    pub commands: Vec<Verdict>,
+    /// Tasks that fired in it.
+    pub fired: Vec<FiredTask>,
+    /// Keys changed by no command: leases that ended, locks granted to those who waited.
+    pub automatic: Vec<AutomaticChange>,
+}
+wire_struct!(Decided { index, commands, fired, automatic });
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It took effect, or told something.
+    Done {
+        /// The revision after it.
+        revision: Revision,
+    },
+    /// It was the retry of one that had taken effect.
+    Replayed {},
+    /// It was refused, for this reason.
+    Refused {
+        /// Why.
+        refusal: Box<Refusal>,
+    },
+    /// It was refused; this name had so many refusals already that reasons are left out for a while.
+    RefusedToo {},
+}
+wire_enum!(Verdict {
+    1 = Done { revision },
+    2 = Replayed {},
+    3 = Refused { refusal },
+    4 = RefusedToo {},
+});
+
+/// A task that fired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FiredTask {
+    /// Its name.
+    pub task: TaskName,
+    /// What its commit came to.
+    pub verdict: Verdict,
+    /// The names that its commit mentions.
+    pub names: Vec<Subject>,
+}
+wire_struct!(FiredTask { task, verdict, names });
+
+/// A key changed by no command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutomaticChange {
+    /// The key.
+    pub key: Key,
+    /// When.
+    pub revision: Revision,
+    /// Whether it was deleted.
+    pub deleted: bool,
+}
+wire_struct!(AutomaticChange { key, revision, deleted });
+
+/// Something with a name that `why` can be asked about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// A key.
+    Key {
+        /// The key.
+        key: Key,
+    },
+    /// A lock or election.
+    Lock {
+        /// Its name.
+        lock: LockName,
+    },
+    /// A limit or set of slots.
+    Limit {
+        /// Its name.
+        limit: LimitName,
+    },
+    /// An idempotency key.
+    Idempotency {
+        /// The key.
+        key: IdempotencyKey,
+    },
+    /// A stream.
+    Stream {
+        /// Its name.
+        stream: Key,
+    },
+    /// A task.
+    Task {
+        /// Its name.
+        task: TaskName,
+    },
+    /// A service.
+    Service {
+        /// Its name.
+        service: ServiceName,
+    },
+    /// A lease.
+    Lease {
+        /// Its id.
+        lease: LeaseId,
+    },
+}
+wire_enum!(Subject {
+    1 = Key { key },
+    2 = Lock { lock },
+    3 = Limit { limit },
+    4 = Idempotency { key },
+    5 = Stream { stream },
+    6 = Task { task },
+    7 = Service { service },
+    8 = Lease { lease },
+});
+
+impl crate::codec::Wire for Box<Refusal> {
+    fn put(&self, out: &mut Writer) {
+        (**self).put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self::new(Refusal::take(from)?))
+    }
 }
 
 impl Entry {
@@ -49,6 +184,7 @@ impl Entry {
         self.seed.put(out);
         self.machine_version.put(out);
         self.commands.put(out);
+        self.decided.put(out);
     }
 
     /// Reads a body.
@@ -69,6 +205,7 @@ impl Entry {
             seed: Wire::take(&mut from)?,
             machine_version: Wire::take(&mut from)?,
             commands: Wire::take(&mut from)?,
+            decided: Wire::take(&mut from)?,
         };
         from.finish()?;
         Ok(entry)

@@ -14,6 +14,7 @@ pub mod entry;
 pub mod limits;
 pub mod outcome;
 pub mod record;
+pub mod subjects;
 pub mod units;
 
 pub use blob::Blob;
@@ -24,7 +25,7 @@ pub use commit::{
     KeyField, KeyRange, LimitPolicy, LockMode, Mode, OnRefused, Op, Order, PartitionChoice, Payload,
     PayloadRef, RangeRead, Retention, Sort, StreamSettings, When,
 };
-pub use entry::Entry;
+pub use entry::{AutomaticChange, Decided, Entry, FiredTask, Subject, Verdict};
 pub use limits::{Invalid, Limits};
 pub use outcome::{
     Branch, Committed, GuardFailed, Holder, KeyValue, LimitReport, OpError, OpResult, Outcome, Refusal,

@@ -195,7 +195,7 @@ impl Compacted {
     }
 
     /// Restores the state at `mark`; `each` sees every batch that comes or goes, and whether it comes back.
-    pub(crate) fn rollback(&mut self, mark: &Mark, mut each: impl FnMut(PartKey, &Batch, bool)) {
+    pub(crate) fn rollback(&mut self, mark: Mark, mut each: impl FnMut(PartKey, &Batch, bool)) {
         self.kept.rollback(mark.kept, |at, undone, back| match (undone, back) {
             (Some(undone), None) => each(at.part(), &undone.batch, false),
             (None, Some(back)) => each(at.part(), &back.batch, true),

@@ -1,0 +1,666 @@
+//! A commit is decided here: idempotency first, then every other guard against one state, then the operations in order.
+//!
+//! Read [`Machine::commit`] first. Effects are made in place; [`Savepoint`] takes them back when an operation fails.
+//!
+//! Invariant: a refused commit leaves the state as it was, to the byte, and takes no revision.
+//! Invariant: limit tokens and slots are taken only when every guard passed.
+//! Invariant: a replayed answer charges nothing and changes nothing.
+//! Called by: `Machine::execute` and `Machine::fire`.
+
+use crate::idempotency::{self, Kind, Scope};
+use crate::keys::{self, view};
+use crate::locks::{self, Asked};
+use crate::services;
+use crate::tasks::{Due, Task};
+use crate::{Event, Machine, Now, Outputs, groups, limits, lock_row, streams};
+use quorate_types::{
+    Append, Branch, Commit, Committed, FencingToken, GroupMode, Guard, GuardFailed, Key, KeyField, KeyValue,
+    LeaseId, LockMode, LockName, Mode, Op, OpError, OpResult, Outcome, PayloadRef, Principal, Refusal,
+    RequestId, Revision, When,
+};
+
+/// The state to go back to when what follows is refused.
+struct Savepoint {
+    keys: keys::Mark,
+    leases: usize,
+    locks: locks::Mark,
+    idempotency: idempotency::Mark,
+    limits: limits::Mark,
+    tasks: usize,
+    streams: streams::Mark,
+    groups: groups::Mark,
+    moved: bool,
+    touched: Vec<LockName>,
+    events: usize,
+}
+
+/// Who commits, and the place of the commit in its entry.
+struct Context<'a> {
+    principal: &'a Principal,
+    place: u64,
+    now: &'a Now,
+}
+
+/// What a list of operations came to.
+type Ran = Result<Vec<OpResult>, (u32, OpError)>;
+
+impl Machine {
+    pub(crate) fn commit(
+        &mut self,
+        principal: &Principal,
+        commit: &Commit,
+        place: u64,
+        now: &Now,
+        out: &mut Outputs,
+    ) -> Outcome {
+        match self.decide(&Context { principal, place, now }, commit, out) {
+            Ok(committed) => Outcome::Committed { committed },
+            Err(refusal) => Outcome::Refused { refusal },
+        }
+    }
+
+    fn decide(
+        &mut self,
+        context: &Context<'_>,
+        commit: &Commit,
+        out: &mut Outputs,
+    ) -> Result<Committed, Refusal> {
+        let remember = match &commit.idempotency {
+            None => None,
+            Some(wanted) => {
+                let scope = Scope { principal: context.principal.clone(), key: wanted.key.clone() };
+                if let Some((_, record)) = self.idempotency.find(&scope) {
+                    return remembered(&scope, record, wanted.fingerprint);
+                }
+                // Checked before anything is done: an answer that could not be remembered must not take effect.
+                if let Err((kept, max)) = self.room_for(&scope, &Kind::Cancelled {}) {
+                    return Err(Refusal::IdempotencyFull { kept, max });
+                }
+                Some((scope, wanted))
+            }
+        };
+        let savepoint = self.savepoint(out);
+        let decided = self.guarded(context, commit, out);
+        let refusal = match decided {
+            Ok((branch, results, limits)) => {
+                let revision = if self.moved { self.revision.next() } else { self.revision };
+                let committed = Committed { revision, branch, results, limits, replayed: false };
+                let Some((scope, wanted)) = remember else { return Ok(committed) };
+                let kind = Kind::answered(&committed);
+                match self.room_for(&scope, &kind) {
+                    Ok(()) => {
+                        self.idempotency.insert(
+                            scope,
+                            wanted.fingerprint,
+                            wanted.ttl,
+                            context.now.time,
+                            kind,
+                        );
+                        return Ok(committed);
+                    }
+                    Err((kept, max)) => Refusal::IdempotencyFull { kept, max },
+                }
+            }
+            Err(Refused::Guards(failed)) => Refusal::Guards { failed },
+            Err(Refused::Operation(op, error)) => Refusal::Operation { op, error },
+        };
+        self.rollback(&savepoint, out);
+        Err(refusal)
+    }
+
+    /// Guards, then one of the lists. On an error the caller rolls back.
+    fn guarded(
+        &mut self,
+        context: &Context<'_>,
+        commit: &Commit,
+        out: &mut Outputs,
+    ) -> Result<(Branch, Vec<OpResult>, Vec<quorate_types::LimitReport>), Refused> {
+        let mut failed = Vec::new();
+        for (number, guard) in commit.guards.iter().enumerate() {
+            if let Err(why) = self.check_guard(guard, context.now) {
+                failed.push((number as u32, why));
+            }
+        }
+        let mut limits = Vec::new();
+        if failed.is_empty() {
+            for (number, guard) in commit.guards.iter().enumerate() {
+                match self.charge(guard, context.now) {
+                    Ok(report) => limits.extend(report),
+                    // Two guards on one limit, each of which passes alone.
+                    Err(why) => return Err(Refused::Guards(vec![(number as u32, why)])),
+                }
+            }
+        }
+        let (branch, ops) = match (&commit.otherwise, failed.is_empty()) {
+            (_, true) => (Branch::Then, &commit.then),
+            (Some(otherwise), false) => (Branch::Else, otherwise),
+            (None, false) => return Err(Refused::Guards(failed)),
+        };
+        let results =
+            self.run(context, ops, commit.mode, out).map_err(|(op, error)| Refused::Operation(op, error))?;
+        Ok((branch, results, limits))
+    }
+
+    fn run(&mut self, context: &Context<'_>, ops: &[Op], mode: Mode, out: &mut Outputs) -> Ran {
+        let mut results = Vec::with_capacity(ops.len());
+        for (number, op) in ops.iter().enumerate() {
+            match mode {
+                Mode::Atomic => {
+                    results.push(self.op(context, op, out).map_err(|error| (number as u32, error))?)
+                }
+                Mode::Each => {
+                    let savepoint = self.savepoint(out);
+                    results.push(self.op(context, op, out).unwrap_or_else(|error| {
+                        self.rollback(&savepoint, out);
+                        OpResult::Failed { error }
+                    }));
+                }
+            }
+        }
+        Ok(results)
+    }
+
+    /// Checks a guard, changing nothing.
+    fn check_guard(&self, guard: &Guard, now: &Now) -> Result<(), GuardFailed> {
+        match guard {
+            Guard::Key { key, field, compare, wanted } => {
+                let row = self.keys.get(key);
+                let found = row.map_or(0, |row| match field {
+                    KeyField::Version => row.version,
+                    KeyField::CreateRevision => row.created.0,
+                    KeyField::ModRevision => row.modified.0,
+                    KeyField::Lease => row.lease.0,
+                });
+                let failed = GuardFailed::Key {
+                    key: key.clone(),
+                    field: *field,
+                    compare: *compare,
+                    found,
+                    wanted: *wanted,
+                };
+                if compare.holds(&found, wanted) { Ok(()) } else { Err(failed) }
+            }
+            Guard::Value { key, compare, wanted } => {
+                let row = self.keys.get(key);
+                if row.is_some_and(|row| compare.holds(&row.value, wanted)) {
+                    return Ok(());
+                }
+                let found = row.map_or(Revision::ZERO, |row| row.modified);
+                Err(GuardFailed::Value { key: key.clone(), compare: *compare, found })
+            }
+            Guard::RangeUnchanged { range, since } => {
+                match self.keys.changed_since(range, *since, self.revision) {
+                    Ok(None) => Ok(()),
+                    Ok(Some((key, changed))) => Err(GuardFailed::Range { key, changed, since: *since }),
+                    Err(oldest) => {
+                        Err(GuardFailed::RangeUnknown { since: *since, oldest, current: self.revision })
+                    }
+                }
+            }
+            Guard::Fence { lock, token } => {
+                if self.locks.hold(lock, *token).is_some() {
+                    return Ok(());
+                }
+                Err(GuardFailed::Fence { lock: lock.clone(), held: self.locks.newest(lock), offered: *token })
+            }
+            Guard::Leadership { election, lease } => {
+                let leader = self.locks.leader(election).unwrap_or_default();
+                let failed = GuardFailed::Leadership { election: election.clone(), leader, wanted: *lease };
+                if leader == *lease && leader != LeaseId::ZERO { Ok(()) } else { Err(failed) }
+            }
+            Guard::Limit { name, policy, cost } => {
+                let report = self.limits.report(name, policy, *cost, now.time);
+                if *cost <= report.remaining {
+                    Ok(())
+                } else {
+                    Err(GuardFailed::Limit { report, cost: *cost })
+                }
+            }
+            Guard::Slots { name, max, lease, slot } => {
+                if self.leases.live(*lease).is_err() {
+                    return Err(GuardFailed::LeaseGone { lease: *lease });
+                }
+                let (mine, used) = self.limits.slots(name, *lease, slot);
+                if mine || used < *max {
+                    Ok(())
+                } else {
+                    Err(GuardFailed::Slots { name: name.clone(), max: *max })
+                }
+            }
+            Guard::StreamAt { stream, partition, next } => {
+                let found = self.streams.next_offset(stream, *partition);
+                let failed = GuardFailed::StreamAt {
+                    stream: stream.clone(),
+                    partition: *partition,
+                    found,
+                    wanted: *next,
+                };
+                if found == *next { Ok(()) } else { Err(failed) }
+            }
+            Guard::NotAfter { deadline } => {
+                let failed = GuardFailed::NotAfter { now: now.wall, deadline: *deadline };
+                if now.wall <= *deadline { Ok(()) } else { Err(failed) }
+            }
+        }
+    }
+
+    /// Takes what a guard that passed is to take.
+    fn charge(
+        &mut self,
+        guard: &Guard,
+        now: &Now,
+    ) -> Result<Option<quorate_types::LimitReport>, GuardFailed> {
+        match guard {
+            Guard::Limit { name, policy, cost } => match self.limits.take(name, policy, *cost, now.time) {
+                Ok(report) => Ok(Some(report)),
+                Err(report) => Err(GuardFailed::Limit { report, cost: *cost }),
+            },
+            Guard::Slots { name, max, lease, slot } => {
+                let (mine, used) = self.limits.slots(name, *lease, slot);
+                if !mine && used >= *max {
+                    return Err(GuardFailed::Slots { name: name.clone(), max: *max });
+                }
+                self.limits.take_slot(name, *lease, slot);
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Runs one operation. On an error it may have changed something: the caller rolls back.
+    fn op(&mut self, context: &Context<'_>, op: &Op, out: &mut Outputs) -> Result<OpResult, OpError> {
+        let now = context.now;
+        match op {
+            Op::Get { key } => Ok(OpResult::Key { found: self.get(key) }),
+            Op::Range { read } => {
+                let found = self.keys.range(read, self.revision_shown())?;
+                Ok(OpResult::Keys { keys: found.keys, count: found.count, more: found.more })
+            }
+            Op::Put { key, value, lease, prev } => {
+                self.writable(key)?;
+                if *lease != LeaseId::ZERO {
+                    self.leases.live(*lease)?;
+                }
+                let revision = self.revision_now();
+                let before = self.keys.put(key, value.clone(), *lease, revision, now.time);
+                if *prev {
+                    Ok(OpResult::Key { found: before.map(|row| view(key, &row, false)) })
+                } else {
+                    Ok(OpResult::Done {})
+                }
+            }
+            Op::Delete { key, prev } => {
+                let gone: Vec<KeyValue> = self.delete(key, now).into_iter().collect();
+                Ok(OpResult::Deleted {
+                    count: gone.len() as u64,
+                    prev: if *prev { gone } else { Vec::new() },
+                })
+            }
+            Op::DeleteRange { range, prev } => {
+                if range.start.space.is_internal() {
+                    return Err(OpError::Internal { space: u64::from(range.start.space.0) });
+                }
+                let keys = self.keys.keys_in(range);
+                let mut gone = Vec::new();
+                for key in &keys {
+                    let before = self.delete(key, now);
+                    if *prev {
+                        gone.extend(before);
+                    }
+                }
+                Ok(OpResult::Deleted { count: keys.len() as u64, prev: gone })
+            }
+            Op::Increment { key, by, min, max } => self.increment(key, *by, *min, *max, now),
+            Op::CreateStream { stream, settings } => {
+                self.not_a_key(stream)?;
+                self.streams.create(stream, settings)?;
+                self.revision_now();
+                Ok(OpResult::Done {})
+            }
+            Op::AlterStream { stream, settings } => {
+                self.streams.alter(stream, settings)?;
+                self.revision_now();
+                Ok(OpResult::Done {})
+            }
+            Op::DeleteStream { stream } => {
+                let id = self.streams.delete(stream)?;
+                self.groups.drop_stream(&mut self.streams, id);
+                self.revision_now();
+                Ok(OpResult::Done {})
+            }
+            Op::Append { append } => self.append(append, now, out),
+            Op::Trim { stream, partition, before } => {
+                self.streams.trim(stream, *partition, *before)?;
+                self.revision_now();
+                Ok(OpResult::Done {})
+            }
+            Op::StreamInfo { stream } => self.streams.info(stream),
+            Op::CreateGroup { stream, group, settings } => {
+                if let GroupMode::Shared { dead_letter: Some(letters), .. } = &settings.mode {
+                    self.not_a_key(letters)?;
+                }
+                self.groups.create(&mut self.streams, stream, group, settings)
+            }
+            Op::DeleteGroup { stream, group } => self.groups.delete(&mut self.streams, stream, group),
+            Op::CursorCommit { stream, group, partition, offset, expected } => {
+                self.groups.cursor_commit(&mut self.streams, stream, group, *partition, *offset, *expected)
+            }
+            Op::Take { stream, group, consumer, max, visibility } => {
+                let (groups, before) = (&mut self.groups, out.events.len());
+                let taken = groups.take(
+                    &mut self.streams,
+                    stream,
+                    group,
+                    consumer,
+                    *max,
+                    *visibility,
+                    now,
+                    &mut out.events,
+                )?;
+                self.count_letters(out, before);
+                Ok(taken)
+            }
+            Op::Ack { stream, group, deliveries } => {
+                self.groups.ack(&self.streams, stream, group, deliveries)
+            }
+            Op::Nack { stream, group, deliveries, delay } => {
+                let (groups, before) = (&mut self.groups, out.events.len());
+                let settled = groups.nack(
+                    &mut self.streams,
+                    stream,
+                    group,
+                    deliveries,
+                    *delay,
+                    now,
+                    &mut out.events,
+                )?;
+                self.count_letters(out, before);
+                Ok(settled)
+            }
+            Op::Extend { stream, group, deliveries, visibility } => {
+                self.groups.extend(&self.streams, stream, group, deliveries, *visibility, now)
+            }
+            Op::LeaseGrant { lease, ttl } => {
+                let salt =
+                    context.place.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.leases.len() as u64);
+                let lease = self.leases.grant(*lease, *ttl, now, salt)?;
+                Ok(OpResult::Lease { lease, ttl: *ttl, left: *ttl })
+            }
+            Op::LeaseKeepAlive { lease } => {
+                let ttl = self.leases.keep_alive(*lease, now)?;
+                Ok(OpResult::Lease { lease: *lease, ttl, left: ttl })
+            }
+            Op::LeaseRevoke { lease } => {
+                self.end_lease(*lease, now, out)?;
+                Ok(OpResult::Done {})
+            }
+            Op::LeaseInfo { lease } => {
+                self.leases.live(*lease)?;
+                let found = self.leases.get(*lease).expect("it is live");
+                Ok(OpResult::Lease {
+                    lease: *lease,
+                    ttl: found.ttl,
+                    left: found.deadline.millis_since(now.time),
+                })
+            }
+            Op::Acquire { lock, lease, mode, request, value } => {
+                self.acquire(lock, *lease, *mode, *request, value, now)
+            }
+            Op::Campaign { election, lease, request, value } => {
+                self.acquire(election, *lease, LockMode::Exclusive, *request, value, now)
+            }
+            Op::Release { lock, token } | Op::Resign { election: lock, token } => {
+                self.release(lock, *token, now)?;
+                Ok(OpResult::Done {})
+            }
+            Op::Proclaim { election, token, value } => {
+                let hold = self.locks.proclaim(election, *token, value.clone())?;
+                let (row, lease) = (lock_row(election, hold.lease, hold.mode, hold.request), hold.lease);
+                let revision = self.revision_now();
+                self.keys.put(&row, value.clone(), lease, revision, now.time);
+                Ok(OpResult::Done {})
+            }
+            Op::LockInfo { lock } => {
+                Ok(OpResult::Lock { holders: self.locks.holders(lock), waiting: self.locks.waiting(lock) })
+            }
+            Op::Schedule { task, when, commit, on_refused } => {
+                let due = match when {
+                    When::In { after } => Due::Log { time: now.time.plus(*after) },
+                    When::At { time } => Due::Wall { time: *time },
+                };
+                let mut row = Task {
+                    due,
+                    principal: context.principal.clone(),
+                    commit: (**commit).clone(),
+                    on_refused: on_refused.clone(),
+                    refused: 0,
+                };
+                // The bytes stay where they were logged, now; the firing refers to them there.
+                row.for_each_payload(&mut |payload| {
+                    payload.at.get_or_insert(PayloadRef { index: now.index, sub: payload.sub });
+                });
+                Ok(OpResult::Scheduled { replaced: self.tasks.schedule(task.clone(), row) })
+            }
+            Op::Cancel { task } => match self.tasks.take(task) {
+                Some(_) => Ok(OpResult::Done {}),
+                None => Err(OpError::TaskMissing { task: task.clone() }),
+            },
+            Op::Register { service, instance, lease, info } => {
+                self.leases.live(*lease)?;
+                let revision = self.revision_now();
+                self.keys.put(
+                    &services::key(service, instance),
+                    services::value(info),
+                    *lease,
+                    revision,
+                    now.time,
+                );
+                Ok(OpResult::Done {})
+            }
+            Op::Deregister { service, instance } => match self.delete(&services::key(service, instance), now)
+            {
+                Some(_) => Ok(OpResult::Done {}),
+                None => Err(OpError::InstanceMissing { service: service.clone() }),
+            },
+            Op::Claim { key, ttl, lease, fingerprint } => {
+                if *lease != LeaseId::ZERO {
+                    self.leases.live(*lease)?;
+                }
+                let scope = Scope { principal: context.principal.clone(), key: key.clone() };
+                if let Some((_, record)) = self.idempotency.find(&scope) {
+                    return match &record.kind {
+                        _ if record.fingerprint != *fingerprint => {
+                            Err(OpError::ClaimOther { key: key.clone() })
+                        }
+                        Kind::Completed { answer } => {
+                            Ok(OpResult::Claim { answer: Some(answer.clone()), token: FencingToken::ZERO })
+                        }
+                        Kind::Claimed { token, .. } => {
+                            Err(OpError::ClaimHeld { key: key.clone(), token: *token })
+                        }
+                        Kind::Answered { .. } | Kind::Cancelled {} => {
+                            Err(OpError::ClaimOther { key: key.clone() })
+                        }
+                    };
+                }
+                // A number that no claim had before; it is no revision, since a claim changes nothing that has one.
+                let token = FencingToken(self.idempotency.next_number().saturating_add(1));
+                let kind = Kind::Claimed { token, lease: *lease };
+                self.room_for(&scope, &kind).map_err(|(kept, max)| OpError::IdempotencyFull { kept, max })?;
+                self.idempotency.insert(scope, *fingerprint, *ttl, now.time, kind);
+                Ok(OpResult::Claim { answer: None, token })
+            }
+            Op::Complete { key, token, answer } => {
+                let scope = Scope { principal: context.principal.clone(), key: key.clone() };
+                let lost = || OpError::ClaimLost { key: key.clone(), token: *token };
+                let (slot, record) = self.idempotency.find(&scope).ok_or_else(lost)?;
+                if !matches!(&record.kind, Kind::Claimed { token: held, .. } if held == token) {
+                    return Err(lost());
+                }
+                let kind = Kind::Completed { answer: answer.clone() };
+                self.room_for(&scope, &kind).map_err(|(kept, max)| OpError::IdempotencyFull { kept, max })?;
+                self.idempotency.replace(slot, kind);
+                Ok(OpResult::Done {})
+            }
+            Op::FreeSlot { name, lease, slot } => {
+                if self.limits.free_slot(name, *lease, slot) {
+                    return Ok(OpResult::Done {});
+                }
+                Err(OpError::SlotMissing { name: name.clone() })
+            }
+            Op::LimitPeek { name, policy } => {
+                Ok(OpResult::Limit { report: self.limits.report(name, policy, 1, now.time) })
+            }
+            Op::Nested { commit } => {
+                if commit.idempotency.is_some() {
+                    return Err(OpError::OutermostOnly { what: "an idempotency key".into() });
+                }
+                match self.guarded(context, commit, out) {
+                    Ok((branch, results, _)) => Ok(OpResult::Nested { branch, results }),
+                    Err(Refused::Guards(failed)) => Err(OpError::Guards { failed }),
+                    Err(Refused::Operation(op, error)) => Err(OpError::Inner { op, error: Box::new(error) }),
+                }
+            }
+        }
+    }
+
+    /// Appends a batch, and tells those who wait for it.
+    pub(crate) fn append(
+        &mut self,
+        append: &Append,
+        now: &Now,
+        out: &mut Outputs,
+    ) -> Result<OpResult, OpError> {
+        if append.create && !self.streams.exists(&append.stream) {
+            self.not_a_key(&append.stream)?;
+        }
+        let result = self.streams.append(append, now)?;
+        if let OpResult::Appended { partition, .. } = &result {
+            out.events.push(Event::StreamAppended { stream: append.stream.clone(), partition: *partition });
+        }
+        self.revision_now();
+        Ok(result)
+    }
+
+    fn acquire(
+        &mut self,
+        lock: &LockName,
+        lease: LeaseId,
+        mode: LockMode,
+        request: RequestId,
+        value: &quorate_types::Blob,
+        now: &Now,
+    ) -> Result<OpResult, OpError> {
+        self.leases.live(lease)?;
+        let held = self.locks.newest(lock);
+        let busy = |waiting| OpError::LockHeld { lock: lock.clone(), held, waiting };
+        match self.locks.ask(lock, lease, request, mode)? {
+            Asked::Holds(token) => return Ok(OpResult::Token { token }),
+            Asked::Waits(_) => return Err(busy(self.locks.waiting(lock))),
+            Asked::Free => {}
+        }
+        let token = FencingToken(self.revision_now().0);
+        if held >= token {
+            // Granted once already by this commit: a second token of this lock would not be a newer one.
+            return Err(busy(self.locks.waiting(lock)));
+        }
+        let hold = locks::Hold { lease, request, mode, value: value.clone(), since: now.wall };
+        self.grant(lock, token, hold, now);
+        Ok(OpResult::Token { token })
+    }
+
+    fn increment(&mut self, key: &Key, by: i64, min: i64, max: i64, now: &Now) -> Result<OpResult, OpError> {
+        self.writable(key)?;
+        let (found, lease) = match self.keys.get(key) {
+            None => (0, LeaseId::ZERO),
+            Some(row) => {
+                let number = row.value.as_text().and_then(|text| text.parse::<i64>().ok());
+                (number.ok_or_else(|| OpError::NotInteger { key: key.clone() })?, row.lease)
+            }
+        };
+        let sum = found.checked_add(by).filter(|sum| (min..=max).contains(sum));
+        let value = sum.ok_or_else(|| OpError::OutOfBounds { key: key.clone(), found, by, min, max })?;
+        let revision = self.revision_now();
+        self.keys.put(key, value.to_string().into(), lease, revision, now.time);
+        Ok(OpResult::Number { value })
+    }
+
+    fn delete(&mut self, key: &Key, now: &Now) -> Option<KeyValue> {
+        self.keys.get(key)?; // Deleting nothing is no change, and takes no revision.
+        let revision = self.revision_now();
+        self.keys.delete(key, revision, now.time).map(|row| view(key, &row, false))
+    }
+
+    /// One name has one type: a new key must not bear the name of a stream.
+    fn writable(&self, key: &Key) -> Result<(), OpError> {
+        if key.space.is_internal() {
+            return Err(OpError::Internal { space: u64::from(key.space.0) });
+        }
+        if self.keys.get(key).is_some() || !self.streams.exists(key) {
+            return Ok(());
+        }
+        Err(OpError::WrongType { key: key.clone(), found: "stream".into(), wanted: "plain value".into() })
+    }
+
+    fn not_a_key(&self, stream: &Key) -> Result<(), OpError> {
+        if self.keys.get(stream).is_none() {
+            return Ok(());
+        }
+        Err(OpError::WrongType { key: stream.clone(), found: "plain value".into(), wanted: "stream".into() })
+    }
+
+    /// The revision that reads inside the commit in hand see.
+    fn revision_shown(&self) -> Revision {
+        if self.moved { self.revision.next() } else { self.revision }
+    }
+
+    fn savepoint(&self, out: &Outputs) -> Savepoint {
+        Savepoint {
+            keys: self.keys.mark(),
+            leases: self.leases.mark(),
+            locks: self.locks.mark(),
+            idempotency: self.idempotency.mark(),
+            limits: self.limits.mark(),
+            tasks: self.tasks.mark(),
+            streams: self.streams.mark(),
+            groups: self.groups.mark(),
+            moved: self.moved,
+            touched: self.touched.iter().cloned().collect(),
+            events: out.events.len(),
+        }
+    }
+
+    fn rollback(&mut self, to: &Savepoint, out: &mut Outputs) {
+        self.keys.rollback(&to.keys);
+        self.leases.rollback(to.leases);
+        self.locks.rollback(&to.locks);
+        self.idempotency.rollback(&to.idempotency);
+        self.limits.rollback(&to.limits);
+        self.tasks.rollback(to.tasks);
+        self.streams.rollback(to.streams);
+        self.groups.rollback(to.groups);
+        self.moved = to.moved;
+        self.touched = to.touched.iter().cloned().collect();
+        out.events.truncate(to.events);
+    }
+}
+
+enum Refused {
+    Guards(Vec<(u32, GuardFailed)>),
+    Operation(u32, OpError),
+}
+
+/// What a used key means for the commit that brings it again.
+fn remembered(
+    scope: &Scope,
+    record: &idempotency::Record,
+    fingerprint: quorate_types::Fingerprint,
+) -> Result<Committed, Refusal> {
+    let key = scope.key.clone();
+    match &record.kind {
+        Kind::Cancelled {} => Err(Refusal::Cancelled { key }),
+        Kind::Claimed { .. } | Kind::Completed { .. } => Err(Refusal::Claimed { key }),
+        Kind::Answered { .. } if record.fingerprint != fingerprint => Err(Refusal::OtherRequest { key }),
+        Kind::Answered { answer } => Ok(idempotency::answer(answer)),
+    }
+}

@@ -1,0 +1,687 @@
+//! Keys: an ordered map with revisions and a bounded history.
+//!
+//! A row is found by hash; an ordered index serves ranges. Every change is also a line of the history: the key's row
+//! before and after it. Reading at an older revision starts from the current row and steps back through those lines;
+//! watching from a revision reads them forwards. Compaction drops lines from the front.
+//!
+//! Invariant: a state at revision R can be read iff `compacted <= R <= current`: every change after `compacted` is a line.
+//! Invariant: a deleted key keeps its row (version 0) exactly as long as the line of its deletion is retained.
+//! Invariant: `ordered` names exactly the rows, `by_lease` exactly the live rows that hang on a lease.
+//! Invariant: the history's bytes stay within its budget after every command.
+//! Called by: `commit` (guards and operations), `locks` and `services` (their public rows), `leases::end`.
+
+use crate::rows::{Rows, Slot};
+use crate::table_digest;
+use quorate_types::codec::{Reader, Wire, Writer};
+use quorate_types::{
+    Blob, DecodeError, Key, KeyRange, KeyValue, Keyspace, LeaseId, LogTime, OpError, Order, RangeRead,
+    Revision, Sort, Version,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+/// What a row holds. `version` 0: deleted at `modified`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) value: Blob,
+    pub(crate) created: Revision,
+    pub(crate) modified: Revision,
+    pub(crate) version: u64,
+    pub(crate) lease: LeaseId,
+    /// Number of the history line that made it so.
+    line: u64,
+}
+quorate_types::wire_struct!(Row { value, created, modified, version, lease, line });
+
+/// A change of a key: its row before (version 0 when it did not exist) and after.
+#[derive(Clone, Debug)]
+struct Line {
+    slot: Slot,
+    time: LogTime,
+    before: Row,
+    after: Row,
+}
+
+impl Line {
+    fn bytes(&self) -> u64 {
+        (size_of::<Self>() + self.before.value.heap_bytes() + self.after.value.heap_bytes()) as u64
+    }
+}
+
+/// How much history is kept; whichever bound is met first compacts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) revisions: u64,
+    pub(crate) age_ns: u64,
+    pub(crate) bytes: u64,
+}
+
+pub(crate) struct Keys {
+    rows: Rows<Key, Row>,
+    ordered: BTreeMap<Keyspace, BTreeMap<Blob, Slot>>,
+    by_lease: BTreeSet<(LeaseId, Slot)>,
+    history: History,
+    /// The newest revision whose changes may have been forgotten.
+    compacted: Revision,
+    live: u64,
+}
+
+/// A change as a watcher sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The revision of the commit that made it.
+    pub revision: Revision,
+    /// The key.
+    pub key: Key,
+    /// The key after it; absent when it was deleted.
+    pub now: Option<KeyValue>,
+    /// The key before it; absent when it did not exist.
+    pub prev: Option<KeyValue>,
+}
+
+/// Changes from a revision on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// In order; the changes of one revision are never split.
+    pub changes: Vec<Change>,
+    /// The revision to ask for next.
+    pub next: Revision,
+}
+
+/// The answer to a range read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeAnswer {
+    /// The keys that fit the limit.
+    pub keys: Vec<KeyValue>,
+    /// How many keys the range holds; exact when nothing was cut off by the limit, or only a count was asked for.
+    pub count: u64,
+    /// Whether the limit cut something off.
+    pub more: bool,
+}
+
+pub(crate) struct Mark {
+    rows: usize,
+    lines: u64,
+}
+
+impl Keys {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            rows: Rows::new(seed),
+            ordered: BTreeMap::new(),
+            by_lease: BTreeSet::new(),
+            history: History::default(),
+            compacted: Revision::ZERO,
+            live: 0,
+        }
+    }
+
+    /// Keys that exist.
+    pub(crate) fn len(&self) -> u64 {
+        self.live
+    }
+
+    pub(crate) fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    pub(crate) fn history_bytes(&self) -> u64 {
+        self.history.bytes
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<&Row> {
+        let slot = self.rows.find(key)?;
+        let row = &self.rows.at(slot).1;
+        (row.version > 0).then_some(row)
+    }
+
+    /// Writes a key at `revision`; gives back the row before, if it existed.
+    pub(crate) fn put(
+        &mut self,
+        key: &Key,
+        value: Blob,
+        lease: LeaseId,
+        revision: Revision,
+        time: LogTime,
+    ) -> Option<Row> {
+        match self.rows.find(key) {
+            Some(slot) => {
+                let before = self.rows.at(slot).1.clone();
+                let created = if before.version > 0 { before.created } else { revision };
+                let after = Row {
+                    value,
+                    created,
+                    modified: revision,
+                    version: before.version + 1,
+                    lease,
+                    line: self.history.end(),
+                };
+                self.change(slot, before.clone(), after, time);
+                (before.version > 0).then_some(before)
+            }
+            None => {
+                let after = Row {
+                    value,
+                    created: revision,
+                    modified: revision,
+                    version: 1,
+                    lease,
+                    line: self.history.end(),
+                };
+                let slot = self.rows.insert(key.clone(), after.clone());
+                self.index(slot, key);
+                self.reindex(slot, LeaseId::ZERO, lease, 0, 1);
+                self.history.push(Line { slot, time, before: Row::default(), after });
+                None
+            }
+        }
+    }
+
+    /// Deletes a key at `revision`; gives back the row before, if it existed.
+    pub(crate) fn delete(&mut self, key: &Key, revision: Revision, time: LogTime) -> Option<Row> {
+        let slot = self.rows.find(key)?;
+        let before = self.rows.at(slot).1.clone();
+        if before.version == 0 {
+            return None;
+        }
+        let after = Row { modified: revision, line: self.history.end(), ..Row::default() };
+        self.change(slot, before.clone(), after, time);
+        Some(before)
+    }
+
+    /// Keys of a range that exist, in order.
+    pub(crate) fn keys_in(&self, range: &KeyRange) -> Vec<Key> {
+        self.slots_in(range)
+            .filter(|slot| self.rows.at(*slot).1.version > 0)
+            .map(|slot| self.rows.at(slot).0.clone())
+            .collect()
+    }
+
+    /// Keys that hang on a lease, in the order of their names.
+    pub(crate) fn keys_of(&self, lease: LeaseId) -> Vec<Key> {
+        let of = (lease, Slot(0))..=(lease, Slot(u32::MAX));
+        let mut keys: Vec<Key> =
+            self.by_lease.range(of).map(|(_, slot)| self.rows.at(*slot).0.clone()).collect();
+        // Slot numbers differ after a restore; names do not.
+        keys.sort_unstable();
+        keys
+    }
+
+    /// A key as it was at `at`.
+    ///
+    /// # Errors
+    /// [`OpError::Compacted`], [`OpError::Future`].
+    pub(crate) fn get_at(
+        &self,
+        key: &Key,
+        at: Revision,
+        current: Revision,
+    ) -> Result<Option<KeyValue>, OpError> {
+        self.readable(at, current)?;
+        Ok(self.rows.find(key).and_then(|slot| self.as_of(slot, at)).map(|row| view(key, row, false)))
+    }
+
+    /// Reads a range, at a revision if one is asked for.
+    ///
+    /// # Errors
+    /// [`OpError::Compacted`], [`OpError::Future`].
+    pub(crate) fn range(&self, read: &RangeRead, current: Revision) -> Result<RangeAnswer, OpError> {
+        let at = read.at.unwrap_or(current);
+        self.readable(at, current)?;
+        let mut rows =
+            self.slots_in(&read.range).filter_map(|slot| self.as_of(slot, at).map(|row| (slot, row)));
+        if read.count_only {
+            return Ok(RangeAnswer { count: rows.count() as u64, ..RangeAnswer::default() });
+        }
+        let limit = if read.limit == 0 { usize::MAX } else { read.limit as usize };
+        let show = |(slot, row): (Slot, &Row)| view(&self.rows.at(slot).0, row, read.keys_only);
+        if read.sort == Sort::Key && read.order == Order::Ascending {
+            let keys: Vec<KeyValue> = rows.by_ref().take(limit).map(show).collect();
+            let more = rows.next().is_some();
+            return Ok(RangeAnswer { count: keys.len() as u64 + u64::from(more), keys, more });
+        }
+        let mut found: Vec<(Slot, &Row)> = rows.collect();
+        found.sort_by(|a, b| {
+            let order = match read.sort {
+                Sort::Key => std::cmp::Ordering::Equal, // They come in this order, and the sort is stable.
+                Sort::Version => a.1.version.cmp(&b.1.version),
+                Sort::Create => a.1.created.cmp(&b.1.created),
+                Sort::Mod => a.1.modified.cmp(&b.1.modified),
+                Sort::Value => a.1.value.cmp(&b.1.value),
+            };
+            if read.order == Order::Descending { order.reverse() } else { order }
+        });
+        if read.sort == Sort::Key {
+            found.reverse();
+        }
+        let count = found.len() as u64;
+        let more = found.len() > limit;
+        Ok(RangeAnswer { keys: found.into_iter().take(limit).map(show).collect(), count, more })
+    }
+
+    /// Changes of a range from revision `from` on, about `max` of them, whole revisions only.
+    ///
+    /// # Errors
+    /// [`OpError::Compacted`] when some of them are forgotten.
+    pub(crate) fn changes(
+        &self,
+        range: &KeyRange,
+        from: Revision,
+        max: usize,
+        current: Revision,
+    ) -> Result<Changes, OpError> {
+        if from <= self.compacted {
+            return Err(OpError::Compacted { asked: from, oldest: self.compacted.next() });
+        }
+        let mut changes: Vec<Change> = Vec::new();
+        for line in self.history.since(from) {
+            let revision = line.after.modified;
+            if changes.len() >= max && changes.last().is_some_and(|last| last.revision != revision) {
+                return Ok(Changes { changes, next: revision });
+            }
+            let key = &self.rows.at(line.slot).0;
+            if range.contains(key) {
+                let show = |row: &Row| (row.version > 0).then(|| view(key, row, false));
+                changes.push(Change {
+                    revision,
+                    key: key.clone(),
+                    now: show(&line.after),
+                    prev: show(&line.before),
+                });
+            }
+        }
+        Ok(Changes { changes, next: current.next().max(from) })
+    }
+
+    /// Keys that changed at or after a revision, as far as history tells: for waking watchers.
+    pub(crate) fn touched_since(&self, from: Revision) -> impl Iterator<Item = &Key> {
+        self.history.since(from).map(|line| &self.rows.at(line.slot).0)
+    }
+
+    /// The first key of a range that changed after `since`.
+    ///
+    /// # Errors
+    /// The oldest revision of which this can be told.
+    pub(crate) fn changed_since(
+        &self,
+        range: &KeyRange,
+        since: Revision,
+        current: Revision,
+    ) -> Result<Option<(Key, Revision)>, Revision> {
+        if since < self.compacted || since > current {
+            return Err(self.compacted);
+        }
+        // Whichever is likely shorter: the lines since then, or the rows of the range (deleted ones still have theirs).
+        const LINES_FEW: u64 = 1000;
+        if self.history.lines_since(since.next()) <= LINES_FEW {
+            let mut lines = self.history.since(since.next());
+            return Ok(lines.find_map(|line| {
+                let key = &self.rows.at(line.slot).0;
+                range.contains(key).then(|| (key.clone(), line.after.modified))
+            }));
+        }
+        Ok(self
+            .slots_in(range)
+            .map(|slot| self.rows.at(slot))
+            .find(|(_, row)| row.modified > since)
+            .map(|(key, row)| (key.clone(), row.modified)))
+    }
+
+    /// Forgets history beyond the window. Between commits only: what it drops cannot be rolled back.
+    pub(crate) fn compact(&mut self, window: Window, current: Revision, time: LogTime) {
+        while let Some(line) = self.history.front() {
+            let old = line.after.modified.0.saturating_add(window.revisions) < current.0
+                || line.time.0.saturating_add(window.age_ns) < time.0
+                || self.history.bytes > window.bytes;
+            if !old {
+                return;
+            }
+            self.drop_line();
+        }
+    }
+
+    /// Forgets every change before revision `before`.
+    pub(crate) fn compact_before(&mut self, before: Revision) {
+        while self.history.front().is_some_and(|line| line.after.modified < before) {
+            self.drop_line();
+        }
+        // Nothing was retained below it, so nothing below it can be read any more.
+        self.compacted = self.compacted.max(Revision(before.0.saturating_sub(1)));
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { rows: self.rows.mark(), lines: self.history.end() }
+    }
+
+    pub(crate) fn rollback(&mut self, mark: &Mark) {
+        while self.history.end() > mark.lines {
+            self.history.pop_back();
+        }
+        let mut undone: Vec<(Slot, Key, Option<(LeaseId, u64)>, Option<(LeaseId, u64)>)> = Vec::new();
+        self.rows.rollback(mark.rows, |slot, key, from, to| {
+            let brief = |row: Option<&Row>| row.map(|row| (row.lease, row.version));
+            undone.push((slot, key.clone(), brief(from), brief(to)));
+        });
+        for (slot, key, from, to) in undone {
+            if to.is_none() {
+                self.unindex(&key);
+            }
+            let (lease_from, version_from) = from.unwrap_or_default();
+            let (lease_to, version_to) = to.unwrap_or_default();
+            self.reindex(slot, lease_from, lease_to, version_from, version_to);
+        }
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.rows.forget();
+    }
+
+    /// Panics when an index and the rows disagree.
+    pub(crate) fn check(&self) {
+        let mut live = 0;
+        let mut leased = 0;
+        for (slot, key, row) in self.rows.iter() {
+            assert_eq!(
+                self.ordered.get(&key.space).and_then(|names| names.get(&key.name)),
+                Some(&slot),
+                "ordered names {key}"
+            );
+            live += u64::from(row.version > 0);
+            if row.version > 0 && row.lease != LeaseId::ZERO {
+                assert!(self.by_lease.contains(&(row.lease, slot)), "by_lease names {key}");
+                leased += 1;
+            }
+            if row.version == 0 {
+                assert!(row.line >= self.history.first, "a deleted key {key} goes with its line");
+            }
+        }
+        assert_eq!(live, self.live, "live counts the keys that exist");
+        assert_eq!(leased, self.by_lease.len(), "by_lease names leased keys only");
+        assert_eq!(
+            self.ordered.values().map(BTreeMap::len).sum::<usize>(),
+            self.rows.len(),
+            "ordered names rows only"
+        );
+        assert_eq!(
+            self.history.iter().map(Line::bytes).sum::<u64>(),
+            self.history.bytes,
+            "history counts its bytes"
+        );
+    }
+
+    fn change(&mut self, slot: Slot, before: Row, after: Row, time: LogTime) {
+        self.rows.replace(slot, after.clone());
+        self.reindex(slot, before.lease, after.lease, before.version, after.version);
+        self.history.push(Line { slot, time, before, after });
+    }
+
+    /// Keeps `by_lease` and `live` in step with a row that went from one state to another.
+    fn reindex(
+        &mut self,
+        slot: Slot,
+        lease_from: LeaseId,
+        lease_to: LeaseId,
+        version_from: u64,
+        version_to: u64,
+    ) {
+        if lease_from != lease_to {
+            if lease_from != LeaseId::ZERO {
+                self.by_lease.remove(&(lease_from, slot));
+            }
+            if lease_to != LeaseId::ZERO {
+                self.by_lease.insert((lease_to, slot));
+            }
+        }
+        self.live = self.live + u64::from(version_to > 0) - u64::from(version_from > 0);
+    }
+
+    fn index(&mut self, slot: Slot, key: &Key) {
+        self.ordered.entry(key.space).or_default().insert(key.name.clone(), slot);
+    }
+
+    fn unindex(&mut self, key: &Key) {
+        if let Some(names) = self.ordered.get_mut(&key.space) {
+            names.remove(&key.name);
+            if names.is_empty() {
+                self.ordered.remove(&key.space);
+            }
+        }
+    }
+
+    fn drop_line(&mut self) {
+        let number = self.history.first;
+        let slot = self.history.front().expect("the caller saw it").slot;
+        let deleted = {
+            let row = &self.rows.at(slot).1;
+            row.version == 0 && row.line == number
+        };
+        let line = self.history.pop_front(|| self.rows.at(slot).0.clone());
+        self.compacted = self.compacted.max(line.after.modified);
+        if deleted {
+            let key = self.rows.at(slot).0.clone();
+            self.unindex(&key);
+            self.rows.remove(slot);
+        }
+    }
+
+    fn slots_in(&self, range: &KeyRange) -> impl DoubleEndedIterator<Item = Slot> {
+        let start = Bound::Included(&range.start.name);
+        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        // `BTreeMap::range` panics on a range that ends before it starts.
+        let empty = range.end.as_ref().is_some_and(|end| *end <= range.start.name);
+        let names = self.ordered.get(&range.start.space).filter(|_| !empty);
+        names.into_iter().flat_map(move |names| names.range::<Blob, _>((start, end))).map(|(_, slot)| *slot)
+    }
+
+    fn readable(&self, at: Revision, current: Revision) -> Result<(), OpError> {
+        if at < self.compacted {
+            return Err(OpError::Compacted { asked: at, oldest: self.compacted });
+        }
+        if at > current { Err(OpError::Future { asked: at, current }) } else { Ok(()) }
+    }
+
+    /// The row at revision `at`, which must be readable; nothing if the key did not exist then.
+    fn as_of(&self, slot: Slot, at: Revision) -> Option<&Row> {
+        let mut row = &self.rows.at(slot).1;
+        while row.modified > at {
+            row = &self.history.line(row.line)?.before;
+        }
+        (row.version > 0).then_some(row)
+    }
+}
+
+pub(crate) fn view(key: &Key, row: &Row, keys_only: bool) -> KeyValue {
+    KeyValue {
+        key: key.clone(),
+        value: if keys_only { Blob::EMPTY } else { row.value.clone() },
+        create_revision: row.created,
+        mod_revision: row.modified,
+        version: Version(row.version),
+        lease: row.lease,
+    }
+}
+
+const CHUNK: usize = 1024;
+
+/// Lines in the order of their revisions, numbered from the first ever.
+#[derive(Default)]
+struct History {
+    /// All full but the last; the first `start` lines of the first are gone.
+    chunks: VecDeque<Vec<Line>>,
+    start: usize,
+    /// Number of the first line retained.
+    first: u64,
+    len: u64,
+    bytes: u64,
+    walk: Option<HistoryWalk>,
+}
+
+struct HistoryWalk {
+    next: u64,
+    end: u64,
+    /// Lines from `next` on that were dropped since the walk began.
+    saved: VecDeque<(Key, Line)>,
+}
+
+impl History {
+    fn end(&self) -> u64 {
+        self.first + self.len
+    }
+
+    fn push(&mut self, line: Line) {
+        if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.chunks.push_back(Vec::with_capacity(CHUNK));
+        }
+        self.bytes += line.bytes();
+        self.len += 1;
+        self.chunks.back_mut().expect("one was just made").push(line);
+    }
+
+    fn pop_back(&mut self) {
+        let chunk = self.chunks.back_mut().expect("the caller knows that there is a line");
+        let line = chunk.pop().expect("no chunk is empty");
+        if chunk.is_empty() {
+            self.chunks.pop_back();
+        }
+        self.bytes -= line.bytes();
+        self.len -= 1;
+    }
+
+    fn front(&self) -> Option<&Line> {
+        self.line(self.first)
+    }
+
+    fn pop_front(&mut self, key: impl FnOnce() -> Key) -> Line {
+        let line = &mut self.chunks.front_mut().expect("the caller saw a line")[self.start];
+        let empty = Line { slot: line.slot, time: line.time, before: Row::default(), after: Row::default() };
+        let line = std::mem::replace(line, empty);
+        self.bytes -= line.bytes();
+        self.start += 1;
+        if self.start == CHUNK || self.len == 1 {
+            self.chunks.pop_front();
+            self.start = 0;
+        }
+        if let Some(walk) = &mut self.walk
+            && (walk.next..walk.end).contains(&self.first)
+        {
+            walk.saved.push_back((key(), line.clone()));
+        }
+        self.first += 1;
+        self.len -= 1;
+        line
+    }
+
+    fn line(&self, number: u64) -> Option<&Line> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()? + self.start;
+        self.chunks.get(at / CHUNK)?.get(at % CHUNK)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Line> {
+        self.chunks.iter().flatten().skip(self.start)
+    }
+
+    fn first_since(&self, from: Revision) -> u64 {
+        let (mut low, mut high) = (self.first, self.end());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let line = self.line(middle).expect("it lies between the first line and the last");
+            if line.after.modified < from { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
+    fn lines_since(&self, from: Revision) -> u64 {
+        self.end() - self.first_since(from)
+    }
+
+    fn since(&self, from: Revision) -> impl Iterator<Item = &Line> {
+        (self.first_since(from)..self.end()).filter_map(|number| self.line(number))
+    }
+}
+
+/// Snapshot: rows, then history lines, then the numbers.
+impl Keys {
+    pub(crate) fn walk_begin(&mut self) {
+        self.rows.walk_begin();
+        self.history.walk =
+            Some(HistoryWalk { next: self.history.first, end: self.history.end(), saved: VecDeque::new() });
+    }
+
+    pub(crate) fn walk_rows(&mut self, slots_max: usize, out: &mut Writer) -> (usize, bool) {
+        self.rows.walk_next(slots_max, out)
+    }
+
+    pub(crate) fn walk_lines(&mut self, lines_max: usize, out: &mut Writer) -> (usize, bool) {
+        let Some(mut walk) = self.history.walk.take() else { return (0, true) };
+        let mut emitted = 0;
+        while emitted < lines_max && walk.next < walk.end {
+            match walk.saved.pop_front() {
+                Some((key, line)) => put_line(&key, &line, out),
+                None => {
+                    let line =
+                        self.history.line(walk.next).expect("lines ahead of the walk are there or saved");
+                    put_line(&self.rows.at(line.slot).0, line, out);
+                }
+            }
+            walk.next += 1;
+            emitted += 1;
+        }
+        let over = walk.next == walk.end;
+        self.history.walk = Some(walk);
+        (emitted, over)
+    }
+
+    pub(crate) fn walk_end(&mut self) {
+        self.rows.walk_end();
+        self.history.walk = None;
+    }
+
+    /// The numbers a snapshot needs beside rows and lines; taken when the walk begins.
+    pub(crate) fn scalars(&self) -> (u64, u64) {
+        (self.compacted.0, self.history.first)
+    }
+
+    pub(crate) fn restore_scalars(&mut self, compacted: u64, first: u64) {
+        self.compacted = Revision(compacted);
+        self.history.first = first;
+    }
+
+    pub(crate) fn restore_row(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let slot = self.rows.restore_row(from)?;
+        let (key, row) = self.rows.at(slot).clone();
+        self.index(slot, &key);
+        let lease = if row.version > 0 { row.lease } else { LeaseId::ZERO };
+        self.reindex(slot, LeaseId::ZERO, lease, 0, row.version);
+        Ok(())
+    }
+
+    pub(crate) fn restore_line(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let key = Key::take(from)?;
+        let time = LogTime::take(from)?;
+        let before = Row::take(from)?;
+        let after = Row::take(from)?;
+        let slot = self
+            .rows
+            .find(&key)
+            .ok_or(DecodeError::Range { what: "history line without its key, line", found: after.line })?;
+        self.history.push(Line { slot, time, before, after });
+        Ok(())
+    }
+
+    pub(crate) fn digest(&self, scratch: &mut Writer) -> u128 {
+        let mut sum = self.rows.digest(scratch);
+        for line in self.history.iter() {
+            scratch.clear();
+            put_line(&self.rows.at(line.slot).0, line, scratch);
+            sum = sum.wrapping_add(table_digest(scratch));
+        }
+        sum.wrapping_add(u128::from(self.compacted.0) << 64 | u128::from(self.history.first))
+    }
+}
+
+fn put_line(key: &Key, line: &Line, out: &mut Writer) {
+    key.put(out);
+    line.time.put(out);
+    line.before.put(out);
+    line.after.put(out);
+}

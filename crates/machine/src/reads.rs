@@ -1,0 +1,272 @@
+//! What may be read of the machine, by gateways and by tests. Nothing here changes anything.
+//!
+//! Called by: `node` behind its read barrier, so that what is read is linearizable.
+
+use crate::keys::{Changes, RangeAnswer, view};
+use crate::locks::LockView;
+use crate::tasks::TaskView;
+use crate::{Batches, GroupView, Machine, StreamView, services};
+use quorate_types::{
+    FencingToken, GroupName, GroupSettings, Key, KeyRange, KeyValue, LeaseId, LimitName, LimitPolicy,
+    LimitReport, LockName, LogIndex, LogTime, Millis, Offset, OpError, PayloadRef, RangeRead, Registered,
+    Revision, ServiceName, Settings, TaskName, WallTime,
+};
+
+/// A lease as it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseView {
+    /// Its id.
+    pub lease: LeaseId,
+    /// Its time to live.
+    pub ttl: Millis,
+    /// What is left of it at the log time of the last entry.
+    pub left: Millis,
+    /// The keys that hang on it.
+    pub keys: Vec<Key>,
+    /// The locks and elections it holds, with their tokens.
+    pub locks: Vec<(LockName, FencingToken)>,
+}
+
+/// How much the machine holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Keys that exist.
+    pub keys: u64,
+    /// Bytes of key history.
+    pub history_bytes: u64,
+    /// Leases.
+    pub leases: u64,
+    /// Locks and elections that are held or waited for.
+    pub locks: u64,
+    /// Idempotency records.
+    pub idempotency_records: u64,
+    /// Bytes of idempotency records.
+    pub idempotency_bytes: u64,
+    /// Limits that are not full.
+    pub limits: u64,
+    /// Tasks.
+    pub tasks: u64,
+    /// Streams.
+    pub streams: u64,
+}
+
+impl Machine {
+    /// The last entry applied.
+    #[must_use]
+    pub fn applied(&self) -> LogIndex {
+        self.applied
+    }
+    /// The current revision.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+    /// The oldest revision that can be read.
+    #[must_use]
+    pub fn oldest_revision(&self) -> Revision {
+        self.keys.compacted()
+    }
+    /// Log time of the last entry, in nanoseconds.
+    #[must_use]
+    pub fn log_time(&self) -> LogTime {
+        self.time
+    }
+    /// Wall time of the last entry, in milliseconds since the epoch.
+    #[must_use]
+    pub fn wall(&self) -> WallTime {
+        self.wall
+    }
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Reads a key.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<KeyValue> {
+        self.keys.get(key).map(|row| view(key, row, false))
+    }
+    /// Reads a key as it was at a revision.
+    ///
+    /// # Errors
+    /// [`OpError::Compacted`] below the oldest retained, [`OpError::Future`] above the current one.
+    pub fn get_at(&self, key: &Key, at: Revision) -> Result<Option<KeyValue>, OpError> {
+        self.keys.get_at(key, at, self.revision)
+    }
+    /// Reads a range of keys.
+    ///
+    /// # Errors
+    /// As [`Machine::get_at`], for a read at a revision.
+    pub fn range(&self, read: &RangeRead) -> Result<RangeAnswer, OpError> {
+        self.keys.range(read, self.revision)
+    }
+    /// Changes of the keys of a range from revision `from` on: about `max` of them, whole revisions only.
+    ///
+    /// # Errors
+    /// [`OpError::Compacted`] when some of them are no longer retained.
+    pub fn changes(&self, range: &KeyRange, from: Revision, max: usize) -> Result<Changes, OpError> {
+        self.keys.changes(range, from, max, self.revision)
+    }
+    /// Keys changed at or after a revision, each as often as it changed: whose watchers to wake.
+    pub fn touched_since(&self, from: Revision) -> impl Iterator<Item = &Key> {
+        self.keys.touched_since(from)
+    }
+
+    /// Reads a lease.
+    #[must_use]
+    pub fn lease(&self, lease: LeaseId) -> Option<LeaseView> {
+        let found = self.leases.get(lease)?;
+        Some(LeaseView {
+            lease,
+            ttl: found.ttl,
+            left: found.deadline.millis_since(self.time),
+            keys: self.keys.keys_of(lease),
+            locks: self.locks.of_lease(lease).0,
+        })
+    }
+    /// All leases, in order of their ids.
+    pub fn leases(&self) -> impl Iterator<Item = LeaseId> {
+        self.leases.ids()
+    }
+    /// Reads a lock or election; nothing when nobody holds it or waits for it.
+    #[must_use]
+    pub fn lock(&self, lock: &LockName) -> Option<LockView> {
+        self.locks.view(lock)
+    }
+    /// Locks and elections that are held or waited for, in order of their names.
+    pub fn locks(&self) -> impl Iterator<Item = &LockName> {
+        self.locks.names()
+    }
+
+    /// What a limit has left, and how many denials were counted since it was last full.
+    #[must_use]
+    pub fn limit_report(&self, name: &LimitName, policy: &LimitPolicy, cost: u64) -> (LimitReport, u64) {
+        (self.limits.report(name, policy, cost, self.time), self.limits.denied(name))
+    }
+
+    /// Reads a task.
+    #[must_use]
+    pub fn task(&self, task: &TaskName) -> Option<TaskView> {
+        self.tasks.view(task)
+    }
+    /// The first `max` tasks, in order of their names.
+    #[must_use]
+    pub fn tasks(&self, max: usize) -> Vec<TaskView> {
+        self.tasks.list(max)
+    }
+
+    /// Instances of a service, in order of their names.
+    #[must_use]
+    pub fn instances(&self, service: &ServiceName) -> Vec<Registered> {
+        self.registered(&services::service_range(service)).into_iter().map(|(_, instance)| instance).collect()
+    }
+    /// All services that have instances.
+    #[must_use]
+    pub fn services(&self) -> Vec<ServiceName> {
+        let mut names: Vec<ServiceName> =
+            self.registered(&services::services_range()).into_iter().map(|(service, _)| service).collect();
+        names.dedup();
+        names
+    }
+
+    fn registered(&self, range: &KeyRange) -> Vec<(ServiceName, Registered)> {
+        let found = self.keys.range(&RangeRead::of(range.clone()), self.revision);
+        let rows = found.expect("the current revision can always be read").keys;
+        rows.iter().filter_map(services::registered).collect()
+    }
+
+    /// Reads a stream.
+    #[must_use]
+    pub fn stream(&self, stream: &Key) -> Option<StreamView> {
+        self.streams.view(stream)
+    }
+    /// Groups of a stream with their settings, in order of their names.
+    #[must_use]
+    pub fn groups(&self, stream: &Key) -> Vec<(GroupName, GroupSettings)> {
+        self.groups
+            .iter(&self.streams, stream)
+            .map(|(name, settings)| (name.clone(), settings.clone()))
+            .collect()
+    }
+    /// Streams, in order of their names.
+    #[must_use]
+    pub fn streams(&self) -> Vec<Key> {
+        self.streams.iter().map(|(name, _)| name.clone()).collect()
+    }
+    /// Batches of a partition from an offset on; the payloads are read from the log.
+    ///
+    /// # Errors
+    /// [`OpError::StreamMissing`], [`OpError::PartitionMissing`], [`OpError::OffsetOutOfRange`].
+    pub fn records(
+        &self,
+        stream: &Key,
+        partition: u32,
+        from: Offset,
+        max_records: u64,
+        max_bytes: u64,
+    ) -> Result<Batches, OpError> {
+        self.streams.records(stream, partition, from, max_records, max_bytes)
+    }
+    /// Reads a group.
+    #[must_use]
+    pub fn group(&self, stream: &Key, group: &GroupName) -> Option<GroupView> {
+        self.groups.view(&self.streams, stream, group)
+    }
+    /// Whether a take from a shared group would give something now.
+    #[must_use]
+    pub fn group_has_ready(&self, stream: &Key, group: &GroupName) -> bool {
+        self.groups.has_ready(&self.streams, stream, group)
+    }
+
+    /// Bytes of payloads in a stretch of the log that something still refers to.
+    #[must_use]
+    pub fn live_bytes(&self, first: LogIndex, last: LogIndex) -> u64 {
+        let of_tasks = self.tasks.payloads();
+        let scheduled =
+            of_tasks.iter().filter(|(at, _)| (first..=last).contains(&at.index)).map(|(_, bytes)| bytes);
+        self.streams.live_bytes(first, last) + scheduled.sum::<u64>()
+    }
+    /// Payloads in a stretch of the log that something still refers to, in order.
+    #[must_use]
+    pub fn live_payloads(&self, first: LogIndex, last: LogIndex) -> Vec<PayloadRef> {
+        let mut live = self.streams.live(first, last);
+        live.extend(
+            self.tasks.payloads().iter().map(|(at, _)| *at).filter(|at| (first..=last).contains(&at.index)),
+        );
+        live.sort_unstable();
+        live.dedup();
+        live
+    }
+
+    /// How much the machine holds.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            keys: self.keys.len(),
+            history_bytes: self.keys.history_bytes(),
+            leases: self.leases.len() as u64,
+            locks: self.locks.len() as u64,
+            idempotency_records: self.idempotency.len() as u64,
+            idempotency_bytes: self.idempotency.bytes(),
+            limits: self.limits.len() as u64,
+            tasks: self.tasks.len() as u64,
+            streams: self.streams.iter().count() as u64,
+        }
+    }
+
+    /// Panics when an index disagrees with its rows: for tests and the simulator, after any entry.
+    pub fn check(&self) {
+        let live = |lease| self.leases.get(lease).is_some();
+        self.keys.check();
+        self.leases.check();
+        self.locks.check(live);
+        self.idempotency.check();
+        self.limits.check(live);
+        self.tasks.check();
+        self.streams.check();
+        self.groups.check();
+        let window = self.settings.history_bytes_max;
+        assert!(self.keys.history_bytes() <= window, "history stays within {window} bytes");
+    }
+}

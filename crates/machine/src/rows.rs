@@ -1,0 +1,311 @@
+//! Rows found by hash in one step: a slab of rows, and a hash index of slot numbers over it.
+//!
+//! Keys and idempotency records can be many millions, and the cost of a write is the cache misses of its look-up; a hash
+//! index over a slab touches three lines where an ordered tree of that size touches a dozen. Order, where it is needed,
+//! is a separate index. Undo, snapshot walk and digest as in [`crate::table`].
+//!
+//! Invariant: the hash never decides anything but where a row is found; no result depends on slot numbers or on the seed.
+//! Invariant: `free` holds exactly the empty slots, and rolling back restores it.
+
+use foldhash::quality::FixedState;
+use hashbrown::HashTable;
+use quorate_types::DecodeError;
+use quorate_types::codec::{Reader, Wire, Writer};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hash};
+
+const CHUNK: usize = 1024;
+
+/// A row's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Slot(pub(crate) u32);
+
+pub(crate) struct Rows<K, V> {
+    index: HashTable<u32>,
+    hasher: FixedState,
+    /// In chunks, so that growing never copies what is there.
+    chunks: Vec<Vec<Option<(K, V)>>>,
+    slots: u32,
+    free: Vec<u32>,
+    undo: Vec<Undo<K, V>>,
+    walk: Option<Walk<K, V>>,
+}
+
+enum Undo<K, V> {
+    Inserted(Slot),
+    Replaced(Slot, V),
+    Removed(Slot, K, V),
+}
+
+struct Walk<K, V> {
+    next: u32,
+    end: u32,
+    /// Rows in `next..end` that have changed, as they were when the walk began.
+    saved: BTreeMap<u32, Option<(K, V)>>,
+}
+
+impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
+    /// `seed` keeps an attacker from choosing keys that collide; it is the same on every replica, and never shows.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            index: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+            chunks: Vec::new(),
+            slots: 0,
+            free: Vec::new(),
+            undo: Vec::new(),
+            walk: None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub(crate) fn find<Q>(&self, key: &Q) -> Option<Slot>
+    where
+        Q: Hash + ?Sized,
+        K: PartialEq<Q>,
+    {
+        let hash = self.hasher.hash_one(key);
+        self.index
+            .find(hash, |slot| self.cell(*slot).as_ref().is_some_and(|(k, _)| k == key))
+            .map(|slot| Slot(*slot))
+    }
+
+    pub(crate) fn at(&self, slot: Slot) -> &(K, V) {
+        self.cell(slot.0).as_ref().expect("a slot that was found, or that an index names, holds a row")
+    }
+
+    /// What a slot holds now, if it exists at all.
+    pub(crate) fn holds(&self, slot: Slot) -> Option<&(K, V)> {
+        self.chunks.get(slot.0 as usize / CHUNK)?.get(slot.0 as usize % CHUNK)?.as_ref()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &K, &V)> {
+        self.chunks
+            .iter()
+            .flatten()
+            .enumerate()
+            .filter_map(|(slot, row)| row.as_ref().map(|(key, value)| (Slot(slot as u32), key, value)))
+    }
+
+    /// Adds a row whose key is not there yet.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Slot {
+        let slot = self.place(key, value);
+        self.save(slot, None);
+        self.undo.push(Undo::Inserted(Slot(slot)));
+        Slot(slot)
+    }
+
+    /// Replaces a row's value.
+    pub(crate) fn replace(&mut self, slot: Slot, value: V) {
+        let row = self.cell_mut(slot.0).as_mut().expect("a slot that was found holds a row");
+        let before = std::mem::replace(&mut row.1, value);
+        if self.walk.is_some() {
+            let key = self.at(slot).0.clone();
+            self.save(slot.0, Some((key, before.clone())));
+        }
+        self.undo.push(Undo::Replaced(slot, before));
+    }
+
+    /// Removes a row.
+    pub(crate) fn remove(&mut self, slot: Slot) {
+        let (key, value) = self.clear(slot.0);
+        self.save(slot.0, Some((key.clone(), value.clone())));
+        self.undo.push(Undo::Removed(slot, key, value));
+    }
+
+    pub(crate) fn mark(&self) -> usize {
+        self.undo.len()
+    }
+
+    /// Restores the rows at `mark`. `each` sees the slot, the key, and the value rolled back from and to.
+    pub(crate) fn rollback(&mut self, mark: usize, mut each: impl FnMut(Slot, &K, Option<&V>, Option<&V>)) {
+        while self.undo.len() > mark {
+            match self.undo.pop().expect("the length was just checked") {
+                Undo::Inserted(slot) => {
+                    let (key, undone) = self.clear(slot.0);
+                    each(slot, &key, Some(&undone), None);
+                }
+                Undo::Replaced(slot, value) => {
+                    let row = self.cell_mut(slot.0).as_mut().expect("a replaced row is still there");
+                    let undone = std::mem::replace(&mut row.1, value);
+                    each(slot, &row.0, Some(&undone), Some(&row.1));
+                }
+                Undo::Removed(slot, key, value) => {
+                    each(slot, &key, None, Some(&value));
+                    let back = self.place(key, value);
+                    assert!(back == slot.0, "the free list is rolled back in step: {back}, {}", slot.0);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.undo.clear();
+    }
+
+    pub(crate) fn walk_begin(&mut self) {
+        assert!(self.undo.is_empty(), "a snapshot begins between commits");
+        self.walk = Some(Walk { next: 0, end: self.slots, saved: BTreeMap::new() });
+    }
+
+    /// Emits rows from up to `slots_max` slots; returns the rows emitted and whether the walk is over.
+    pub(crate) fn walk_next(&mut self, slots_max: usize, out: &mut Writer) -> (usize, bool) {
+        let Some(mut walk) = self.walk.take() else { return (0, true) };
+        let stop = walk.end.min(walk.next.saturating_add(slots_max as u32));
+        let mut emitted = 0;
+        for slot in walk.next..stop {
+            let saved = walk.saved.remove(&slot);
+            let row = match &saved {
+                Some(was) => was.as_ref(),
+                None => self.cell(slot).as_ref(),
+            };
+            if let Some((key, value)) = row {
+                key.put(out);
+                value.put(out);
+                emitted += 1;
+            }
+        }
+        walk.next = stop;
+        let over = walk.next == walk.end;
+        self.walk = Some(walk);
+        (emitted, over)
+    }
+
+    pub(crate) fn walk_end(&mut self) {
+        self.walk = None;
+    }
+
+    pub(crate) fn restore_row(&mut self, from: &mut Reader<'_>) -> Result<Slot, DecodeError> {
+        let key = K::take(from)?;
+        let value = V::take(from)?;
+        Ok(Slot(self.place(key, value)))
+    }
+
+    pub(crate) fn digest(&self, scratch: &mut Writer) -> u128 {
+        let mut sum = 0u128;
+        for (_, key, value) in self.iter() {
+            scratch.clear();
+            key.put(scratch);
+            value.put(scratch);
+            sum = sum.wrapping_add(xxhash_rust::xxh3::xxh3_128(&scratch.buffer));
+        }
+        sum
+    }
+
+    fn cell(&self, slot: u32) -> &Option<(K, V)> {
+        &self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
+    }
+
+    fn cell_mut(&mut self, slot: u32) -> &mut Option<(K, V)> {
+        &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
+    }
+
+    fn place(&mut self, key: K, value: V) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            let slot = self.slots;
+            self.slots = slot.checked_add(1).expect("memory ends long before 2^32 rows");
+            if slot as usize % CHUNK == 0 {
+                self.chunks.push(Vec::with_capacity(CHUNK));
+            }
+            self.chunks[slot as usize / CHUNK].push(None);
+            slot
+        });
+        let hash = self.hasher.hash_one(&key);
+        *self.cell_mut(slot) = Some((key, value));
+        let Self { index, chunks, hasher, .. } = self;
+        index.insert_unique(hash, slot, |slot| {
+            let row = chunks[*slot as usize / CHUNK][*slot as usize % CHUNK].as_ref();
+            hasher.hash_one(&row.expect("the index names rows only").0)
+        });
+        slot
+    }
+
+    fn clear(&mut self, slot: u32) -> (K, V) {
+        let row = self.cell_mut(slot).take().expect("a slot that was found holds a row");
+        let hash = self.hasher.hash_one(&row.0);
+        let found = self.index.find_entry(hash, |at| *at == slot);
+        found.map_err(|_| ()).expect("every row is in the index").remove();
+        self.free.push(slot);
+        row
+    }
+
+    fn save(&mut self, slot: u32, before: Option<(K, V)>) {
+        if let Some(walk) = &mut self.walk
+            && (walk.next..walk.end).contains(&slot)
+        {
+            walk.saved.entry(slot).or_insert(before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn apply(rows: &mut Rows<u64, u64>, key: u64, value: Option<u64>) {
+        match (rows.find(&key), value) {
+            (Some(slot), Some(value)) => rows.replace(slot, value),
+            (Some(slot), None) => rows.remove(slot),
+            (None, Some(value)) => {
+                rows.insert(key, value);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn sorted(rows: &Rows<u64, u64>) -> Vec<(u64, u64)> {
+        let mut all: Vec<(u64, u64)> = rows.iter().map(|(_, k, v)| (*k, *v)).collect();
+        all.sort_unstable();
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn rollback_restores_and_a_walk_emits_the_state_it_began_with(
+            first in proptest::collection::vec((0u64..40, proptest::option::of(0u64..9)), 0..60),
+            second in proptest::collection::vec((0u64..40, proptest::option::of(0u64..9)), 0..60),
+            step in 1usize..8,
+        ) {
+            let mut rows = Rows::<u64, u64>::new(7);
+            for (key, value) in first {
+                apply(&mut rows, key, value);
+            }
+            rows.forget();
+            let began = sorted(&rows);
+            let digest = rows.digest(&mut Writer::default());
+            rows.walk_begin();
+            let mut out = Writer::default();
+            let mut emitted = 0;
+            for (at, (key, value)) in second.into_iter().enumerate() {
+                let before = sorted(&rows);
+                let mark = rows.mark();
+                apply(&mut rows, key, value);
+                apply(&mut rows, (key + 1) % 40, value.map(|v| v + 1));
+                if at % 3 == 0 {
+                    rows.rollback(mark, |_, _, _, _| {});
+                    prop_assert_eq!(sorted(&rows), before);
+                }
+                rows.forget();
+                emitted += rows.walk_next(step, &mut out).0;
+            }
+            loop {
+                let (some, over) = rows.walk_next(step, &mut out);
+                emitted += some;
+                if over { break; }
+            }
+            let bytes = Bytes::from(out.buffer);
+            let mut from = Reader::new(&bytes);
+            let mut restored = Rows::<u64, u64>::new(8);
+            for _ in 0..emitted {
+                restored.restore_row(&mut from).unwrap();
+            }
+            prop_assert_eq!(sorted(&restored), began);
+            prop_assert_eq!(restored.digest(&mut Writer::default()), digest);
+        }
+    }
+}

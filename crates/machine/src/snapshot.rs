@@ -1,0 +1,318 @@
+//! Snapshots: the state as bytes, taken in slices while it goes on changing, and read back.
+//!
+//! A snapshot is a row of chunks: a header with the numbers, then rows module by module. Each chunk names its section and
+//! how many rows follow. Modules save a row that changes ahead of the walk, so the chunks tell the state at one index.
+//!
+//! Invariant: `restore(snapshot(m)) == m`, by digest; then the same entries give the same outcomes.
+//! Invariant: a slice is bounded in rows, whatever the size of the state.
+//! Called by: `node` (slices at the end of turns, restore at start), the simulator.
+//! Source: pre-image walks as in database online backups; no fork, no persistent structures.
+
+use crate::{Machine, table_digest};
+use bytes::Bytes;
+use quorate_types::codec::{Reader, Wire, Writer};
+use quorate_types::{DecodeError, LimitName, LogIndex, LogTime, Revision, Settings, WallTime};
+
+/// Version of the snapshot's contents.
+const VERSION: u64 = 1;
+
+/// Sections in the order in which they are written.
+const HEADER: u64 = 0;
+const KEYS: u64 = 1;
+const LINES: u64 = 2;
+const LEASES: u64 = 3;
+const HOLDS: u64 = 4;
+const WAITS: u64 = 5;
+const IDEMPOTENCY: u64 = 6;
+const LIMITS: u64 = 7;
+const SLOTS: u64 = 8;
+const TASKS: u64 = 9;
+const STREAMS: u64 = 10;
+const GROUPS: u64 = 11;
+const END: u64 = 12;
+
+/// What a snapshot is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last entry in it.
+    pub index: LogIndex,
+    /// Its revision.
+    pub revision: Revision,
+}
+
+/// Where the walk stands.
+pub(crate) struct Progress {
+    section: u64,
+    header: Header,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Header {
+    version: u64,
+    applied: LogIndex,
+    revision: Revision,
+    wall: WallTime,
+    time: LogTime,
+    settings: Settings,
+    compacted: u64,
+    first_line: u64,
+    next_wait: u64,
+    next_number: u64,
+    hand: LimitName,
+}
+quorate_types::wire_struct!(Header {
+    version,
+    applied,
+    revision,
+    wall,
+    time,
+    settings,
+    compacted,
+    first_line,
+    next_wait,
+    next_number,
+    hand,
+});
+
+/// Why a snapshot could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RestoreError {
+    /// A chunk does not decode.
+    Decode(DecodeError),
+    /// Chunks are missing or out of order.
+    Order {
+        /// The section found.
+        found: u64,
+        /// The section before it.
+        after: u64,
+    },
+}
+
+impl std::fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Decode(error) => write!(f, "a chunk of the snapshot cannot be read: {error}"),
+            Self::Order { found, after } => {
+                write!(f, "section {found} of the snapshot follows section {after}: chunks are missing")
+            }
+        }
+    }
+}
+impl std::error::Error for RestoreError {}
+impl From<DecodeError> for RestoreError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl Machine {
+    /// Begins a snapshot of the state as it is now.
+    ///
+    /// # Panics
+    /// When one is being taken already.
+    pub fn snapshot_begin(&mut self) -> Snapshot {
+        assert!(self.snapshot.is_none(), "one snapshot at a time");
+        let (compacted, first_line) = self.keys.scalars();
+        let header = Header {
+            version: VERSION,
+            applied: self.applied,
+            revision: self.revision,
+            wall: self.wall,
+            time: self.time,
+            settings: self.settings.clone(),
+            compacted,
+            first_line,
+            next_wait: self.locks.next_wait(),
+            next_number: self.idempotency.next_number(),
+            hand: self.limits.hand(),
+        };
+        self.keys.walk_begin();
+        self.leases.table().walk_begin();
+        self.locks.walk_begin();
+        self.idempotency.rows().walk_begin();
+        self.limits.walk_begin();
+        self.tasks.table().walk_begin();
+        self.streams.walk_begin();
+        self.groups.walk_begin();
+        self.snapshot = Some(Progress { section: HEADER, header });
+        Snapshot { index: self.applied, revision: self.revision }
+    }
+
+    /// The next chunk, of about `rows_max` rows; nothing when the snapshot is complete.
+    pub fn snapshot_next(&mut self, rows_max: usize) -> Option<Vec<u8>> {
+        let mut progress = self.snapshot.take()?;
+        if progress.section > END {
+            self.snapshot_end();
+            return None;
+        }
+        let mut rows = Writer::default();
+        let (count, over) = self.slice(&progress, rows_max.max(1), &mut rows);
+        let mut out = Writer::default();
+        progress.section.put(&mut out);
+        (count as u64).put(&mut out);
+        out.raw(&rows.buffer);
+        if over {
+            progress.section += 1;
+        }
+        self.snapshot = Some(progress);
+        Some(out.buffer)
+    }
+
+    /// Ends a snapshot, complete or not.
+    pub fn snapshot_end(&mut self) {
+        self.snapshot = None;
+        self.keys.walk_end();
+        self.leases.table().walk_end();
+        self.locks.walk_end();
+        self.idempotency.rows().walk_end();
+        self.limits.walk_end();
+        self.tasks.table().walk_end();
+        self.streams.walk_end();
+        self.groups.walk_end();
+    }
+
+    fn slice(&mut self, progress: &Progress, rows: usize, out: &mut Writer) -> (usize, bool) {
+        // A table's walk is over when it gives fewer rows than it was asked for.
+        let full = |count: usize| (count, count < rows);
+        match progress.section {
+            HEADER => {
+                progress.header.put(out);
+                (1, true)
+            }
+            KEYS => self.keys.walk_rows(rows, out),
+            LINES => self.keys.walk_lines(rows, out),
+            LEASES => full(self.leases.table().walk_next(rows, out)),
+            HOLDS => full(self.locks.walk_holds(rows, out)),
+            WAITS => full(self.locks.walk_waits(rows, out)),
+            IDEMPOTENCY => self.idempotency.rows().walk_next(rows, out),
+            LIMITS => full(self.limits.walk_limits(rows, out)),
+            SLOTS => full(self.limits.walk_slots(rows, out)),
+            TASKS => full(self.tasks.table().walk_next(rows, out)),
+            STREAMS => (0, self.streams.walk_next(rows, out)),
+            GROUPS => (0, self.groups.walk_next(rows, out)),
+            _ => (0, true),
+        }
+    }
+
+    /// A digest of the whole state. Two machines that applied the same entries have the same one, however they came there.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        let mut scratch = Writer::default();
+        let parts = [
+            self.keys.digest(&mut scratch),
+            self.leases.digest(&mut scratch),
+            self.locks.digest(&mut scratch),
+            self.idempotency.digest(&mut scratch),
+            self.limits.digest(&mut scratch),
+            self.tasks.digest(&mut scratch),
+            self.streams.digest(&mut scratch),
+            self.groups.digest(&mut scratch),
+        ];
+        scratch.clear();
+        for part in parts {
+            scratch.raw(&part.to_le_bytes());
+        }
+        self.applied.put(&mut scratch);
+        self.revision.put(&mut scratch);
+        self.wall.put(&mut scratch);
+        self.time.put(&mut scratch);
+        self.settings.put(&mut scratch);
+        table_digest(&scratch)
+    }
+}
+
+/// Reads a snapshot back, chunk by chunk.
+pub struct Restorer {
+    machine: Machine,
+    section: Option<u64>,
+}
+
+impl Restorer {
+    /// Begins with an empty machine; `hash_seed` as for [`Machine::new`].
+    #[must_use]
+    pub fn new(hash_seed: u64) -> Self {
+        Self { machine: Machine::new(hash_seed), section: None }
+    }
+
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; the restorer is of no further use.
+    pub fn push(&mut self, chunk: &Bytes) -> Result<(), RestoreError> {
+        let mut from = Reader::new(chunk);
+        let section = from.varint()?;
+        let count = from.varint()?;
+        let in_order = match self.section {
+            None => section == HEADER,
+            Some(before) => section == before || section == before + 1,
+        };
+        if !in_order {
+            return Err(RestoreError::Order { found: section, after: self.section.unwrap_or(u64::MAX) });
+        }
+        self.section = Some(section);
+        let machine = &mut self.machine;
+        match section {
+            HEADER => self.header(&mut from)?,
+            STREAMS => {
+                while from.left() > 0 {
+                    machine.streams.restore(&mut from)?;
+                }
+            }
+            GROUPS => {
+                while from.left() > 0 {
+                    machine.groups.restore(&mut from)?;
+                }
+            }
+            _ => {
+                for _ in 0..count {
+                    match section {
+                        KEYS => machine.keys.restore_row(&mut from)?,
+                        LINES => machine.keys.restore_line(&mut from)?,
+                        LEASES => machine.leases.restore_row(&mut from)?,
+                        HOLDS => machine.locks.restore_hold(&mut from)?,
+                        WAITS => machine.locks.restore_wait(&mut from)?,
+                        IDEMPOTENCY => machine.idempotency.restore_row(&mut from)?,
+                        LIMITS => machine.limits.restore_limit(&mut from)?,
+                        SLOTS => machine.limits.restore_slot(&mut from)?,
+                        TASKS => machine.tasks.restore_row(&mut from)?,
+                        found => return Err(DecodeError::Tag { what: "snapshot section", found }.into()),
+                    }
+                }
+            }
+        }
+        Ok(from.finish()?)
+    }
+
+    /// The machine, once the last chunk was taken.
+    ///
+    /// # Errors
+    /// [`RestoreError::Order`] when chunks are missing.
+    pub fn finish(mut self) -> Result<Machine, RestoreError> {
+        if self.section != Some(END) {
+            return Err(RestoreError::Order { found: END, after: self.section.unwrap_or(u64::MAX) });
+        }
+        self.machine.idempotency.restore_done();
+        self.machine.streams.restored()?;
+        self.machine.groups.restored()?;
+        self.machine.forget();
+        Ok(self.machine)
+    }
+
+    fn header(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let header = Header::take(from)?;
+        if header.version != VERSION {
+            return Err(DecodeError::Version { what: "snapshot", found: header.version, wanted: VERSION });
+        }
+        let machine = &mut self.machine;
+        machine.applied = header.applied;
+        machine.revision = header.revision;
+        machine.wall = header.wall;
+        machine.time = header.time;
+        machine.settings = header.settings;
+        machine.keys.restore_scalars(header.compacted, header.first_line);
+        machine.locks.restore_next_wait(header.next_wait);
+        machine.idempotency.restore_next_number(header.next_number);
+        machine.limits.restore_hand(header.hand);
+        Ok(())
+    }
+}

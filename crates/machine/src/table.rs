@@ -1,0 +1,222 @@
+//! An ordered table that can be rolled back, walked for a snapshot while it changes, and digested.
+//!
+//! Modules with some thousands of rows (locks, limits, tasks, groups) keep them here. Every change goes through
+//! [`Table::set`], so that three mechanisms are written once:
+//! - undo: the row's earlier content is remembered until [`Table::forget`]; [`Table::rollback`] restores it;
+//! - snapshot: a row ahead of the walk that changes is saved first, so the walk emits the state as it began;
+//! - digest: a sum of row hashes, whatever the order in which rows came to be.
+//!
+//! Invariant: after `rollback(mark)` the rows equal those at `mark()`.
+//! Invariant: the rows a walk emits equal the rows when it began.
+
+use quorate_types::DecodeError;
+use quorate_types::codec::{Reader, Wire, Writer};
+use std::collections::BTreeMap;
+use std::ops::{Bound, RangeBounds};
+
+pub(crate) struct Table<K, V> {
+    rows: BTreeMap<K, V>,
+    undo: Vec<(K, Option<V>)>,
+    walk: Option<Walk<K, V>>,
+}
+
+struct Walk<K, V> {
+    /// The last key emitted; rows up to it may change freely.
+    done: Option<K>,
+    /// Rows after `done` that have changed, as they were when the walk began.
+    saved: BTreeMap<K, Option<V>>,
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self { rows: BTreeMap::new(), undo: Vec::new(), walk: None }
+    }
+}
+
+impl<K: Ord + Clone + Wire, V: Clone + Wire> Table<K, V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        self.rows.get(key)
+    }
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
+        self.rows.iter()
+    }
+    pub(crate) fn range(&self, range: impl RangeBounds<K>) -> impl DoubleEndedIterator<Item = (&K, &V)> {
+        self.rows.range(range)
+    }
+
+    /// Puts or removes a row and gives back what was there.
+    pub(crate) fn set(&mut self, key: K, value: Option<V>) -> Option<V> {
+        let before = match value {
+            Some(value) => self.rows.insert(key.clone(), value),
+            None => self.rows.remove(&key),
+        };
+        if let Some(walk) = &mut self.walk
+            && walk.done.as_ref().is_none_or(|done| key > *done)
+        {
+            walk.saved.entry(key.clone()).or_insert_with(|| before.clone());
+        }
+        self.undo.push((key, before.clone()));
+        before
+    }
+
+    /// Changes a row in place; nothing happens when it is absent.
+    pub(crate) fn update(&mut self, key: &K, change: impl FnOnce(&mut V)) -> bool {
+        let Some(row) = self.rows.get_mut(key) else { return false };
+        let before = row.clone();
+        change(row);
+        if let Some(walk) = &mut self.walk
+            && walk.done.as_ref().is_none_or(|done| key > done)
+            && !walk.saved.contains_key(key)
+        {
+            walk.saved.insert(key.clone(), Some(before.clone()));
+        }
+        self.undo.push((key.clone(), Some(before)));
+        true
+    }
+
+    /// A point to roll back to.
+    pub(crate) fn mark(&self) -> usize {
+        self.undo.len()
+    }
+
+    /// Restores the rows at `mark`, newest change first. `each` sees every restored key with its row as it was rolled
+    /// back from and as it is again, so that the caller can mend its indexes.
+    pub(crate) fn rollback(&mut self, mark: usize, mut each: impl FnMut(&K, Option<&V>, Option<&V>)) {
+        while self.undo.len() > mark {
+            let (key, before) = self.undo.pop().expect("the length was just checked");
+            each(&key, self.rows.get(&key), before.as_ref());
+            match before {
+                Some(value) => self.rows.insert(key, value),
+                None => self.rows.remove(&key),
+            };
+        }
+    }
+
+    /// Makes everything since the last call permanent.
+    pub(crate) fn forget(&mut self) {
+        self.undo.clear();
+    }
+
+    /// Begins a snapshot walk over the rows as they are now.
+    pub(crate) fn walk_begin(&mut self) {
+        assert!(self.undo.is_empty(), "a snapshot begins between commits");
+        self.walk = Some(Walk { done: None, saved: BTreeMap::new() });
+    }
+
+    /// Emits up to `rows_max` rows into `out`; returns how many. Fewer than asked means that the walk is over.
+    pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> usize {
+        let Some(walk) = &mut self.walk else { return 0 };
+        let after = walk.done.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut live = self.rows.range((after.clone(), Bound::Unbounded)).peekable();
+        let mut saved = walk.saved.range((after, Bound::Unbounded)).peekable();
+        let mut emitted = 0;
+        let mut last = None;
+        while emitted < rows_max {
+            let from_saved = match (live.peek(), saved.peek()) {
+                (None, None) => break,
+                (Some(_), None) => false,
+                (None, Some(_)) => true,
+                (Some((row, _)), Some((was, _))) => was <= row,
+            };
+            let (key, value) = if from_saved {
+                let (key, value) = saved.next().expect("it was just peeked");
+                if live.peek().is_some_and(|(row, _)| *row == key) {
+                    live.next();
+                }
+                (key, value.as_ref())
+            } else {
+                let (key, value) = live.next().expect("it was just peeked");
+                (key, Some(value))
+            };
+            last = Some(key.clone());
+            if let Some(value) = value {
+                key.put(out);
+                value.put(out);
+                emitted += 1;
+            }
+        }
+        if let Some(last) = last {
+            walk.saved = walk.saved.split_off(&last);
+            walk.saved.remove(&last);
+            walk.done = Some(last);
+        }
+        emitted
+    }
+
+    /// Ends a walk, finished or not.
+    pub(crate) fn walk_end(&mut self) {
+        self.walk = None;
+    }
+
+    /// Reads one emitted row.
+    pub(crate) fn restore_row(&mut self, from: &mut Reader<'_>) -> Result<(K, V), DecodeError> {
+        let key = K::take(from)?;
+        let value = V::take(from)?;
+        self.rows.insert(key.clone(), value.clone());
+        Ok((key, value))
+    }
+
+    /// Sum of the rows' hashes.
+    pub(crate) fn digest(&self, scratch: &mut Writer) -> u128 {
+        let mut sum = 0u128;
+        for (key, value) in &self.rows {
+            scratch.clear();
+            key.put(scratch);
+            value.put(scratch);
+            sum = sum.wrapping_add(xxhash_rust::xxh3::xxh3_128(&scratch.buffer));
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn rollback_restores_and_a_walk_emits_the_state_it_began_with(
+            first in proptest::collection::vec((0u64..40, proptest::option::of(0u64..9)), 0..60),
+            second in proptest::collection::vec((0u64..40, proptest::option::of(0u64..9)), 0..60),
+            step in 1usize..8,
+        ) {
+            let mut table = Table::<u64, u64>::default();
+            for (key, value) in first {
+                table.set(key, value);
+            }
+            table.forget();
+            let began: Vec<(u64, u64)> = table.iter().map(|(k, v)| (*k, *v)).collect();
+            table.walk_begin();
+            let mut out = Writer::default();
+            let mut emitted = 0;
+            for (at, (key, value)) in second.into_iter().enumerate() {
+                let mark = table.mark();
+                table.set(key, value);
+                table.update(&((key + 1) % 40), |v| *v += 1);
+                if at % 3 == 0 {
+                    table.rollback(mark, |_, _, _| {});
+                }
+                table.forget();
+                emitted += table.walk_next(step, &mut out);
+            }
+            loop {
+                let some = table.walk_next(step, &mut out);
+                emitted += some;
+                if some < step { break; }
+            }
+            let bytes = Bytes::from(out.buffer);
+            let mut from = Reader::new(&bytes);
+            let mut restored = Table::<u64, u64>::default();
+            for _ in 0..emitted {
+                restored.restore_row(&mut from).unwrap();
+            }
+            let rows: Vec<(u64, u64)> = restored.iter().map(|(k, v)| (*k, *v)).collect();
+            prop_assert_eq!(rows, began);
+        }
+    }
+}
