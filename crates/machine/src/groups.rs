@@ -247,19 +247,6 @@ impl Groups {
         self.cursors.set(CursorKey { group: id, partition }, Some(offset));
         Ok(OpResult::Done {})
     }
-
-    /// The committed cursor of a `partitioned` group, or the first offset a `shared` one never delivered; `None` when the
-    /// group is missing or its cursor was never set.
-    pub(crate) fn cursor(
-        &self,
-        streams: &Streams,
-        stream: &Key,
-        group: &GroupName,
-        partition: u32,
-    ) -> Option<Offset> {
-        let (_, row) = self.find(streams, stream, group).ok()?;
-        self.cursors.get(&CursorKey { group: row.id, partition }).copied()
-    }
 }
 
 /// `shared` groups.

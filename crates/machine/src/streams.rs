@@ -36,7 +36,7 @@ use quorate_types::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most records of one batch on a compacted stream: each one changes a row, and no append may hold the thread for long.
-pub const COMPACT_RECORDS_MAX: u32 = 10_000;
+const COMPACT_RECORDS_MAX: u32 = 10_000;
 /// Batches that one append or trim frees at most; [`Streams::expire`] frees the rest.
 const FREED_AT_ONCE: usize = 64;
 
@@ -433,11 +433,6 @@ impl Streams {
         self.names.get(stream).is_some() || self.reserved.get(stream).is_some()
     }
 
-    /// Settings of a stream.
-    pub(crate) fn settings(&self, stream: &Key) -> Option<&StreamSettings> {
-        self.names.get(stream).map(|row| &row.settings)
-    }
-
     /// A stream as it is shown.
     pub(crate) fn view(&self, stream: &Key) -> Option<StreamView> {
         let row = self.names.get(stream)?;
@@ -450,11 +445,6 @@ impl Streams {
             })
             .collect();
         Some(StreamView { id: row.id, settings: row.settings.clone(), partitions })
-    }
-
-    /// Whether no name belongs to streams: a quick no before [`Streams::exists`].
-    pub(crate) fn is_empty(&self) -> bool {
-        self.names.len() == 0 && self.reserved.len() == 0
     }
 
     /// All streams in order of name.
