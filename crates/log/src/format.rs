@@ -303,8 +303,7 @@ pub(crate) fn encode_frame(out: &mut Vec<u8>, index: Index, term: Term, body: &[
         out.extend_from_slice(&extent.len.to_le_bytes());
         out.extend_from_slice(&crc32c::crc32c(&body[from..to]).to_le_bytes());
     }
-    let sum = frame_sum(&out[at..]);
-    put(out, at + 12, &sum.to_le_bytes());
+    seal_frame_head(&mut out[at..]);
     out.extend_from_slice(body);
     out.resize(at + total, 0);
 }
@@ -361,6 +360,12 @@ pub(crate) fn check_frame_head(head: &[u8]) -> Result<FrameHeader, String> {
 pub(crate) fn extent_at(head: &[u8], number: usize) -> (Extent, u32) {
     let at = FRAME_HEADER + number * EXTENT_BYTES;
     (Extent { offset: u32_at(head, at), len: u32_at(head, at + 4) }, u32_at(head, at + 8))
+}
+
+/// Writes the checksum over header and extents.
+pub(crate) fn seal_frame_head(head: &mut [u8]) {
+    let sum = frame_sum(head);
+    put(head, 12, &sum.to_le_bytes());
 }
 
 fn frame_sum(head: &[u8]) -> u32 {

@@ -18,6 +18,8 @@ mod clean;
 mod disk;
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod log;
 mod reader;
 mod recover;

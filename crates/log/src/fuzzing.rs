@@ -1,0 +1,66 @@
+//! Well-sealed nonsense: arbitrary bytes under correct checksums, so that fuzzing reaches what lies behind them.
+//!
+//! Invariant: nothing in the product calls this.
+//! Called by: fuzz/fuzz_targets/log_reader.rs, tests/bytes.rs.
+
+use crate::format::{
+    BATCH_HEADER, BatchHeader, FRAME_HEADER, FrameHeader, GENESIS, Manifest, SEGMENT_HEADER, SegmentHeader,
+    align8, body_hash, check_frame_head, put, seal_frame_head,
+};
+use crate::{Index, Position};
+
+/// A first segment holding one batch of `count` entries whose body is `body`, with header, batch hash and frame checksums made right.
+pub fn segment(body: &[u8], count: u32, first: u64) -> Vec<u8> {
+    let mut body = body.to_vec();
+    body.resize(align8(body.len()), 0);
+    seal_frames(&mut body);
+    let bytes = (SEGMENT_HEADER + BATCH_HEADER + body.len()).div_ceil(512) * 512 + 512;
+    let header = SegmentHeader {
+        active: true,
+        recycled: false,
+        sequence: 1,
+        epoch: 1,
+        segment_bytes: bytes as u64,
+        first: Index(first),
+        chain_before: GENESIS,
+        end_before: 0,
+    };
+    let mut out = vec![0; bytes];
+    put(&mut out, 0, &header.encode());
+    let batch = BatchHeader {
+        flags: 0,
+        epoch: 1,
+        first: Index(first),
+        count,
+        body_bytes: body.len() as u32,
+        chain_before: GENESIS,
+        body_hash: body_hash(&body, header.salt()),
+        synced: Position::default(),
+    };
+    batch.encode(header.salt(), &mut out[SEGMENT_HEADER..SEGMENT_HEADER + BATCH_HEADER]);
+    put(&mut out, SEGMENT_HEADER + BATCH_HEADER, &body);
+    out
+}
+
+/// The manifest of a new log.
+pub fn manifest() -> Vec<u8> {
+    Manifest::new().encode()
+}
+
+fn seal_frames(body: &mut [u8]) {
+    let mut at = 0;
+    while body.len() - at >= FRAME_HEADER {
+        let frame = FrameHeader::peek(&body[at..]);
+        let head_end = at as u64 + frame.head_bytes();
+        if head_end > body.len() as u64 {
+            return;
+        }
+        seal_frame_head(&mut body[at..head_end as usize]);
+        if check_frame_head(&body[at..head_end as usize]).is_err()
+            || at as u64 + frame.bytes() > body.len() as u64
+        {
+            return;
+        }
+        at += frame.bytes() as usize;
+    }
+}
