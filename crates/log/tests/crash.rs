@@ -192,6 +192,25 @@ fn what_recovery_shows_after_a_failed_sync_and_a_kill_survives_power_loss() {
 }
 
 #[test]
+fn writes_and_syncs_that_fail_by_chance_lose_nothing_acknowledged() {
+    let mut failed = 0;
+    for seed in 0..300 {
+        let disk = SimDisk::new(seed);
+        disk.set_faults(SimFaults { write_error_ppm: 4_000, sync_error_ppm: 4_000 });
+        let mut promised = Promised::default();
+        failed += u32::from(script(&disk, &mut promised).is_err());
+        disk.set_faults(SimFaults::default());
+        if seed % 2 == 0 {
+            disk.power_loss()
+        } else {
+            disk.process_kill()
+        }
+        check_recovered(&disk, &promised, &format!("seed {seed}"));
+    }
+    assert!((50..300).contains(&failed), "{failed} of 300 runs met a fault");
+}
+
+#[test]
 fn a_failed_sync_stops_the_log_for_good() {
     let disk = SimDisk::new(5);
     let (mut log, _) = open(&disk).unwrap();
