@@ -596,8 +596,7 @@ impl Streams {
         self.dropped.rollback(mark.dropped, |_, _, _| {});
         self.reserved.rollback(mark.reserved, |_, _, _| {});
         let Self { compacted, live, .. } = self;
-        compacted.rollback(mark.compacted, |key, batch, back| {
-            touched.insert(key);
+        compacted.rollback(mark.compacted, &mut touched, |batch, back| {
             if back { live.add(batch.at, batch.bytes) } else { live.remove(batch.at) }
         });
         while self.undo.len() > mark.undo {

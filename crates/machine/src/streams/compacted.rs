@@ -15,7 +15,7 @@ use super::{At, PartKey, StreamId, section};
 use crate::table::Table;
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{Blob, DecodeError, Offset, WallTime, wire_struct};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A batch with the marks of its dead records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,15 +194,25 @@ impl Compacted {
         Mark { kept: self.kept.mark(), newest: self.newest.mark() }
     }
 
-    /// Restores the state at `mark`; `each` sees every batch that comes or goes, and whether it comes back.
-    pub(crate) fn rollback(&mut self, mark: Mark, mut each: impl FnMut(PartKey, &Batch, bool)) {
-        self.kept.rollback(mark.kept, |at, undone, back| match (undone, back) {
-            (Some(undone), None) => each(at.part(), &undone.batch, false),
-            (None, Some(back)) => each(at.part(), &back.batch, true),
-            _ => {}
+    /// Restores the state at `mark`; adds every partition that changed to `touched`, and calls `each` for every batch that
+    /// comes or goes, with whether it comes back.
+    pub(crate) fn rollback(
+        &mut self,
+        mark: Mark,
+        touched: &mut BTreeSet<PartKey>,
+        mut each: impl FnMut(&Batch, bool),
+    ) {
+        self.kept.rollback(mark.kept, |at, undone, back| {
+            touched.insert(at.part());
+            match (undone, back) {
+                (Some(undone), None) => each(&undone.batch, false),
+                (None, Some(back)) => each(&back.batch, true),
+                _ => {}
+            }
         });
         let Self { newest, by_offset, tombstones, .. } = self;
         newest.rollback(mark.newest, |row, undone, back| {
+            touched.insert(PartKey { stream: row.stream, partition: row.partition });
             unindex(by_offset, tombstones, row, undone);
             index(by_offset, tombstones, row, back);
         });
