@@ -2,6 +2,7 @@
 //!
 //! Invariant: whatever passes [`Limits::check`] fits an entry and is decided in bounded time.
 
+use crate::command::{Command, CommandBody};
 use crate::commit::{Append, Commit, GroupMode, Guard, LimitPolicy, LockMode, OnRefused, Op, When};
 use crate::units::{Key, Millis};
 
@@ -14,6 +15,8 @@ pub struct Limits {
     pub value_bytes_max: u64,
     /// Largest payload of one append.
     pub payload_bytes_max: u64,
+    /// Largest command in all: names, values and payloads together.
+    pub command_bytes_max: u64,
     /// Most operations of a commit, inner ones included.
     pub operations_max: u64,
     /// Most guards of a commit, inner ones included.
@@ -35,7 +38,8 @@ impl Default for Limits {
         Self {
             name_bytes_max: 4 << 10,
             value_bytes_max: 4 << 20,
-            payload_bytes_max: 16 << 20,
+            payload_bytes_max: 4 << 20,
+            command_bytes_max: 8 << 20,
             operations_max: 10_000,
             guards_max: 10_000,
             depth_max: 4,
@@ -83,6 +87,23 @@ impl Limits {
             self.ttl("idempotency ttl", idempotency.ttl, 1)?;
         }
         self.walk(commit, 1, &mut operations, &mut guards)
+    }
+
+    /// Bytes that a command takes, about: what admission counts and bounds.
+    ///
+    /// # Errors
+    /// [`Invalid::Bound`] above `command_bytes_max`.
+    pub fn weigh(&self, command: &Command) -> Result<u64, Invalid> {
+        let own = command.principal.0.len() + command.client.len() + command.trace.len() + 32;
+        let body = match &command.body {
+            CommandBody::Commit { commit } => weight(commit),
+            CommandBody::KeepAlive { leases } => leases.len() as u64 * 10,
+            CommandBody::Wait { wait } => (wait.lock.0.len() + wait.value.len()) as u64,
+            _ => 64,
+        };
+        let bytes = own as u64 + body;
+        bound("command in bytes", bytes, 0, self.command_bytes_max)?;
+        Ok(bytes)
     }
 
     /// Checks the length of a name.
@@ -305,6 +326,48 @@ impl Limits {
         inner_space(key)?;
         self.key(key)
     }
+}
+
+fn weight(commit: &Commit) -> u64 {
+    let guards: u64 = commit
+        .guards
+        .iter()
+        .map(|guard| match guard {
+            Guard::Value { key, wanted, .. } => 16 + (key.name.len() + wanted.len()) as u64,
+            Guard::Key { key, .. } | Guard::StreamAt { stream: key, .. } => 16 + key.name.len() as u64,
+            _ => 64,
+        })
+        .sum();
+    let mut bytes = guards + commit.idempotency.as_ref().map_or(0, |i| 32 + i.key.0.len() as u64);
+    for op in commit.then.iter().chain(commit.otherwise.iter().flatten()) {
+        bytes += 16
+            + match op {
+                Op::Put { key, value, .. } => (key.name.len() + value.len()) as u64,
+                Op::Append { append } => (append.stream.name.len() + append.payload.bytes.len()) as u64,
+                Op::Nested { commit } => weight(commit),
+                Op::Schedule { commit, on_refused, .. } => {
+                    let letter = match on_refused {
+                        OnRefused::DeadLetter { letter } => letter.payload.bytes.len() as u64,
+                        OnRefused::Drop | OnRefused::Retry { .. } => 0,
+                    };
+                    weight(commit) + letter
+                }
+                Op::Ack { deliveries, .. } | Op::Nack { deliveries, .. } | Op::Extend { deliveries, .. } => {
+                    deliveries.len() as u64 * 16
+                }
+                Op::Acquire { value, .. } | Op::Campaign { value, .. } | Op::Proclaim { value, .. } => {
+                    32 + value.len() as u64
+                }
+                Op::Complete { answer, .. } => 64 + answer.len() as u64,
+                Op::Register { info, .. } => {
+                    let metadata: usize =
+                        info.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+                    (64 + info.address.len() + info.zone.len() + metadata) as u64
+                }
+                _ => 48,
+            };
+    }
+    bytes
 }
 
 fn inner_space(key: &Key) -> Result<(), Invalid> {

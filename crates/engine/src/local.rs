@@ -1,0 +1,196 @@
+//! The embedded default: one process, one log, group commit.
+//!
+//! Invariant: an entry is given back only when its durability is met: synced (`always`), or written (`interval`, `none`).
+//! Called by: `node` through [`Engine`].
+
+use crate::{Durability, Engine, EngineError, Proposal};
+use quorate_log::{
+    AppendEntry, Disk, Entries, Extent, Index, JobDone, Log, LogConfig, LogError, SnapshotReader, TornTail,
+    WriteJob,
+};
+use quorate_types::codec::Writer;
+use quorate_types::{Entry, LogIndex, Term};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A single node has one term.
+const TERM: Term = Term(1);
+
+/// See the module's documentation.
+pub struct Local {
+    log: Log,
+    durability: Durability,
+    /// Proposed entries, oldest first, kept so that applying them needs no decoding.
+    in_flight: VecDeque<Entry>,
+    scratch: Writer,
+}
+
+/// What opening found: restore the snapshot, then apply the entries, before anything is proposed.
+pub struct Opened {
+    /// The newest good snapshot.
+    pub snapshot: Option<SnapshotReader>,
+    /// The entries after it.
+    pub entries: Replay,
+    /// What a crash left unfinished and was cut.
+    pub torn: Option<TornTail>,
+    /// Everything else worth saying.
+    pub notes: Vec<String>,
+    /// The last entry.
+    pub last: LogIndex,
+}
+
+/// Entries of the log, decoded, in order.
+pub struct Replay(Entries);
+
+impl Iterator for Replay {
+    type Item = Result<Entry, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = match self.0.next()? {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let index = LogIndex(entry.index.0);
+        let decoded = Entry::decode_body(index, Term(entry.term.0), &entry.body);
+        Some(decoded.map_err(|error| EngineError::Entry { index, error }))
+    }
+}
+
+impl Local {
+    /// Opens the log of a folder.
+    ///
+    /// # Errors
+    /// What [`Log::open`] refuses: it names the file, the offset and what to do.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        config: LogConfig,
+        durability: Durability,
+    ) -> Result<(Self, Opened), EngineError> {
+        let (log, recovery) = Log::open(disk, config)?;
+        let mut notes = recovery.notes;
+        notes.extend(recovery.damaged_snapshots.iter().map(LogError::to_string));
+        let opened = Opened {
+            snapshot: recovery.snapshot,
+            entries: Replay(recovery.entries),
+            torn: recovery.torn,
+            notes,
+            last: LogIndex(recovery.last.0),
+        };
+        Ok((Self { log, durability, in_flight: VecDeque::new(), scratch: Writer::default() }, opened))
+    }
+
+    /// When commits are answered.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+}
+
+impl Engine for Local {
+    fn propose(&mut self, proposal: Proposal) -> Result<LogIndex, EngineError> {
+        let index = LogIndex(self.log.last().next().0);
+        let Proposal { wall, time, seed, machine_version, commands, decided } = proposal;
+        let mut entry = Entry { index, term: TERM, wall, time, seed, machine_version, commands, decided };
+        entry.seal();
+        self.scratch.clear();
+        entry.encode_body(&mut self.scratch);
+        let extent = |e: &quorate_types::codec::Extent| Extent { offset: e.offset, len: e.len };
+        let extents: Vec<Extent> = self.scratch.extents.iter().map(extent).collect();
+        let term = quorate_log::Term(TERM.0);
+        self.log.append(AppendEntry {
+            index: Index(index.0),
+            term,
+            body: &self.scratch.buffer,
+            extents: &extents,
+        })?;
+        self.in_flight.push_back(entry);
+        Ok(index)
+    }
+
+    fn take_job(&mut self) -> Option<WriteJob> {
+        if self.log.buffered_bytes() == 0 {
+            return None;
+        }
+        self.log.take_job(self.durability == Durability::Always)
+    }
+
+    fn take_sync_job(&mut self) -> Option<WriteJob> {
+        self.log.take_job(true)
+    }
+
+    fn complete(&mut self, done: JobDone) -> Result<(), EngineError> {
+        self.log.complete(done)?;
+        Ok(())
+    }
+
+    fn next_committed(&mut self) -> Option<Entry> {
+        let certain = match self.durability {
+            Durability::Always => self.log.synced(),
+            Durability::Interval | Durability::None => self.log.written(),
+        };
+        let entry = self.in_flight.front()?;
+        if entry.index.0 <= certain.0 { self.in_flight.pop_front() } else { None }
+    }
+
+    fn last(&self) -> LogIndex {
+        LogIndex(self.log.last().0)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    fn log(&self) -> &Log {
+        &self.log
+    }
+
+    fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_log::FileDisk;
+    use quorate_types::{Command, Commit, LogTime, Op, WallTime};
+
+    fn proposal(value: &str) -> Proposal {
+        let put =
+            Op::Put { key: "k".into(), value: value.into(), lease: quorate_types::LeaseId(0), prev: false };
+        let commands = vec![Command::commit(Commit::of(vec![put]))];
+        Proposal { wall: WallTime(1), time: LogTime(1), commands, ..Proposal::default() }
+    }
+
+    fn open(folder: &std::path::Path, durability: Durability) -> (Local, Vec<Entry>) {
+        let disk = Arc::new(FileDisk::open(folder).unwrap());
+        let config = LogConfig {
+            segment_bytes: 1 << 20,
+            batch_bytes_max: 1 << 18,
+            entry_bytes_max: 1 << 16,
+            ..LogConfig::default()
+        };
+        let (engine, opened) = Local::open(disk, config, durability).unwrap();
+        (engine, opened.entries.map(Result::unwrap).collect())
+    }
+
+    #[test]
+    fn an_entry_is_committed_only_when_its_durability_is_met_and_replays_as_it_was() {
+        for durability in [Durability::Always, Durability::Interval, Durability::None] {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut engine, found) = open(folder.path(), durability);
+            assert!(found.is_empty());
+            engine.propose(proposal("a")).unwrap();
+            engine.propose(proposal("b")).unwrap();
+            assert_eq!(engine.next_committed(), None);
+            let job = engine.take_job().unwrap();
+            assert_eq!(job.syncs(), durability == Durability::Always);
+            assert!(engine.take_job().is_none(), "both went into one batch");
+            engine.complete(job.run()).unwrap();
+            let committed: Vec<Entry> = std::iter::from_fn(|| engine.next_committed()).collect();
+            assert_eq!(committed.len(), 2);
+            drop(engine);
+            assert_eq!(open(folder.path(), durability).1, committed);
+        }
+    }
+}

@@ -1,0 +1,575 @@
+//! A partition: one log, one machine, driven in turns.
+//!
+//! Invariant: outcomes leave in the order of the log; a ticket is answered exactly once.
+//! Invariant: once the log has failed, nothing is acknowledged any more.
+//! Called by: `runtime` and the simulator. Read [`Partition::turn`] and [`Partition::complete`] first.
+
+use crate::admission::{Bounds, Pressure, Refused, Waiting, admit};
+use crate::background::{Background, Done, Work};
+use crate::waiters::{Interest, Waiters, WatchId};
+use crate::why::Decisions;
+use quorate_engine::{Clock, Durability, Engine, EngineError, Instant, Local, Proposal};
+use quorate_log::{Disk, JobDone, LogConfig, LogReader, WriteJob};
+use quorate_machine::{MACHINE_VERSION, Machine, Outputs, RestoreError, Restorer};
+use quorate_types::{
+    Command, CommandBody, Decided, Entry, Limits, LogIndex, LogTime, Millis, Outcome, Revision, Settings,
+    WallTime,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// How a partition is run. Every field has a default that suits a small server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// When commits are answered.
+    pub durability: Durability,
+    /// Bounds of what clients send.
+    pub limits: Limits,
+    /// Bounds of what the machine keeps; logged when they change.
+    pub settings: Settings,
+    /// Sizes of the log.
+    pub log: LogConfig,
+    /// Commands that may wait.
+    pub waiting_commands_max: u64,
+    /// Bytes of commands that may wait.
+    pub waiting_bytes_max: u64,
+    /// Bytes of commands that go into one entry, about.
+    pub entry_bytes: u64,
+    /// A snapshot is taken after so many commands.
+    pub snapshot_commands: u64,
+    /// A snapshot is taken after so many bytes of log.
+    pub snapshot_bytes: u64,
+    /// Rows per slice of a snapshot.
+    pub snapshot_rows: usize,
+    /// Age of log kept for `why`, whatever snapshots would allow to drop.
+    pub audit_age: Millis,
+    /// Bytes of log kept for `why` at most.
+    pub audit_bytes: u64,
+    /// Refusals whose reason is logged, per name and ten thousand entries.
+    pub refusals_per_name: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Always,
+            limits: Limits::default(),
+            settings: Settings::default(),
+            log: LogConfig { entry_bytes_max: 16 << 20, batch_bytes_max: 32 << 20, ..LogConfig::default() },
+            waiting_commands_max: 65_536,
+            waiting_bytes_max: 64 << 20,
+            entry_bytes: 1 << 20,
+            snapshot_commands: 1_000_000,
+            snapshot_bytes: 256 << 20,
+            snapshot_rows: 500,
+            audit_age: Millis(7 * 24 * 3600 * 1000),
+            audit_bytes: 256 << 20,
+            refusals_per_name: 100,
+        }
+    }
+}
+
+/// What opening found, worth saying.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// The snapshot that was restored.
+    pub snapshot: Option<LogIndex>,
+    /// Entries replayed after it.
+    pub entries: u64,
+    /// Commands replayed.
+    pub commands: u64,
+    /// What a crash left unfinished and was cut, and other repairs, in words.
+    pub notes: Vec<String>,
+}
+
+/// Why a folder cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log or an entry of it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The snapshot's contents.
+    #[error(
+        "snapshot {file}: {error}. Nothing was changed: open it with the release that wrote it, or restore a backup"
+    )]
+    Snapshot {
+        /// The file.
+        file: String,
+        /// Why.
+        error: RestoreError,
+    },
+    /// The snapshot's file.
+    #[error(transparent)]
+    Log(#[from] quorate_log::LogError),
+    /// The log was written by newer rules.
+    #[error("entry {index} asks for machine version {found}, this build has {wanted}: upgrade")]
+    MachineVersion {
+        /// The entry.
+        index: LogIndex,
+        /// The version it asks for.
+        found: u32,
+        /// The version of this build.
+        wanted: u32,
+    },
+}
+
+/// The log failed: nothing is acknowledged any more, the process should say so and end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the log failed, nothing is acknowledged any more: {why}. What was not answered may or may not have happened; start again on a sound disk and ask by idempotency key"
+)]
+pub struct Fatal {
+    /// What failed.
+    pub why: String,
+}
+
+/// An answer to a ticket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To a command.
+    Outcome(Outcome),
+    /// To a registered interest: look again.
+    Changed,
+    /// The node stops: a command may or may not have happened.
+    Indeterminate,
+}
+
+/// How the partition is, for people and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Last entry applied.
+    pub applied: LogIndex,
+    /// Current revision.
+    pub revision: Revision,
+    /// Oldest revision that can be read.
+    pub oldest_revision: Revision,
+    /// Log time in nanoseconds.
+    pub log_time: LogTime,
+    /// Wall time in milliseconds since the epoch.
+    pub wall: WallTime,
+    /// Commands applied since the start.
+    pub commands: u64,
+    /// Commands refused by a guard, an operation or an idempotency key since the start.
+    pub refused: u64,
+    /// Commands refused before the log since the start.
+    pub not_admitted: u64,
+    /// Entries applied since the start.
+    pub entries: u64,
+    /// Commands that wait for their entry.
+    pub waiting: u64,
+    /// Readers that wait for a change.
+    pub readers: u64,
+    /// Bytes of the log's files.
+    pub log_bytes: u64,
+    /// First entry that is still whole.
+    pub log_first: LogIndex,
+    /// Index of the newest snapshot; 0 for none.
+    pub snapshot: LogIndex,
+    /// Whether growth is refused because the disk is nearly full.
+    pub disk_low: bool,
+    /// Whether growth is refused because the memory bound is near.
+    pub memory_low: bool,
+    /// How much the machine holds.
+    pub sizes: quorate_machine::Sizes,
+}
+
+/// See the module's documentation. `T` is the driver's ticket for an answer.
+pub struct Partition<T> {
+    config: Config,
+    engine: Local,
+    machine: Machine,
+    clock: Clock,
+    /// Admitted and not yet ordered: keep-alives first.
+    keep_alives: VecDeque<(Command, T)>,
+    queue: VecDeque<(Command, T)>,
+    waiting: Waiting,
+    pressure: Pressure,
+    /// Tickets of the entries in flight, with the bytes they hold of the bounds.
+    in_flight: VecDeque<(Vec<T>, Waiting)>,
+    waiters: Waiters<T>,
+    replies: Vec<(T, Reply)>,
+    outputs: Outputs,
+    decisions: Decisions,
+    background: Background,
+    fatal: Option<Fatal>,
+    commands: u64,
+    refused: u64,
+    not_admitted: u64,
+    entries: u64,
+}
+
+/// A command that was not admitted, with its ticket.
+pub type NotAdmitted<T> = (T, Refused);
+
+impl<T> Partition<T> {
+    /// Opens a folder: restores the newest good snapshot and replays the log after it.
+    ///
+    /// `progress` is told (entries replayed, entries in all). `hash_seed` as for [`Machine::new`].
+    ///
+    /// # Errors
+    /// [`OpenError`] names the file, the offset and what to do; nothing was lost by asking.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        config: Config,
+        hash_seed: u64,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Self, OpenReport), OpenError> {
+        let (engine, opened) = Local::open(disk, config.log, config.durability)?;
+        let mut report = OpenReport { notes: opened.notes, ..OpenReport::default() };
+        report.notes.extend(opened.torn.map(|torn| torn.to_string()));
+        let mut machine = match opened.snapshot {
+            None => Machine::new(hash_seed),
+            Some(snapshot) => {
+                let file = snapshot.name().to_owned();
+                let mut restorer = Restorer::new(hash_seed);
+                let damaged = |error| OpenError::Snapshot { file: file.clone(), error };
+                for chunk in snapshot {
+                    restorer.push(&chunk?).map_err(damaged)?;
+                }
+                let machine = restorer.finish().map_err(damaged)?;
+                report.snapshot = Some(machine.applied());
+                machine
+            }
+        };
+        let mut outputs = Outputs::default();
+        let mut decisions = Decisions::new(config.refusals_per_name);
+        let mut background = Background::new(machine.applied());
+        let total = opened.last.0.saturating_sub(machine.applied().0);
+        for entry in opened.entries {
+            let entry = entry?;
+            if entry.machine_version > MACHINE_VERSION {
+                let (found, wanted) = (entry.machine_version, MACHINE_VERSION);
+                return Err(OpenError::MachineVersion { index: entry.index, found, wanted });
+            }
+            outputs.clear();
+            let before = machine.revision();
+            machine.apply(&entry, &mut outputs);
+            decisions.note(&entry, &outputs, &machine, before);
+            background.applied(&entry);
+            report.entries += 1;
+            report.commands += entry.commands.len() as u64;
+            if report.entries % 1024 == 0 {
+                progress(report.entries, total);
+            }
+        }
+        progress(report.entries, total);
+        let clock = Clock::resume(machine.wall(), machine.log_time());
+        let mut partition = Self {
+            config,
+            engine,
+            machine,
+            clock,
+            keep_alives: VecDeque::new(),
+            queue: VecDeque::new(),
+            waiting: Waiting::default(),
+            pressure: Pressure::default(),
+            in_flight: VecDeque::new(),
+            waiters: Waiters::default(),
+            replies: Vec::new(),
+            outputs,
+            decisions,
+            background,
+            fatal: None,
+            commands: 0,
+            refused: 0,
+            not_admitted: 0,
+            entries: 0,
+        };
+        partition.background.resume(partition.engine.log());
+        Ok((partition, report))
+    }
+
+    /// Admits a command, to be ordered by the next turn; its ticket comes back in [`Partition::take_replies`].
+    ///
+    /// The fingerprint of a commit with an idempotency key is set here.
+    ///
+    /// # Errors
+    /// [`Refused`]: it did not happen and never will.
+    pub fn propose(&mut self, mut command: Command, ticket: T) -> Result<(), NotAdmitted<T>> {
+        if let Some(fatal) = &self.fatal {
+            return Err((ticket, Refused::Stopped { why: fatal.why.clone() }));
+        }
+        let bounds = Bounds {
+            commands_max: self.config.waiting_commands_max,
+            bytes_max: self.config.waiting_bytes_max,
+        };
+        let bytes = match admit(&command, &self.config.limits, bounds, self.waiting, self.pressure) {
+            Ok(bytes) => bytes,
+            Err(refused) => {
+                self.not_admitted += 1;
+                return Err((ticket, refused));
+            }
+        };
+        if let CommandBody::Commit { commit } = &mut command.body
+            && commit.idempotency.is_some()
+        {
+            let fingerprint = commit.fingerprint();
+            commit.idempotency.as_mut().expect("it was just seen").fingerprint = fingerprint;
+        }
+        self.waiting.commands += 1;
+        self.waiting.bytes += bytes;
+        let keep_alive = matches!(command.body, CommandBody::KeepAlive { .. });
+        if keep_alive { &mut self.keep_alives } else { &mut self.queue }.push_back((command, ticket));
+        Ok(())
+    }
+
+    /// Orders what has arrived, and what is due. Call it when something has arrived, and at [`Partition::next_wake`].
+    /// `seed` is fresh entropy.
+    ///
+    /// # Errors
+    /// [`Fatal`] once the log has failed.
+    pub fn turn(&mut self, now: Instant, seed: u64) -> Result<(), Fatal> {
+        self.alive()?;
+        let (wall, time) = self.clock.tick(now);
+        if self.machine.settings() != &self.config.settings && self.engine.in_flight() == 0 {
+            let settings = self.config.settings.clone();
+            let configure = Command::new("server".into(), CommandBody::Configure { settings });
+            self.order(vec![configure], Vec::new(), Waiting::default(), (wall, time, seed))?;
+        }
+        let mut salt = seed;
+        while !self.keep_alives.is_empty() || !self.queue.is_empty() {
+            let mut commands = Vec::with_capacity((self.queue.len() + self.keep_alives.len()).min(1024));
+            let mut tickets = Vec::with_capacity(commands.capacity());
+            let mut taken = Waiting::default();
+            while taken.bytes < self.config.entry_bytes
+                && let Some((command, ticket)) =
+                    self.keep_alives.pop_front().or_else(|| self.queue.pop_front())
+            {
+                taken.commands += 1;
+                taken.bytes += self.config.limits.weigh(&command).unwrap_or(0);
+                commands.push(command);
+                tickets.push(ticket);
+            }
+            self.order(commands, tickets, taken, (wall, time, salt))?;
+            salt = salt.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        }
+        let wants_entry = self.due(wall, time) || self.background.wants_entry(self.decisions.logged());
+        if wants_entry && self.engine.in_flight() == 0 {
+            self.order(Vec::new(), Vec::new(), Waiting::default(), (wall, time, salt))?;
+        }
+        self.background.turn(&mut self.machine, self.engine.log(), &self.config);
+        Ok(())
+    }
+
+    /// I/O to be run now; one at a time makes the largest batches. Its outcome comes back by [`Partition::complete`].
+    pub fn take_job(&mut self) -> Option<WriteJob> {
+        self.engine.take_job()
+    }
+
+    /// I/O that syncs what was written before: every so often under [`Durability::Interval`].
+    pub fn take_sync_job(&mut self) -> Option<WriteJob> {
+        self.engine.take_sync_job()
+    }
+
+    /// I/O that notes on disk, without a sync, that everything is synced: when idle, and at the end.
+    pub fn take_mark_job(&mut self) -> Option<WriteJob> {
+        self.engine.log_mut().mark_job()
+    }
+
+    /// Takes the outcome of a job and applies what is certain now.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the job failed: all tickets are answered as indeterminate.
+    pub fn complete(&mut self, done: JobDone) -> Result<(), Fatal> {
+        if let Err(error) = self.engine.complete(done) {
+            return Err(self.fail(error.to_string()));
+        }
+        while let Some(entry) = self.engine.next_committed() {
+            self.apply(&entry);
+        }
+        self.background.turn(&mut self.machine, self.engine.log(), &self.config);
+        Ok(())
+    }
+
+    /// Answers that are ready, in order.
+    pub fn take_replies(&mut self) -> std::vec::Drain<'_, (T, Reply)> {
+        self.replies.drain(..)
+    }
+
+    /// Slow I/O to be run where it may wait: segments made ahead, snapshots, cleaning.
+    pub fn take_work(&mut self) -> Option<Work> {
+        self.background.take_work(&self.machine, self.engine.log_mut(), &self.config, self.decisions.logged())
+    }
+
+    /// Takes the outcome of slow work; what is worth telling an operator comes back in words.
+    pub fn work_done(&mut self, done: Done) -> Option<String> {
+        self.background.done(done, self.engine.log_mut())
+    }
+
+    /// The state, for reading. What is applied is certain, so reading it is linearizable unless [`Partition::overdue`].
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Whether something is due at `now` that no entry has ended yet: a read must wait for an entry first.
+    #[must_use]
+    pub fn overdue(&self, now: Instant) -> bool {
+        let (wall, time) = self.clock.clone().tick(now);
+        self.due(wall, time)
+    }
+
+    /// Nanoseconds of monotonic time until a turn is needed though nothing arrives; 0 for now.
+    #[must_use]
+    pub fn next_wake(&self, now: Instant) -> Option<u64> {
+        if self.background.wants_turn() {
+            return Some(0);
+        }
+        let (wall, time) = self.clock.clone().tick(now);
+        let (due_log, due_wall) = self.machine.next_due();
+        let log = due_log.map(|due| due.0.saturating_sub(time.0));
+        let wall = due_wall.map(|due| due.0.saturating_sub(wall.0).saturating_mul(1_000_000));
+        log.into_iter().chain(wall).min()
+    }
+
+    /// Registers for one change; the ticket comes back as [`Reply::Changed`]. Look at the machine first, in the same breath.
+    pub fn watch(&mut self, interest: Interest, ticket: T) -> WatchId {
+        self.waiters.register(interest, ticket)
+    }
+
+    /// Takes a registration back.
+    pub fn unwatch(&mut self, id: WatchId) -> Option<T> {
+        self.waiters.unregister(id)
+    }
+
+    /// Tells what is nearly full, as the driver found it: growth is refused until it says otherwise.
+    pub fn set_pressure(&mut self, disk: bool, memory: bool) {
+        self.pressure = Pressure { disk, memory };
+    }
+
+    /// A handle for reading the log on any thread.
+    #[must_use]
+    pub fn reader(&self) -> LogReader {
+        self.engine.log().reader()
+    }
+
+    /// The engine, for backups and free space.
+    #[must_use]
+    pub fn engine(&self) -> &Local {
+        &self.engine
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What entries came to that is not in the log yet, for `why`.
+    #[must_use]
+    pub fn decided(&self) -> Vec<Decided> {
+        self.decisions.pending()
+    }
+
+    /// Takes a snapshot as soon as it can, whatever the configuration says.
+    pub fn snapshot_soon(&mut self) {
+        self.background.snapshot_soon();
+    }
+
+    /// Whether everything proposed is applied.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.queue.is_empty() && self.keep_alives.is_empty() && self.engine.in_flight() == 0
+    }
+
+    /// Stops taking commands and answers everyone who waits; what is in flight may or may not have happened.
+    pub fn stop(&mut self, why: &str) {
+        self.fail(why.to_owned());
+    }
+
+    /// How the partition is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let log = self.engine.log();
+        Status {
+            applied: self.machine.applied(),
+            revision: self.machine.revision(),
+            oldest_revision: self.machine.oldest_revision(),
+            log_time: self.machine.log_time(),
+            wall: self.machine.wall(),
+            commands: self.commands,
+            refused: self.refused,
+            not_admitted: self.not_admitted,
+            entries: self.entries,
+            waiting: self.waiting.commands,
+            readers: self.waiters.readers() as u64,
+            log_bytes: log.file_bytes(),
+            log_first: LogIndex(log.first().0),
+            snapshot: LogIndex(log.snapshots().last().map_or(0, |index| index.0)),
+            disk_low: self.pressure.disk,
+            memory_low: self.pressure.memory,
+            sizes: self.machine.sizes(),
+        }
+    }
+
+    fn order(
+        &mut self,
+        commands: Vec<Command>,
+        tickets: Vec<T>,
+        taken: Waiting,
+        (wall, time, seed): (WallTime, LogTime, u64),
+    ) -> Result<(), Fatal> {
+        let decided = self.decisions.take();
+        let proposal = Proposal { wall, time, seed, machine_version: MACHINE_VERSION, commands, decided };
+        self.in_flight.push_back((tickets, taken));
+        match self.engine.propose(proposal) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.fail(error.to_string())),
+        }
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        let (tickets, taken) = self.in_flight.pop_front().expect("every proposed entry has its tickets");
+        self.waiting.commands -= taken.commands;
+        self.waiting.bytes -= taken.bytes;
+        let before = self.machine.revision();
+        self.outputs.clear();
+        self.machine.apply(entry, &mut self.outputs);
+        self.entries += 1;
+        self.commands += entry.commands.len() as u64;
+        self.decisions.note(entry, &self.outputs, &self.machine, before);
+        self.background.applied(entry);
+        // Outcomes before events: a waiter must be parked before its grant is told.
+        for ((ticket, command), outcome) in
+            tickets.into_iter().zip(&entry.commands).zip(self.outputs.outcomes.drain(..))
+        {
+            self.refused += u64::from(matches!(outcome, Outcome::Refused { .. }));
+            match (&outcome, &command.body) {
+                (Outcome::Queued { .. }, CommandBody::Wait { wait }) => {
+                    self.waiters.park(wait.lock.clone(), wait.lease, wait.request, ticket);
+                }
+                _ => self.replies.push((ticket, Reply::Outcome(outcome))),
+            }
+        }
+        let (mut told, mut answered) = (Vec::new(), Vec::new());
+        for event in &self.outputs.events {
+            self.waiters.happened(event, &mut told, &mut answered);
+        }
+        if self.machine.revision() > before {
+            self.waiters.changed(self.machine.touched_since(before.next()), &mut told);
+            self.waiters.moved(&mut told);
+        }
+        self.replies.extend(answered.into_iter().map(|(ticket, outcome)| (ticket, Reply::Outcome(outcome))));
+        self.replies.extend(told.into_iter().map(|ticket| (ticket, Reply::Changed)));
+    }
+
+    fn due(&self, wall: WallTime, time: LogTime) -> bool {
+        let (due_log, due_wall) = self.machine.next_due();
+        due_log.is_some_and(|due| due <= time) || due_wall.is_some_and(|due| due <= wall)
+    }
+
+    fn alive(&self) -> Result<(), Fatal> {
+        self.fatal.clone().map_or(Ok(()), Err)
+    }
+
+    /// Ends everything; what was not answered is indeterminate.
+    fn fail(&mut self, why: String) -> Fatal {
+        let fatal = self.fatal.get_or_insert(Fatal { why }).clone();
+        let queued = self.keep_alives.drain(..).chain(self.queue.drain(..)).map(|(_, ticket)| ticket);
+        let in_flight = self.in_flight.drain(..).flat_map(|(tickets, _)| tickets);
+        let tickets: Vec<T> = in_flight.chain(queued).chain(self.waiters.drain()).collect();
+        self.replies.extend(tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate)));
+        self.waiting = Waiting::default();
+        fatal
+    }
+}
