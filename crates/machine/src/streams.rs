@@ -700,8 +700,7 @@ impl Streams {
                 TAG_PART => self.restore_part(from)?,
                 TAG_KEPT => {
                     for _ in 0..from.varint()? {
-                        let batch = self.compacted.restore_kept(from)?;
-                        self.live.add(batch.at, batch.bytes);
+                        self.compacted.restore_kept(from)?;
                     }
                 }
                 TAG_NEWEST => {
@@ -720,6 +719,9 @@ impl Streams {
     /// [`DecodeError::Range`]: the rows do not fit together; the snapshot is damaged.
     pub(crate) fn restored(&mut self) -> Result<(), DecodeError> {
         self.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
+        let plain = self.parts.values().flat_map(|part| part.log.iter());
+        let batches = plain.chain(self.compacted.iter().map(|(_, kept)| &kept.batch));
+        self.live = Live::of(batches.map(|batch| (batch.at, batch.bytes)).collect());
         let keys: Vec<PartKey> = self.parts.keys().copied().collect();
         for key in keys {
             self.redue(key);
@@ -906,8 +908,11 @@ impl Streams {
                 walk.save(key, sequence, batch);
             }
             self.undo.push(Undo::Popped { key, batch });
-            self.dropped_batches(key, &[batch]);
-            self.change_head(key, |head| head.first = head.first.max(batch.end()));
+            self.live.remove(batch.at);
+            self.change_head(key, |head| {
+                head.first = head.first.max(batch.end());
+                head.bytes -= u64::from(batch.bytes);
+            });
             true
         } else if let Some(batch) = self.compacted.drop_front(key) {
             self.dropped_batches(key, &[batch]);
@@ -1029,9 +1034,7 @@ impl Streams {
         let head = Head::take(from)?;
         let part = self.parts.entry(key).or_insert_with(|| Part { head, ..Part::default() });
         for _ in 0..from.varint()? {
-            let batch = Batch::take(from)?;
-            part.log.push(batch);
-            self.live.add(batch.at, batch.bytes);
+            part.log.push(Batch::take(from)?);
         }
         Ok(())
     }

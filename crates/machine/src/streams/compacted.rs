@@ -240,8 +240,9 @@ impl Compacted {
         self.newest.walk_end();
     }
 
-    pub(crate) fn restore_kept(&mut self, from: &mut Reader<'_>) -> Result<Batch, DecodeError> {
-        Ok(self.kept.restore_row(from)?.1.batch)
+    pub(crate) fn restore_kept(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        self.kept.restore_row(from)?;
+        Ok(())
     }
     pub(crate) fn restore_newest(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         let (row, newest) = self.newest.restore_row(from)?;

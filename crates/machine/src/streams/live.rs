@@ -2,8 +2,9 @@
 //!
 //! Derived from the batches: neither snapshotted nor digested, and mended by whoever rolls batches back.
 //!
-//! Invariant: chunks are sorted, disjoint and not empty; a chunk's key is at most its first payload.
-//! Invariant: `count` of a payload = batches that refer to it, never 0.
+//! Invariant: chunks are sorted and disjoint; a chunk's key is at most its first payload; `live` of its entries count more
+//! than 0 references, and that is at least one.
+//! Invariant: `count` of a payload = batches that refer to it.
 //! Called by: [`crate::streams`].
 
 use quorate_types::{LogIndex, PayloadRef};
@@ -18,38 +19,60 @@ struct Entry {
     bytes: u32,
 }
 
+#[derive(Default)]
+struct Chunk {
+    /// Entries without references stay until half of the chunk is: retention takes them one by one from the front.
+    entries: Vec<Entry>,
+    live: usize,
+}
+
 /// Payloads in log order. Nearly every one is added at the end, so that sorted chunks beat a tree of single rows.
 #[derive(Default)]
 pub(crate) struct Live {
-    chunks: BTreeMap<PayloadRef, Vec<Entry>>,
+    chunks: BTreeMap<PayloadRef, Chunk>,
 }
 
 impl Live {
+    /// Counts the references of many batches at once.
+    pub(crate) fn of(mut all: Vec<(PayloadRef, u32)>) -> Self {
+        all.sort();
+        let mut live = Self::default();
+        for (at, bytes) in all {
+            live.add(at, bytes);
+        }
+        live
+    }
+
     /// Counts one more reference to a payload of this many bytes.
     pub(crate) fn add(&mut self, at: PayloadRef, bytes: u32) {
         let entry = Entry { at, count: 1, bytes };
         if let Some(mut last) = self.chunks.last_entry() {
             let chunk = last.get_mut();
-            if chunk.last().is_some_and(|newest| newest.at < at) {
-                if chunk.len() < CHUNK {
-                    chunk.push(entry);
+            if chunk.entries.last().is_some_and(|newest| newest.at < at) {
+                if chunk.entries.len() < CHUNK {
+                    chunk.entries.push(entry);
+                    chunk.live += 1;
                 } else {
-                    self.chunks.insert(at, vec![entry]);
+                    self.chunks.insert(at, Chunk { entries: vec![entry], live: 1 });
                 }
                 return;
             }
         }
         let Some((_, chunk)) = self.chunks.range_mut(..=at).next_back() else {
-            self.chunks.insert(at, vec![entry]);
+            self.chunks.insert(at, Chunk { entries: vec![entry], live: 1 });
             return;
         };
-        match chunk.binary_search_by_key(&at, |entry| entry.at) {
-            Ok(found) => chunk[found].count += 1,
+        match chunk.entries.binary_search_by_key(&at, |entry| entry.at) {
+            Ok(found) => {
+                let entry = &mut chunk.entries[found];
+                chunk.live += usize::from(entry.count == 0);
+                entry.count += 1;
+            }
             Err(place) => {
-                chunk.insert(place, entry);
-                if chunk.len() > CHUNK {
-                    let upper = chunk.split_off(CHUNK / 2);
-                    self.chunks.insert(upper[0].at, upper);
+                chunk.entries.insert(place, entry);
+                chunk.live += 1;
+                if chunk.entries.len() > CHUNK {
+                    self.split(at);
                 }
             }
         }
@@ -57,19 +80,31 @@ impl Live {
 
     /// Counts one reference less.
     pub(crate) fn remove(&mut self, at: PayloadRef) {
-        let (&key, chunk) =
-            self.chunks.range_mut(..=at).next_back().expect("every batch's payload is counted");
-        let found =
-            chunk.binary_search_by_key(&at, |entry| entry.at).expect("every batch's payload is counted");
-        chunk[found].count -= 1;
-        if chunk[found].count > 0 {
+        let counted = "every batch's payload is counted";
+        let (&key, chunk) = self.chunks.range_mut(..=at).next_back().expect(counted);
+        let found = chunk.entries.binary_search_by_key(&at, |entry| entry.at).expect(counted);
+        let entry = &mut chunk.entries[found];
+        entry.count = entry.count.checked_sub(1).expect(counted);
+        if entry.count > 0 {
             return;
         }
-        chunk.remove(found);
-        if chunk.is_empty() {
+        chunk.live -= 1;
+        if chunk.live == 0 {
             self.chunks.remove(&key);
-        } else if chunk.capacity() > 16 && chunk.len() * 4 < chunk.capacity() {
-            chunk.shrink_to(chunk.len() * 2);
+        } else if chunk.live * 2 < chunk.entries.len() {
+            chunk.entries.retain(|entry| entry.count > 0);
+            chunk.entries.shrink_to(chunk.live * 2);
+        }
+    }
+
+    /// Cuts the chunk that holds `at` in two.
+    fn split(&mut self, at: PayloadRef) {
+        let (_, chunk) = self.chunks.range_mut(..=at).next_back().expect("it was just found");
+        chunk.entries.retain(|entry| entry.count > 0);
+        if chunk.entries.len() > CHUNK / 2 {
+            let upper = chunk.entries.split_off(chunk.entries.len() / 2);
+            chunk.live = chunk.entries.len();
+            self.chunks.insert(upper[0].at, Chunk { live: upper.len(), entries: upper });
         }
     }
 
@@ -87,8 +122,8 @@ impl Live {
         chunks
             .into_iter()
             .flatten()
-            .flat_map(|(_, chunk)| chunk)
-            .filter(move |entry| entry.at >= start && entry.at <= end)
+            .flat_map(|(_, chunk)| &chunk.entries)
+            .filter(move |entry| entry.count > 0 && entry.at >= start && entry.at <= end)
             .map(|entry| (entry.at, entry.count, entry.bytes))
     }
 }
