@@ -321,7 +321,9 @@ impl<T> Partition<T> {
     pub fn turn(&mut self, now: Instant, seed: u64) -> Result<(), Fatal> {
         self.alive()?;
         let (wall, time) = self.clock.tick(now);
-        if self.machine.settings() != &self.config.settings && self.engine.in_flight() == 0 {
+        // Logged at the very first too: what a later release holds for a default must not change what this log means.
+        let unsaid = self.machine.applied() == LogIndex::ZERO || self.machine.settings() != &self.config.settings;
+        if unsaid && self.engine.in_flight() == 0 {
             let settings = self.config.settings.clone();
             let configure = Command::new("server".into(), CommandBody::Configure { settings });
             self.order(vec![configure], Vec::new(), Waiting::default(), (wall, time, seed))?;
@@ -447,6 +449,12 @@ impl<T> Partition<T> {
     #[must_use]
     pub fn engine(&self) -> &Local {
         &self.engine
+    }
+
+    /// Whether the disk has too little room for growth; an unanswered question counts as no.
+    #[must_use]
+    pub fn disk_is_low(&self) -> bool {
+        self.engine.log().space().is_ok_and(|space| space.low)
     }
 
     /// The configuration.

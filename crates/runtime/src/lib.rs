@@ -1,1 +1,20 @@
-//! runtime
+//! The only crate that starts threads and reads clocks: a partition as an embedded database, and as a server's handle.
+//!
+//! A Rust program opens a folder with [`Quorate::open`] and commits without any socket; gateways use the same [`Handle`]
+//! from async code.
+//!
+//! Invariant: the partition is behind one lock, which is never held across I/O.
+//! Invariant: a command that was admitted is answered, or said to be indeterminate; also when the process stops in good order.
+//! Called by: gateways, the command line, programs that embed Quorate.
+
+mod driver;
+mod error;
+mod handle;
+mod metrics;
+
+pub use error::RuntimeError;
+pub use handle::{CommitError, Handle, Quorate};
+pub use metrics::Syncs;
+pub use quorate_engine::Durability;
+pub use quorate_log::{BackupReport, LogConfig};
+pub use quorate_node::{Config, Interest, OpenError, OpenReport, Status, WhyRecord, WhyVerdict, WhyWhat};

@@ -1,0 +1,292 @@
+//! Who drives the partition: a thread of its own, or a caller that finds it idle.
+//!
+//! A round is: order what has arrived, write and sync it as one batch, apply, answer. A lone caller of the blocking interface
+//! does the round itself, so that a commit costs one sync and no thread switch; with many callers the thread does the rounds, and
+//! each takes what has gathered during the one before (group commit).
+//!
+//! Invariant: at most one round is under way; the lock is free while it waits for the disk.
+//! Invariant: whoever ends a round with more to do wakes the thread.
+//! Called by: `handle`.
+
+use crate::metrics::Syncs;
+use quorate_engine::{Durability, Instant};
+use quorate_log::WriteJob;
+use quorate_node::{Done, Partition, Reply, Work};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+
+pub(crate) type Ticket = oneshot::Sender<Reply>;
+
+/// How long the thread sleeps at most: log time must be ticked well within the second that a stall counts.
+const SLEEP_MAX: Duration = Duration::from_millis(200);
+/// How often unsynced writes are synced under [`Durability::Interval`].
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// How often free disk and memory are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub(crate) struct Core {
+    pub(crate) partition: Partition<Ticket>,
+    pub(crate) syncs: Syncs,
+    /// A round is under way.
+    driving: bool,
+    /// The thread sleeps, or is about to.
+    asleep: bool,
+    /// When it wakes by itself, in nanoseconds of the monotonic clock.
+    wakes_at: u64,
+    /// Slow work is under way.
+    working: bool,
+    stopping: bool,
+    /// What operators should hear of, oldest first.
+    pub(crate) notes: Vec<String>,
+    entropy: u64,
+}
+
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    wake: Condvar,
+    started: std::time::Instant,
+    memory_bytes_max: u64,
+}
+
+impl Shared {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        // A panic while the lock is held is a bug of ours; the state may be half changed, so nobody may go on with it.
+        self.core.lock().expect("no thread panics while it holds the partition")
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Instant { monotonic_ns: self.started.elapsed().as_nanos() as u64, wall_ms: wall.as_millis() as u64 }
+    }
+
+    /// Sees to it that what was just proposed is ordered.
+    pub(crate) fn nudge(&self, core: &mut Core) {
+        if core.asleep && !core.driving {
+            core.asleep = false;
+            self.wake.notify_one();
+        }
+    }
+
+    /// One round by the caller, if nobody is at it: its own command is in it.
+    pub(crate) fn round<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
+        if core.driving || !core.asleep {
+            return self.nudge(&mut core);
+        }
+        core.driving = true;
+        core = self.order_and_write(core);
+        core.driving = false;
+        let now = self.now();
+        let due = core.partition.next_wake(now).map(|wake| now.monotonic_ns.saturating_add(wake));
+        if !core.partition.is_quiet() || due.is_some_and(|due| due < core.wakes_at) {
+            self.nudge(&mut core);
+        }
+    }
+
+    /// Orders what has arrived, and writes, syncs and applies it.
+    fn order_and_write<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+        let seed = core.entropy();
+        let now = self.now();
+        // A failed log answers everybody; there is nothing else to do about it here.
+        let _ = core.partition.turn(now, seed);
+        core.answer();
+        while let Some(job) = core.partition.take_job() {
+            core = self.write(core, job);
+        }
+        core
+    }
+
+    fn write<'a>(&'a self, core: MutexGuard<'a, Core>, job: WriteJob) -> MutexGuard<'a, Core> {
+        let syncs = job.syncs();
+        drop(core);
+        let begun = std::time::Instant::now();
+        let done = job.run();
+        let took = begun.elapsed();
+        let mut core = self.lock();
+        if syncs {
+            core.syncs.note(took.as_micros() as u64);
+        }
+        if let Err(fatal) = core.partition.complete(done) {
+            core.notes.push(fatal.to_string());
+        }
+        core.answer();
+        core
+    }
+}
+
+impl Core {
+    /// SplitMix64 from a seed of the operating system: entropy for entries, not for secrets.
+    fn entropy(&mut self) -> u64 {
+        self.entropy = self.entropy.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.entropy;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    fn answer(&mut self) {
+        for (ticket, reply) in self.partition.take_replies() {
+            // Whoever asked may have gone away.
+            let _ = ticket.send(reply);
+        }
+    }
+}
+
+/// The threads of a partition.
+pub(crate) struct Threads {
+    pub(crate) shared: Arc<Shared>,
+    driver: Option<JoinHandle<()>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Threads {
+    pub(crate) fn start(
+        partition: Partition<Ticket>,
+        entropy: u64,
+        memory_bytes_max: u64,
+    ) -> std::io::Result<Self> {
+        let core = Core {
+            partition,
+            syncs: Syncs::default(),
+            driving: false,
+            asleep: false,
+            wakes_at: 0,
+            working: false,
+            stopping: false,
+            notes: Vec::new(),
+            entropy,
+        };
+        let started = std::time::Instant::now();
+        let shared =
+            Arc::new(Shared { core: Mutex::new(core), wake: Condvar::new(), started, memory_bytes_max });
+        let (send, receive) = sync_channel::<Work>(1);
+        let worker = std::thread::Builder::new().name("quorate-background".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || work(&shared, &receive)
+        })?;
+        let driver = std::thread::Builder::new().name("quorate-partition".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || drive(&shared, &send)
+        })?;
+        Ok(Self { shared, driver: Some(driver), worker: Some(worker) })
+    }
+
+    /// Finishes what was admitted, and ends both threads.
+    pub(crate) fn stop(&mut self) {
+        if let Ok(mut core) = self.shared.core.lock() {
+            core.stopping = true;
+            core.asleep = false;
+            self.shared.wake.notify_all();
+        }
+        for thread in [self.driver.take(), self.worker.take()].into_iter().flatten() {
+            // A panic in there has been printed by its hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The partition's own thread.
+fn drive(shared: &Shared, work: &SyncSender<Work>) {
+    let mut looked: Option<std::time::Instant> = None;
+    let mut synced = std::time::Instant::now();
+    let mut core = shared.lock();
+    loop {
+        if core.driving {
+            core = sleep(shared, core, SLEEP_MAX);
+            continue;
+        }
+        core.driving = true;
+        core = shared.order_and_write(core);
+        if core.partition.config().durability == Durability::Interval && synced.elapsed() >= SYNC_EVERY {
+            synced = std::time::Instant::now();
+            while let Some(job) = core.partition.take_sync_job() {
+                core = shared.write(core, job);
+            }
+        }
+        if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            looked = Some(std::time::Instant::now());
+            let disk = core.partition.disk_is_low();
+            let memory = resident_bytes().is_some_and(|bytes| bytes > shared.memory_bytes_max);
+            core.partition.set_pressure(disk, memory);
+        }
+        if !core.working
+            && let Some(next) = core.partition.take_work()
+        {
+            core.working = true;
+            // The worker takes one at a time and is idle now, so there is room.
+            if work.try_send(next).is_err() {
+                core.notes.push("the background thread has ended: no snapshots, no cleaning".into());
+            }
+        }
+        if core.partition.is_quiet() {
+            if let Some(job) = core.partition.take_mark_job() {
+                core = shared.write(core, job);
+            }
+            if core.stopping && core.partition.is_quiet() {
+                core.partition.stop("it was asked to");
+                core.answer();
+                core.driving = false;
+                return;
+            }
+        }
+        core.driving = false;
+        let wake = core.partition.next_wake(shared.now()).map_or(SLEEP_MAX, Duration::from_nanos);
+        if wake.is_zero() {
+            // More to do at once: others get their turn at the lock first.
+            drop(core);
+            std::thread::yield_now();
+            core = shared.lock();
+        } else {
+            // Not quiet and nothing to write: the log waits for a segment, and the background thread will wake us.
+            core = sleep(shared, core, wake.min(SLEEP_MAX));
+        }
+    }
+}
+
+fn sleep<'a>(shared: &'a Shared, mut core: MutexGuard<'a, Core>, most: Duration) -> MutexGuard<'a, Core> {
+    if core.stopping && !core.driving {
+        drop(core);
+        std::thread::yield_now();
+        return shared.lock();
+    }
+    core.asleep = true;
+    core.wakes_at = shared.now().monotonic_ns.saturating_add(most.as_nanos() as u64);
+    let (mut core, _) = shared.wake.wait_timeout(core, most).unwrap_or_else(PoisonError::into_inner);
+    core.asleep = false;
+    core
+}
+
+/// The thread for slow I/O.
+fn work(shared: &Shared, receive: &Receiver<Work>) {
+    while let Ok(mut next) = receive.recv() {
+        loop {
+            let done: Done = next.run();
+            let mut core = shared.lock();
+            let note = core.partition.work_done(done);
+            core.notes.extend(note);
+            match core.partition.take_work() {
+                Some(more) if !core.stopping => next = more,
+                _ => {
+                    core.working = false;
+                    shared.nudge(&mut core);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Resident memory of this process (Linux: proc(5), statm); nothing where it cannot be told.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
