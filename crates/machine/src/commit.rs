@@ -39,6 +39,8 @@ struct Context<'a> {
     principal: &'a Principal,
     place: u64,
     now: &'a Now,
+    /// Under which idempotency key the answer will be kept.
+    remembers: Option<&'a Scope>,
 }
 
 /// What a list of operations came to.
@@ -53,7 +55,7 @@ impl Machine {
         now: &Now,
         out: &mut Outputs,
     ) -> Outcome {
-        match self.decide(&Context { principal, place, now }, commit, out) {
+        match self.decide(&Context { principal, place, now, remembers: None }, commit, out) {
             Ok(committed) => Outcome::Committed { committed },
             Err(refusal) => Outcome::Refused { refusal },
         }
@@ -80,7 +82,8 @@ impl Machine {
             }
         };
         let savepoint = self.savepoint(out);
-        let decided = self.guarded(context, commit, out);
+        let remembers = remember.as_ref().map(|(scope, _)| scope);
+        let decided = self.guarded(&Context { remembers, ..*context }, commit, out);
         let refusal = match decided {
             Ok((branch, results, limits)) => {
                 let revision = if self.moved { self.revision.next() } else { self.revision };
@@ -123,11 +126,17 @@ impl Machine {
         }
         let mut limits = Vec::new();
         if failed.is_empty() {
+            let before = self.limits.mark();
             for (number, guard) in commit.guards.iter().enumerate() {
                 match self.charge(guard, context.now) {
                     Ok(report) => limits.extend(report),
-                    // Two guards on one limit, each of which passes alone.
-                    Err(why) => return Err(Refused::Guards(vec![(number as u32, why)])),
+                    // Two guards on one limit, each of which passes alone: the `else` list must not pay for the first.
+                    Err(why) => {
+                        self.limits.rollback(&before);
+                        limits.clear();
+                        failed.push((number as u32, why));
+                        break;
+                    }
                 }
             }
         }
@@ -290,6 +299,7 @@ impl Machine {
                 }
             }
             Op::Delete { key, prev } => {
+                not_internal(key)?;
                 let gone: Vec<KeyValue> = self.delete(key, now).into_iter().collect();
                 Ok(OpResult::Deleted {
                     count: gone.len() as u64,
@@ -297,9 +307,7 @@ impl Machine {
                 })
             }
             Op::DeleteRange { range, prev } => {
-                if range.start.space.is_internal() {
-                    return Err(OpError::Internal { space: u64::from(range.start.space.0) });
-                }
+                not_internal(&range.start)?;
                 let keys = self.keys.keys_in(range);
                 let mut gone = Vec::new();
                 for key in &keys {
@@ -424,6 +432,9 @@ impl Machine {
                 Ok(OpResult::Lock { holders: self.locks.holders(lock), waiting: self.locks.waiting(lock) })
             }
             Op::Schedule { task, when, commit, on_refused } => {
+                if commit.idempotency.is_some() {
+                    return Err(OpError::OutermostOnly { what: "an idempotency key".into() });
+                }
                 let due = match when {
                     When::In { after } => Due::Log { time: now.time.plus(*after) },
                     When::At { time } => Due::Wall { time: *time },
@@ -438,6 +449,8 @@ impl Machine {
                 // The bytes stay where they were logged, now; the firing refers to them there.
                 row.for_each_payload(&mut |payload| {
                     payload.at.get_or_insert(PayloadRef { index: now.index, sub: payload.sub });
+                    // Bytes of its own: a slice would keep the whole entry in memory until the task fires.
+                    payload.bytes = bytes::Bytes::copy_from_slice(&payload.bytes);
                 });
                 Ok(OpResult::Scheduled { replaced: self.tasks.schedule(task.clone(), row) })
             }
@@ -467,6 +480,9 @@ impl Machine {
                     self.leases.live(*lease)?;
                 }
                 let scope = Scope { principal: context.principal.clone(), key: key.clone() };
+                if context.remembers == Some(&scope) {
+                    return Err(OpError::ClaimOther { key: key.clone() }); // This commit's own answer goes there.
+                }
                 if let Some((_, record)) = self.idempotency.find(&scope) {
                     return match &record.kind {
                         _ if record.fingerprint != *fingerprint => {
@@ -560,8 +576,8 @@ impl Machine {
             Asked::Free => {}
         }
         let token = FencingToken(self.revision_now().0);
-        if held >= token {
-            // Granted once already by this commit: a second token of this lock would not be a newer one.
+        if held >= token || self.locks.was_granted(lock) {
+            // Granted once already by this commit, though it may have been given back: a second token would be no newer.
             return Err(busy(self.locks.waiting(lock)));
         }
         let hold = locks::Hold { lease, request, mode, value: value.clone(), since: now.wall };
@@ -593,9 +609,7 @@ impl Machine {
 
     /// One name has one type: a new key must not bear the name of a stream.
     fn writable(&self, key: &Key) -> Result<(), OpError> {
-        if key.space.is_internal() {
-            return Err(OpError::Internal { space: u64::from(key.space.0) });
-        }
+        not_internal(key)?;
         if self.keys.get(key).is_some() || !self.streams.exists(key) {
             return Ok(());
         }
@@ -603,6 +617,7 @@ impl Machine {
     }
 
     fn not_a_key(&self, stream: &Key) -> Result<(), OpError> {
+        not_internal(stream)?;
         if self.keys.get(stream).is_none() {
             return Ok(());
         }
@@ -643,6 +658,10 @@ impl Machine {
         self.touched = to.touched.iter().cloned().collect();
         out.events.truncate(to.events);
     }
+}
+
+fn not_internal(key: &Key) -> Result<(), OpError> {
+    if key.space.is_internal() { Err(OpError::Internal { space: u64::from(key.space.0) }) } else { Ok(()) }
 }
 
 enum Refused {

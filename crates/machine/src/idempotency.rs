@@ -62,10 +62,13 @@ impl Kind {
 
 /// Reads a remembered answer back.
 pub(crate) fn answer(bytes: &Blob) -> Committed {
-    let mut committed: Committed =
-        decode(&bytes::Bytes::copy_from_slice(bytes)).expect("the machine encoded this answer itself");
+    let mut committed = read(bytes).expect("the machine encoded this answer itself, or it was verified");
     committed.replayed = true;
     committed
+}
+
+fn read(answer: &Blob) -> Result<Committed, DecodeError> {
+    decode(&bytes::Bytes::copy_from_slice(answer))
 }
 
 pub(crate) struct Idempotency {
@@ -73,6 +76,8 @@ pub(crate) struct Idempotency {
     /// Records in the order in which they expire, a queue per time to live: most clients use one or two, so adding and
     /// expiring cost no search. An entry whose record is gone or was renewed is skipped.
     due: BTreeMap<Millis, VecDeque<(LogTime, u64, Slot)>>,
+    /// The front of each queue: when, which record, which queue. However many queues there are, the first is found at once.
+    fronts: BTreeSet<(LogTime, u64, Millis)>,
     claims: BTreeSet<(LeaseId, Slot)>,
     bytes: u64,
     next_number: u64,
@@ -88,6 +93,7 @@ impl Idempotency {
         Self {
             rows: Rows::new(seed),
             due: BTreeMap::new(),
+            fronts: BTreeSet::new(),
             claims: BTreeSet::new(),
             bytes: 0,
             next_number: 0,
@@ -132,7 +138,11 @@ impl Idempotency {
         let expires = record.expires;
         let claim = claim_of(&record);
         let slot = self.rows.insert(scope, record);
-        self.due.entry(ttl).or_default().push_back((expires, number, slot));
+        let queue = self.due.entry(ttl).or_default();
+        if queue.is_empty() {
+            self.fronts.insert((expires, number, ttl));
+        }
+        queue.push_back((expires, number, slot));
         if let Some(lease) = claim {
             self.claims.insert((lease, slot));
         }
@@ -177,7 +187,7 @@ impl Idempotency {
 
     /// The earliest time at which something may expire; may be early when that record is gone already.
     pub(crate) fn next_due_hint(&self) -> Option<LogTime> {
-        self.due.values().filter_map(|queue| queue.front()).map(|(expires, ..)| *expires).min()
+        self.fronts.first().map(|(expires, ..)| *expires)
     }
 
     /// Forgets the next record to expire.
@@ -188,17 +198,20 @@ impl Idempotency {
     }
 
     fn next_record(&mut self) -> Option<(LogTime, u64, Slot)> {
-        let Self { due, rows, .. } = self;
-        due.retain(|_, queue| {
-            while let Some((_, number, slot)) = queue.front() {
-                if rows.holds(*slot).is_some_and(|(_, record)| record.number == *number) {
-                    return true;
-                }
-                queue.pop_front();
+        while let Some((_, number, ttl)) = self.fronts.first().copied() {
+            let queue = self.due.get_mut(&ttl).expect("every front has its queue");
+            let front = *queue.front().expect("a queue that has a front is not empty");
+            if self.rows.holds(front.2).is_some_and(|(_, record)| record.number == number) {
+                return Some(front);
             }
-            false
-        });
-        due.values().filter_map(|queue| queue.front()).min().copied()
+            queue.pop_front();
+            self.fronts.pop_first();
+            match queue.front() {
+                Some((expires, number, _)) => drop(self.fronts.insert((*expires, *number, ttl))),
+                None => drop(self.due.remove(&ttl)),
+            }
+        }
+        None
     }
 
     pub(crate) fn mark(&self) -> Mark {
@@ -206,7 +219,7 @@ impl Idempotency {
     }
 
     pub(crate) fn rollback(&mut self, mark: &Mark) {
-        let Self { claims, bytes, due, .. } = self;
+        let Self { claims, bytes, due, fronts, .. } = self;
         self.rows.rollback(mark.rows, |slot, scope, from, to| {
             if let Some(record) = from {
                 *bytes -= Self::cost(scope, &record.kind);
@@ -218,6 +231,10 @@ impl Idempotency {
                     && let Some(queue) = due.get_mut(&record.ttl)
                 {
                     queue.pop_back_if(|(_, number, _)| *number == record.number);
+                    if queue.is_empty() {
+                        fronts.remove(&(record.expires, record.number, record.ttl));
+                        due.remove(&record.ttl);
+                    }
                 }
             }
             if let Some(record) = to {
@@ -254,12 +271,27 @@ impl Idempotency {
     }
     /// Rows come back in the order of their slots; the queues want the order of their expiry.
     pub(crate) fn restore_done(&mut self) {
-        for queue in self.due.values_mut() {
+        for (ttl, queue) in &mut self.due {
             queue.make_contiguous().sort_unstable();
+            self.fronts.extend(queue.front().map(|(expires, number, _)| (*expires, *number, *ttl)));
         }
     }
     pub(crate) fn digest(&self, scratch: &mut Writer) -> u128 {
         self.rows.digest(scratch).wrapping_add(u128::from(self.next_number))
+    }
+    /// Whether a restored state is of one piece; otherwise what is not.
+    pub(crate) fn verify(&self, live: impl Fn(LeaseId) -> bool, now: LogTime) -> Result<(), &'static str> {
+        let sound = self.rows.iter().all(|(_, _, record)| {
+            let readable = match &record.kind {
+                Kind::Answered { answer } => read(answer).is_ok(),
+                Kind::Claimed { .. } | Kind::Completed { .. } | Kind::Cancelled {} => true,
+            };
+            readable
+                && record.number < self.next_number
+                && record.expires <= now.plus(record.ttl)
+                && claim_of(record).is_none_or(&live)
+        });
+        if sound && self.next_number < 1 << 62 { Ok(()) } else { Err("idempotency record") }
     }
     pub(crate) fn check(&self) {
         let mut bytes = 0;
@@ -276,6 +308,12 @@ impl Idempotency {
         assert_eq!(bytes, self.bytes, "bytes are counted");
         assert_eq!(claims, self.claims.len(), "claims on leases are indexed");
         assert!(self.due.values().all(|queue| queue.iter().is_sorted()), "queues are in the order of expiry");
+        let front = |(ttl, queue): (&Millis, &VecDeque<(LogTime, u64, Slot)>)| {
+            queue.front().map(|(expires, number, _)| (*expires, *number, *ttl))
+        };
+        let fronts: BTreeSet<(LogTime, u64, Millis)> = self.due.iter().filter_map(front).collect();
+        assert_eq!(self.fronts, fronts, "the fronts of the queues");
+        assert_eq!(self.fronts.len(), self.due.len(), "no queue is empty");
     }
 }
 

@@ -376,6 +376,35 @@ impl Keys {
         self.rows.forget();
     }
 
+    /// Whether a restored state is of one piece; otherwise what is not.
+    pub(crate) fn verify(
+        &self,
+        live: impl Fn(LeaseId) -> bool,
+        revision: Revision,
+        bytes_max: u64,
+    ) -> Result<(), &'static str> {
+        let sound = |holds: bool, what| if holds { Ok(()) } else { Err(what) };
+        sound(self.compacted <= revision && self.history.first < 1 << 62, "number of a history line")?;
+        sound(self.history.bytes <= bytes_max, "bytes of history")?;
+        let mut last = Revision::ZERO;
+        for (number, line) in (self.history.first..).zip(self.history.iter()) {
+            let back = line.before.line < number || line.before == Row::default();
+            let Line { before, after, .. } = line;
+            sound(after.line == number && back && before.modified <= after.modified, "history line")?;
+            sound(last <= after.modified && after.modified <= revision, "revision of a history line")?;
+            last = after.modified;
+        }
+        for (slot, _, row) in self.rows.iter() {
+            let line = self.history.line(row.line);
+            let told = line.is_some_and(|line| line.slot == slot && line.after == *row);
+            sound(told || (row.line < self.history.first && row.version > 0), "line of a key")?;
+            sound(row.modified <= revision && row.created <= row.modified, "revision of a key")?;
+            let leased = row.version > 0 && row.lease != LeaseId::ZERO;
+            sound(!leased || live(row.lease), "lease of a key")?;
+        }
+        Ok(())
+    }
+
     /// Panics when an index and the rows disagree.
     pub(crate) fn check(&self) {
         let mut live = 0;
@@ -451,7 +480,9 @@ impl Keys {
     fn drop_line(&mut self) {
         let number = self.history.first;
         let slot = self.history.front().expect("the caller saw it").slot;
-        let deleted = {
+        // A look at the row costs a cache miss: only the line of a deletion can be its last.
+        let deletion = self.history.front().is_some_and(|line| line.after.version == 0);
+        let deleted = deletion && {
             let row = &self.rows.at(slot).1;
             row.version == 0 && row.line == number
         };

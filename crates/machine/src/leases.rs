@@ -140,6 +140,10 @@ impl Leases {
     pub(crate) fn digest(&self, scratch: &mut Writer) -> u128 {
         self.table.digest(scratch)
     }
+    /// Whether a restored state is of one piece; otherwise what is not.
+    pub(crate) fn verify(&self) -> Result<(), &'static str> {
+        if self.table.get(&LeaseId::ZERO).is_none() { Ok(()) } else { Err("id of a lease") }
+    }
     pub(crate) fn check(&self) {
         let wanted: BTreeSet<(LogTime, LeaseId)> =
             self.table.iter().map(|(id, lease)| (lease.deadline, *id)).collect();

@@ -44,6 +44,9 @@ use std::collections::BTreeSet;
 /// Version of the rules by which entries are decided. Only a logged command raises it on a cluster.
 pub const MACHINE_VERSION: u32 = 1;
 
+/// Largest revision that a command may raise to: what commits add to it never comes near the end of 64 bits.
+const REVISION_MAX: Revision = Revision(1 << 62);
+
 /// What an entry tells the machine beside its commands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Now {
@@ -152,7 +155,6 @@ pub struct Machine {
     /// Locks given back by the command in hand, whose queues have to be looked at when it is done.
     touched: BTreeSet<LockName>,
     snapshot: Option<snapshot::Progress>,
-    scratch: Writer,
 }
 
 impl Machine {
@@ -176,7 +178,6 @@ impl Machine {
             moved: false,
             touched: BTreeSet::new(),
             snapshot: None,
-            scratch: Writer::default(),
         }
     }
 
@@ -247,6 +248,11 @@ impl Machine {
                 Outcome::Done { revision: self.revision }
             }
             CommandBody::RaiseRevision { to } => {
+                if *to > REVISION_MAX {
+                    let (what, found, min) = ("revision to raise to".into(), to.0, self.revision.0);
+                    let error = OpError::Range { what, found, min, max: REVISION_MAX.0 };
+                    return Outcome::Refused { refusal: Refusal::Command { error } };
+                }
                 self.revision = self.revision.max(*to);
                 Outcome::Done { revision: self.revision }
             }
@@ -420,7 +426,9 @@ impl Machine {
 
     /// Ends everything that is due at the entry's times, in order of deadlines, at most so much per entry.
     fn expire(&mut self, now: &Now, out: &mut Outputs) {
-        for _ in 0..self.settings.expiries_per_entry {
+        // At least one, or nothing would ever end.
+        let expiries_max = self.settings.expiries_per_entry.max(1);
+        for _ in 0..expiries_max {
             // Ties fall in this fixed order: what ends first frees what follows.
             let due = [
                 self.leases.next_due().map(|(time, _)| (time, 0)),
@@ -463,7 +471,7 @@ impl Machine {
             }
             self.finish(now, out);
         }
-        for _ in 0..self.settings.expiries_per_entry {
+        for _ in 0..expiries_max {
             let Some((time, name)) = self.tasks.next_due_wall() else { break };
             if *time > now.wall {
                 break;
@@ -473,7 +481,7 @@ impl Machine {
             self.finish(now, out);
         }
         if self.streams.next_due_wall().is_some_and(|due| due <= now.wall) {
-            self.streams.expire(now, self.settings.expiries_per_entry as usize);
+            self.streams.expire(now, expiries_max as usize);
         }
         self.finish(now, out);
     }
@@ -490,7 +498,9 @@ impl Machine {
         let mut task = self.tasks.take(name).expect("a task that is due is there");
         // What the commit schedules under the same name must stand: the row is gone before it runs.
         self.finish(now, out);
-        let outcome = self.commit(&task.principal.clone(), &task.commit, 0, now, out);
+        // Ids it chooses differ from those of the entry's own commands and of other tasks.
+        let place = xxhash_rust::xxh3::xxh3_64(&name.0) | 1 << 63;
+        let outcome = self.commit(&task.principal.clone(), &task.commit, place, now, out);
         let fired = Fired {
             task: name.clone(),
             principal: task.principal.clone(),
@@ -502,7 +512,7 @@ impl Machine {
             return;
         }
         self.finish(now, out);
-        task.refused += 1;
+        task.refused = task.refused.saturating_add(1);
         match task.on_refused.clone() {
             OnRefused::Drop => {}
             OnRefused::Retry { attempts, backoff } => {
@@ -566,12 +576,13 @@ impl Machine {
     }
 }
 
-/// The public row of a holder or waiter: `NAME/<lease hex>`; a semaphore's also names the request.
+/// The public row of a holder or waiter: `NAME/<lease hex>`; a semaphore's is `NAME/<lease hex>:<request hex>`.
 fn lock_row(lock: &LockName, lease: LeaseId, mode: quorate_types::LockMode, request: RequestId) -> Key {
     let mut name = lock.0.to_vec();
     name.extend_from_slice(format!("/{:x}", lease.0).as_bytes());
     if matches!(mode, quorate_types::LockMode::Semaphore { .. }) {
-        name.extend_from_slice(format!("/{request:x}").as_bytes());
+        // No slash: what follows the last one names the session, whatever slashes the lock's own name has.
+        name.extend_from_slice(format!(":{request:x}").as_bytes());
     }
     Key { space: Keyspace::LOCKS, name: Blob::from(name) }
 }

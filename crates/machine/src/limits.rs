@@ -136,7 +136,7 @@ impl Limits {
 
     /// Frees a slot; whether it was taken.
     pub(crate) fn free_slot(&mut self, name: &LimitName, lease: LeaseId, slot: &Blob) -> bool {
-        let taken = self.slots.set((name.clone(), (lease, slot.clone())), None).is_some();
+        let taken = self.slots.set((name.clone(), (lease, slot.clone())), None).is_some(); // No change if it was not.
         if taken {
             index_slot(&mut self.slots_used, &mut self.slots_by_lease, name, lease, slot, false);
         }
@@ -215,6 +215,11 @@ impl Limits {
         scratch.bytes(&self.hand.0);
         rows.wrapping_add(crate::table_digest(scratch))
     }
+    /// Whether a restored state is of one piece; otherwise what is not.
+    pub(crate) fn verify(&self, live: impl Fn(LeaseId) -> bool) -> Result<(), &'static str> {
+        let sound = self.slots.iter().all(|((_, (lease, _)), _)| live(*lease));
+        if sound { Ok(()) } else { Err("lease of a slot") }
+    }
     pub(crate) fn check(&self, live: impl Fn(LeaseId) -> bool) {
         let mut used = BTreeMap::<LimitName, u64>::new();
         for ((name, (lease, slot)), _) in self.slots.iter() {
@@ -253,11 +258,11 @@ impl Sums {
                 LimitPolicy::FixedWindow { count, window } | LimitPolicy::SlidingWindow { count, window },
                 state,
             ) => {
-                let length = window.0.saturating_mul(1_000_000);
+                let length = window_ns(window);
                 let number = now.0 / length;
                 let (taken, before) = match state {
                     Some(State::Window { number: n, taken, before, window: w }) if *w == window => {
-                        match number - n {
+                        match number.saturating_sub(*n) {
                             0 => (*taken, *before),
                             1 => (0, *taken),
                             _ => (0, 0),
@@ -304,7 +309,7 @@ impl Sums {
                 LogTime(u64::try_from(at).unwrap_or(u64::MAX)).millis_since(now)
             }
             (State::Window { taken, before, .. }, LimitPolicy::SlidingWindow { count, window }) => {
-                let length = window.0.saturating_mul(1_000_000);
+                let length = window_ns(window);
                 let left_of_window = length - now.0 % length;
                 // The previous window's share shrinks evenly; past this window, this one's does.
                 let room = |used: u64| count.saturating_sub(cost).saturating_sub(used);
@@ -316,24 +321,30 @@ impl Sums {
                 let wait = if taken.saturating_add(cost) <= count {
                     wait_until(*before, room(*taken), left_of_window)
                 } else {
-                    left_of_window + wait_until(*taken, room(0), length)
+                    left_of_window.saturating_add(wait_until(*taken, room(0), length))
                 };
                 Millis(wait.div_ceil(1_000_000).max(1))
             }
             (State::Window { number, .. }, policy) => {
                 let LimitPolicy::FixedWindow { window, .. } = policy else { return Millis(1) };
-                let next = number.saturating_add(1).saturating_mul(window.0.saturating_mul(1_000_000));
+                let next = number.saturating_add(1).saturating_mul(window_ns(window));
                 LogTime(next).millis_since(now)
             }
         }
     }
 }
 
-/// Nanoseconds between two units of a bucket, and how far ahead of now it may run.
+/// Nanoseconds of a window; never 0, whatever an entry says.
+fn window_ns(window: Millis) -> u64 {
+    window.0.saturating_mul(1_000_000).max(1)
+}
+
+/// Nanoseconds between two units of a bucket, and how far ahead of now it may run. Rounded up to whole nanoseconds, so that
+/// rounding never lets more pass: a rate of up to a million per second is met within 0.1 %.
 fn cells(policy: &LimitPolicy) -> (u128, u128) {
     let LimitPolicy::Bucket { count, period, burst } = policy else { return (1, 0) };
-    let interval = (u128::from(period.0) * 1_000_000 / u128::from((*count).max(1))).max(1);
-    (interval, interval * u128::from(*burst))
+    let interval = window_ns(*period).div_ceil((*count).max(1));
+    (u128::from(interval), u128::from(interval) * u128::from(*burst))
 }
 
 /// `amount * part / whole`, rounded up: rounding never lets more pass.

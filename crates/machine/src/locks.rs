@@ -16,7 +16,7 @@ use crate::table::Table;
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{
     Blob, DecodeError, FencingToken, Holder, LeaseId, LockMode, LockName, LogTime, OpError, RequestId,
-    WaitRequest, WallTime,
+    Revision, WaitRequest, WallTime,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,6 +89,8 @@ pub(crate) struct Locks {
     counts: Table<LockName, Count>,
     /// Number of the next waiter; never reused.
     next_wait: u64,
+    /// Locks that the command in hand has granted.
+    granted: Vec<LockName>,
     // Indexes over the tables above.
     holds_by_lease: BTreeSet<(LeaseId, LockName, RequestId, FencingToken)>,
     waits_by_lease: BTreeSet<(LeaseId, LockName, RequestId, u64)>,
@@ -100,6 +102,7 @@ pub(crate) struct Mark {
     waits: usize,
     counts: usize,
     next_wait: u64,
+    granted: usize,
 }
 
 impl Locks {
@@ -156,7 +159,8 @@ impl Locks {
     /// What a session that asks for a lock would get.
     ///
     /// # Errors
-    /// [`OpError::LockHeldByYou`]: it holds the lock by another request and would wait for itself.
+    /// [`OpError::LockHeldByYou`]: it holds the lock, or (token 0) waits for it, by another request and would wait for
+    /// itself. Permits of a semaphore are apart: a session may ask for several.
     pub(crate) fn ask(
         &self,
         lock: &LockName,
@@ -166,25 +170,49 @@ impl Locks {
     ) -> Result<Asked, OpError> {
         let mine = (lease, lock.clone(), 0, FencingToken(0))
             ..=(lease, lock.clone(), u64::MAX, FencingToken(u64::MAX));
+        let counted = |mode| matches!(mode, LockMode::Semaphore { .. });
+        let mut other = None;
         for (_, _, held_by, token) in self.holds_by_lease.range(mine) {
             if *held_by == request {
                 return Ok(Asked::Holds(*token));
             }
-            if !matches!(mode, LockMode::Semaphore { .. }) {
-                return Err(OpError::LockHeldByYou { lock: lock.clone(), lease, held: *token });
+            let held = self.holds.get(&(lock.clone(), *token)).expect("holds and holds_by_lease agree");
+            if !counted(mode) || !counted(held.mode) {
+                other = Some(*token);
             }
         }
         if let Some(number) = self.waiter(lock, lease, request) {
             let ahead = self.queue(lock).take_while(|((_, other), _)| *other < number).count();
             return Ok(Asked::Waits(ahead as u64));
         }
+        // Waiting twice is waiting for oneself as well; and a session has one public row.
+        let waits = (lease, lock.clone(), 0, 0)..=(lease, lock.clone(), u64::MAX, u64::MAX);
+        for (_, _, _, number) in self.waits_by_lease.range(waits) {
+            let wait = self.waits.get(&(lock.clone(), *number)).expect("waits and waits_by_lease agree");
+            if !counted(mode) || !counted(wait.mode) {
+                other.get_or_insert(FencingToken::ZERO);
+            }
+        }
+        if let Some(held) = other {
+            return Err(OpError::LockHeldByYou { lock: lock.clone(), lease, held });
+        }
         let waiting = self.waiting(lock);
         if waiting == 0 && self.fits(lock, mode) { Ok(Asked::Free) } else { Ok(Asked::Waits(waiting)) }
     }
 
+    /// Whether the command in hand has granted the lock already, whatever became of that grant: its revision is a token
+    /// that must not be given twice.
+    pub(crate) fn was_granted(&self, lock: &LockName) -> bool {
+        self.granted.contains(lock)
+    }
+
     /// Grants the lock to a session that may have it now. The caller writes the public row.
-    pub(crate) fn grant(&mut self, lock: &LockName, token: FencingToken, hold: Hold) {
+    pub(crate) fn grant(&mut self, lock: &LockName, token: FencingToken, mut hold: Hold) {
         assert!(self.newest(lock) < token, "tokens of one lock strictly increase");
+        if let (Some((_, first)), LockMode::Semaphore { .. }) = (self.holders_of(lock).next(), hold.mode) {
+            hold.mode = first.mode; // Its number of permits stands, also once it has left before others.
+        }
+        self.granted.push(lock.clone());
         self.holds_by_lease.insert((hold.lease, lock.clone(), hold.request, token));
         self.holds.set((lock.clone(), token), Some(hold));
         self.count(lock, 1, 0);
@@ -318,6 +346,7 @@ impl Locks {
             waits: self.waits.mark(),
             counts: self.counts.mark(),
             next_wait: self.next_wait,
+            granted: self.granted.len(),
         }
     }
 
@@ -341,12 +370,14 @@ impl Locks {
         });
         self.counts.rollback(mark.counts, |_, _, _| {});
         self.next_wait = mark.next_wait;
+        self.granted.truncate(mark.granted);
     }
 
     pub(crate) fn forget(&mut self) {
         self.holds.forget();
         self.waits.forget();
         self.counts.forget();
+        self.granted.clear();
     }
 
     pub(crate) fn walk_begin(&mut self) {
@@ -386,6 +417,23 @@ impl Locks {
     pub(crate) fn digest(&self, scratch: &mut Writer) -> u128 {
         let rows = self.holds.digest(scratch).wrapping_add(self.waits.digest(scratch));
         rows.wrapping_add(self.counts.digest(scratch)).wrapping_add(u128::from(self.next_wait))
+    }
+    /// Whether a restored state is of one piece; otherwise what is not.
+    pub(crate) fn verify(
+        &self,
+        live: impl Fn(LeaseId) -> bool,
+        revision: Revision,
+    ) -> Result<(), &'static str> {
+        let held = |((_, token), hold): (&(LockName, FencingToken), &Hold)| {
+            live(hold.lease) && (1..=revision.0).contains(&token.0)
+        };
+        let waits =
+            |((_, number), wait): (&(LockName, u64), &Wait)| live(wait.lease) && *number < self.next_wait;
+        if self.next_wait > 1 << 62 || !self.holds.iter().all(held) || !self.waits.iter().all(waits) {
+            return Err("holder or waiter of a lock");
+        }
+        let stuck = self.names().any(|lock| self.next_fitting(lock).is_some());
+        if stuck { Err("queue of a lock") } else { Ok(()) }
     }
     pub(crate) fn check(&self, live: impl Fn(LeaseId) -> bool) {
         for ((lock, token), hold) in self.holds.iter() {

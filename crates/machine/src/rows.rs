@@ -181,6 +181,12 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
     pub(crate) fn restore_row(&mut self, from: &mut Reader<'_>) -> Result<Slot, DecodeError> {
         let key = K::take(from)?;
         let value = V::take(from)?;
+        if self.find(&key).is_some() {
+            return Err(DecodeError::Range {
+                what: "a row that came before, at byte",
+                found: from.position() as u64,
+            });
+        }
         Ok(Slot(self.place(key, value)))
     }
 

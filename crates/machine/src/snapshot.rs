@@ -8,7 +8,7 @@
 //! Called by: `node` (slices at the end of turns, restore at start), the simulator.
 //! Source: pre-image walks as in database online backups; no fork, no persistent structures.
 
-use crate::{Machine, table_digest};
+use crate::{Machine, REVISION_MAX, table_digest};
 use bytes::Bytes;
 use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{DecodeError, LimitName, LogIndex, LogTime, Revision, Settings, WallTime};
@@ -194,6 +194,19 @@ impl Machine {
         }
     }
 
+    /// Whether what was read is of one piece; otherwise what is not. Streams and groups look after themselves.
+    fn verify(&self) -> Result<(), &'static str> {
+        let live = |lease| self.leases.get(lease).is_some();
+        if self.revision > Revision(REVISION_MAX.0 * 2 - 1) {
+            return Err("revision");
+        }
+        self.leases.verify()?;
+        self.keys.verify(live, self.revision, self.settings.history_bytes_max)?;
+        self.locks.verify(live, self.revision)?;
+        self.idempotency.verify(live, self.time)?;
+        self.limits.verify(live)
+    }
+
     /// A digest of the whole state. Two machines that applied the same entries have the same one, however they came there.
     #[must_use]
     pub fn digest(&self) -> u128 {
@@ -294,6 +307,7 @@ impl Restorer {
         self.machine.idempotency.restore_done();
         self.machine.streams.restored()?;
         self.machine.groups.restored()?;
+        self.machine.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
         self.machine.forget();
         Ok(self.machine)
     }

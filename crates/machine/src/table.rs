@@ -51,7 +51,8 @@ impl<K: Ord + Clone + Wire, V: Clone + Wire> Table<K, V> {
     pub(crate) fn set(&mut self, key: K, value: Option<V>) -> Option<V> {
         let before = match value {
             Some(value) => self.rows.insert(key.clone(), value),
-            None => self.rows.remove(&key),
+            // Removing what is not there is no change: a rollback must not hear of it.
+            None => Some(self.rows.remove(&key)?),
         };
         if let Some(walk) = &mut self.walk
             && walk.done.as_ref().is_none_or(|done| key > *done)
@@ -155,7 +156,12 @@ impl<K: Ord + Clone + Wire, V: Clone + Wire> Table<K, V> {
     pub(crate) fn restore_row(&mut self, from: &mut Reader<'_>) -> Result<(K, V), DecodeError> {
         let key = K::take(from)?;
         let value = V::take(from)?;
-        self.rows.insert(key.clone(), value.clone());
+        if self.rows.insert(key.clone(), value.clone()).is_some() {
+            return Err(DecodeError::Range {
+                what: "a row that came before, at byte",
+                found: from.position() as u64,
+            });
+        }
         Ok((key, value))
     }
 

@@ -1,0 +1,13 @@
+//! What the machine promises, behaviour by behaviour. Each test drives it by entries, as the log would.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod commits;
+mod idempotency;
+mod keys;
+mod leases;
+mod limits;
+mod locks;
+mod snapshots;
+mod tasks;
