@@ -5,7 +5,9 @@
 //!
 //! Called by: the handlers. Read [`request`] for what is understood.
 
+pub mod answer;
 pub mod read;
 pub mod request;
+pub mod show;
 pub mod units;
 pub mod write;

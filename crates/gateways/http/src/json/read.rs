@@ -139,8 +139,8 @@ impl<'a> Node<'a, '_> {
     pub fn number<T: std::str::FromStr>(&self) -> Read<T> {
         self.text.parse().map_err(|_| {
             let name = std::any::type_name::<T>();
-            let (sign, bits) =
-                if name.starts_with('i') { ("", &name[1..]) } else { ("0 or more, ", &name[1..]) };
+            let sign = if name.starts_with('i') { "" } else { "0 or more, " };
+            let bits = name.trim_start_matches(['i', 'u']);
             self.wrong(&format!("a whole number ({sign}at most {bits} bits)"))
         })
     }

@@ -1,0 +1,376 @@
+//! One request on its way through: who asks, what for, and the way to the runtime and back.
+//!
+//! Invariant: a handler sees a request only after its principal, headers, query and body passed.
+//! Called by: `routes::dispatch` makes a [`Call`], handlers use it.
+
+use crate::config::Config;
+use crate::error::{Place, Problem, Retry, TookEffect};
+use crate::json::answer::{Payloads, payloads_of};
+use crate::json::read::{Node, Read, parse};
+use crate::json::request::IDEMPOTENCY_TTL;
+use crate::json::units;
+use crate::json::write::Values;
+use crate::metrics::Metrics;
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use bytes::Bytes;
+use quorate_runtime::Handle;
+use quorate_types::{
+    Blob, Command, CommandBody, Commit, Committed, Idempotency, IdempotencyKey, Key, Keyspace, Millis,
+    OpResult, Outcome, PayloadRef, Principal,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What every request shares.
+pub(crate) struct Gateway {
+    pub(crate) handle: Handle,
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    /// Becomes true when the server stops: waits and event streams end then.
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+impl Gateway {
+    /// Resolves when the server stops.
+    pub(crate) async fn stopped(&self) {
+        let mut stopping = self.stopping.clone();
+        // An error means that the server's own handle is gone, which is a stop too.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+}
+
+/// What a handler gives back.
+pub(crate) type Answer = Result<Response<Body>, Problem>;
+
+/// One request.
+pub(crate) struct Call {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) principal: Principal,
+    pub(crate) headers: HeaderMap,
+    pub(crate) params: Vec<(&'static str, Blob)>,
+    pub(crate) query: Vec<(String, Blob)>,
+    pub(crate) body: Bytes,
+    pub(crate) values: Values,
+}
+
+impl Call {
+    /// A name of the path, percent-decoded.
+    pub(crate) fn param(&self, name: &'static str) -> Blob {
+        let found = self.params.iter().find(|(found, _)| *found == name);
+        found.expect("the route's path names its parameters").1.clone()
+    }
+
+    /// A number of the path.
+    pub(crate) fn param_number(&self, name: &'static str) -> Result<u64, Problem> {
+        let text = self.param(name);
+        text.as_text().and_then(|text| text.parse().ok()).ok_or_else(|| {
+            Problem::bad_request(format!("{name} in the path is \"{text}\", wanted a whole number"))
+        })
+    }
+
+    /// A query parameter.
+    pub(crate) fn query(&self, name: &str) -> Option<&Blob> {
+        self.query.iter().find(|(found, _)| found == name).map(|(_, value)| value)
+    }
+
+    /// A query parameter as text.
+    pub(crate) fn query_text(&self, name: &str) -> Result<Option<&str>, Problem> {
+        match self.query(name) {
+            None => Ok(None),
+            Some(value) => value
+                .as_text()
+                .map(Some)
+                .ok_or_else(|| Problem::bad_request(format!("query parameter {name} is not UTF-8"))),
+        }
+    }
+
+    /// A query parameter read from its text.
+    pub(crate) fn query_as<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Problem> {
+        self.query_text(name)?
+            .map(|text| {
+                read(text).map_err(|why| Problem::bad_request(format!("query parameter {name}: {why}")))
+            })
+            .transpose()
+    }
+
+    /// A query parameter that is a whole number.
+    pub(crate) fn query_number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Problem> {
+        self.query_as(name, |text| {
+            text.parse().map_err(|_| format!("\"{text}\" is no whole number in range"))
+        })
+    }
+
+    /// A query parameter that is `true`, `false`, or there without a value.
+    pub(crate) fn query_flag(&self, name: &str) -> Result<bool, Problem> {
+        let read = |text: &str| match text {
+            "" | "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            other => Err(format!("\"{other}\" is neither true nor false")),
+        };
+        Ok(self.query_as(name, read)?.unwrap_or(false))
+    }
+
+    /// How long the client is ready to wait (`?wait=20s`), cut to the server's bound.
+    pub(crate) fn query_wait(&self) -> Result<Duration, Problem> {
+        let wait = self.query_as("wait", units::duration)?.unwrap_or_default();
+        Ok(self.bounded_wait(wait))
+    }
+
+    /// A wait, cut to the server's bound.
+    pub(crate) fn bounded_wait(&self, wait: Millis) -> Duration {
+        Duration::from_millis(wait.0).min(self.gateway.config.wait_max)
+    }
+
+    /// The keyspace of the request (`?keyspace=2`).
+    pub(crate) fn keyspace(&self) -> Result<Keyspace, Problem> {
+        Ok(Keyspace(self.query_number("keyspace")?.unwrap_or(0)))
+    }
+
+    /// The key or stream that a path parameter names.
+    pub(crate) fn key(&self, param: &'static str) -> Result<Key, Problem> {
+        Ok(Key { space: self.keyspace()?, name: self.param(param) })
+    }
+
+    /// Reads the body as JSON; an empty one counts as `{}`.
+    pub(crate) fn json<T>(&self, read: impl FnOnce(Node<'_, '_>) -> Read<T>) -> Result<T, Problem> {
+        let body: &[u8] = if self.body.is_empty() { b"{}" } else { &self.body };
+        Ok(parse(body, read)?)
+    }
+
+    /// The text of a header; one that is not visible ASCII is refused.
+    pub(crate) fn header(&self, name: &str) -> Result<Option<&str>, Problem> {
+        match self.headers.get(name) {
+            None => Ok(None),
+            Some(value) => value
+                .to_str()
+                .map(Some)
+                .map_err(|_| Problem::bad_request(format!("header {name} is not visible ASCII"))),
+        }
+    }
+
+    /// What `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header: a quoted string; bare is taken too) asks for.
+    pub(crate) fn idempotency(&self) -> Result<Option<Idempotency>, Problem> {
+        let Some(text) = self.header("idempotency-key")? else {
+            return match self.header("idempotency-ttl")? {
+                None => Ok(None),
+                Some(_) => Err(Problem::bad_request("Idempotency-TTL without an Idempotency-Key")),
+            };
+        };
+        let key = unquoted(text).ok_or_else(|| {
+            Problem::bad_request(format!("Idempotency-Key is {text}: write it bare or as one quoted string"))
+        })?;
+        let ttl = match self.header("idempotency-ttl")? {
+            None => IDEMPOTENCY_TTL,
+            Some(text) => units::duration(text)
+                .map_err(|why| Problem::bad_request(format!("Idempotency-TTL: {why}")))?,
+        };
+        Ok(Some(Idempotency { key: IdempotencyKey(key.into()), ttl, fingerprint: Default::default() }))
+    }
+
+    /// A command with who sends it, its client name and its trace.
+    pub(crate) fn command(&self, body: CommandBody) -> Result<Command, Problem> {
+        let client = match self.header("quorate-client")? {
+            Some(client) => client,
+            None => self.headers.get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
+        };
+        let trace = match self.header("traceparent")? {
+            Some(trace) if is_traceparent(trace) => trace,
+            Some(trace) => {
+                return Err(Problem::bad_request(format!(
+                    "traceparent is \"{trace}\", wanted 00-<32 hex>-<16 hex>-<2 hex> (W3C Trace Context §3.2)"
+                )));
+            }
+            None => "",
+        };
+        let client = client.get(..256).unwrap_or(client);
+        Ok(Command { principal: self.principal.clone(), client: client.into(), trace: trace.into(), body })
+    }
+
+    /// Sends a command and waits for what becomes of it.
+    pub(crate) async fn send(&self, body: CommandBody) -> Result<Outcome, Problem> {
+        Ok(self.gateway.handle.command(self.command(body)?).await?)
+    }
+
+    /// Commits, under the request's idempotency key if it has one.
+    pub(crate) async fn commit(&self, mut commit: Commit, place: Place) -> Result<Committed, Problem> {
+        let header = self.idempotency()?;
+        match (&commit.idempotency, header) {
+            (Some(body), Some(header)) if body.key != header.key => {
+                return Err(Problem::bad_request(format!(
+                    "Idempotency-Key is {}, the body says {}: send one of them",
+                    header.key, body.key
+                )));
+            }
+            (None, Some(header)) => commit.idempotency = Some(header),
+            (Some(_), _) | (None, None) => {}
+        }
+        let fingerprint = commit.fingerprint();
+        if let Some(idempotency) = &mut commit.idempotency {
+            idempotency.fingerprint = fingerprint;
+        }
+        match self.send(CommandBody::Commit { commit }).await? {
+            Outcome::Committed { committed } => Ok(committed),
+            Outcome::Refused { refusal } => Err(Problem::of_refusal(&refusal, place)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Fetches the payloads that results refer to. What cannot be read is said in its place: the commit stands.
+    pub(crate) async fn payloads(&self, results: &[OpResult]) -> Payloads {
+        self.fetch(payloads_of(results)).await
+    }
+
+    /// Fetches payloads.
+    pub(crate) async fn fetch(&self, wanted: Vec<PayloadRef>) -> Payloads {
+        fetch(&self.gateway.handle, wanted).await
+    }
+}
+
+/// Fetches payloads; one that cannot be read is kept as its error.
+pub(crate) async fn fetch(handle: &Handle, wanted: Vec<PayloadRef>) -> Payloads {
+    if wanted.is_empty() {
+        return Payloads::new();
+    }
+    if let Ok(found) = handle.payloads(wanted.clone()).await {
+        return wanted.into_iter().zip(found.into_iter().map(Ok)).collect();
+    }
+    // One of them cannot be read: find out which, and serve the others.
+    let mut payloads = Payloads::with_capacity(wanted.len());
+    for at in wanted {
+        let found = handle.payload(at).await.map_err(|error| error.to_string());
+        payloads.insert(at, found);
+    }
+    payloads
+}
+
+/// An outcome of a kind that the command cannot have: a defect of ours, said as such.
+pub(crate) fn unexpected(outcome: &Outcome) -> Problem {
+    let mut problem =
+        Problem::new(500, "internal", format!("the server answered in an unexpected way: {outcome:?}"));
+    problem.took_effect = TookEffect::Unknown;
+    problem.retry(Retry::Ask)
+}
+
+/// A JSON answer.
+pub(crate) fn reply(status: u16, json: String) -> Response<Body> {
+    reply_as(status, "application/json", json)
+}
+
+/// An answer of some media type.
+pub(crate) fn reply_as(status: u16, media: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = StatusCode::from_u16(status).expect("handlers give statuses from 200 to 304");
+    response.headers_mut().insert("content-type", HeaderValue::from_static(media));
+    // Stored bytes come from anybody: a browser must not guess a livelier type than was said.
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The answer with one more header; a value that no header can hold is left out.
+pub(crate) fn with_header(
+    mut response: Response<Body>,
+    name: &'static str,
+    value: impl ToString,
+) -> Response<Body> {
+    if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
+        response.headers_mut().append(HeaderName::from_static(name), value);
+    }
+    response
+}
+
+/// The headers that every committed answer has.
+pub(crate) fn with_commit(response: Response<Body>, committed: &Committed) -> Response<Body> {
+    let response = with_header(response, "quorate-revision", committed.revision);
+    if committed.replayed { with_header(response, "idempotent-replayed", "true") } else { response }
+}
+
+/// The content of a Structured Field string, or the text itself when it is bare; nothing when it is neither.
+fn unquoted(text: &str) -> Option<String> {
+    let text = text.trim();
+    let Some(inner) = text.strip_prefix('"') else {
+        return (!text.is_empty() && !text.contains('"')).then(|| text.into());
+    };
+    let inner = inner.strip_suffix('"')?;
+    let (mut out, mut escaped) = (String::new(), false);
+    for c in inner.chars() {
+        match (escaped, c) {
+            (false, '\\') => escaped = true,
+            (false, '"') => return None,
+            (true, c) if c != '"' && c != '\\' => return None,
+            (_, c) => {
+                out.push(c);
+                escaped = false;
+            }
+        }
+    }
+    (!escaped && !out.is_empty()).then_some(out)
+}
+
+/// Whether a text is a `traceparent` of version 00, or of a later one with the same beginning (W3C Trace Context §3.2).
+fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, len: usize| {
+        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let zero = |part: &str| part.bytes().all(|b| b == b'0');
+    let parts: Vec<&str> = text.splitn(5, '-').collect();
+    let [version, trace, parent, flags, rest @ ..] = parts.as_slice() else { return false };
+    hex(version, 2)
+        && *version != "ff"
+        && (rest.is_empty() || *version != "00")
+        && hex(trace, 32)
+        && !zero(trace)
+        && hex(parent, 16)
+        && !zero(parent)
+        && hex(flags, 2)
+        && text.len() <= 256
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idempotency_key_is_quoted_or_bare() {
+        for (text, wanted) in [
+            ("\"8e03\"", Some("8e03")),
+            ("8e03", Some("8e03")),
+            (" a b ", Some("a b")),
+            (r#""a\"b\\c""#, Some(r#"a"b\c"#)),
+            ("", None),
+            ("\"\"", None),
+            ("\"a", None),
+            ("a\"", None),
+            (r#""a\b""#, None),
+            (r#""a"b""#, None),
+            (r#""a\""#, None),
+        ] {
+            assert_eq!(unquoted(text).as_deref(), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_traceparent_follows_the_recommendation() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert!(is_traceparent(good));
+        assert!(is_traceparent(&good.replacen("00", "cc", 1)));
+        assert!(is_traceparent(&(good.replacen("00", "cc", 1) + "-what-comes-later")));
+        for bad in [
+            "",
+            "00",
+            &good.to_uppercase(),
+            &good.replacen("00", "ff", 1),
+            &(good.to_string() + "-x"),
+            &good[..54],
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+        ] {
+            assert!(!is_traceparent(bad), "{bad}");
+        }
+    }
+}

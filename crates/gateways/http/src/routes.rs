@@ -1,0 +1,449 @@
+//! The one table of routes: the router, the OpenAPI document and the metrics are all made from it.
+//!
+//! Invariant: a request reaches its handler only after origin, token, query and body passed, in this order.
+//! Called by: `serve` builds the router; every request goes through [`dispatch`].
+
+use crate::call::{Answer, Call, Gateway};
+use crate::config::principal_of;
+use crate::error::{Problem, Retry, TookEffect};
+use crate::handlers::{commit, groups, keys, leases, limits, locks, server, services, streams, tasks};
+use crate::json::write::Values;
+use axum::Router;
+use axum::body::{Body, HttpBody, to_bytes};
+use axum::extract::Request;
+use axum::http::header::{HeaderName, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use bytes::Bytes;
+use quorate_types::{Blob, Principal};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// What answers a route.
+type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// The body that a route takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// None; one that is sent is refused.
+    Nothing,
+    /// JSON of the shape of this name in `openapi`.
+    Json(&'static str),
+    /// Any bytes.
+    Bytes,
+}
+
+/// Who may call a route, and how long it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A read, answered at once.
+    Read,
+    /// A change, answered at once; takes an idempotency key.
+    Write,
+    /// May wait as long as the client asks, up to the bound.
+    Wait,
+    /// A health probe: needs no token.
+    Probe,
+}
+
+/// One route.
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    /// As axum writes it; `{*key}` takes the rest of the path.
+    pub(crate) path: &'static str,
+    pub(crate) summary: &'static str,
+    /// Names of the query parameters; described in `openapi`.
+    pub(crate) query: &'static [&'static str],
+    pub(crate) takes: Takes,
+    pub(crate) kind: Kind,
+    handler: Handler,
+}
+
+macro_rules! routes {
+    ($($method:ident $path:literal ($kind:ident $(, $takes:expr)?) [$($query:literal),*] $handler:path, $summary:literal;)*) => {
+        /// Every route of the gateway.
+        pub(crate) static ROUTES: &[Route] = &[$(Route {
+            method: stringify!($method),
+            path: $path,
+            summary: $summary,
+            query: &[$($query),*],
+            takes: routes!(@takes $($takes)?),
+            kind: Kind::$kind,
+            handler: |call| Box::pin($handler(call)),
+        }),*];
+    };
+    (@takes) => { Takes::Nothing };
+    (@takes $takes:expr) => { $takes };
+}
+
+use Takes::{Bytes as Raw, Json};
+
+routes! {
+    POST "/v1/commit" (Write, Json("Commit")) ["values"] commit::commit,
+        "Run a commit: guards, then operations, all or nothing";
+    GET "/v1/keys/{*key}" (Read) ["at", "keyspace"] keys::get, "Read a key; its ETag is its mod revision";
+    PUT "/v1/keys/{*key}" (Write, Raw) ["lease", "keyspace"] keys::put, "Write a key; If-Match and If-None-Match guard it";
+    DELETE "/v1/keys/{*key}" (Write) ["keyspace"] keys::delete, "Delete a key; If-Match guards it";
+    GET "/v1/range" (Read) ["key", "key_base64", "prefix", "prefix_base64", "from", "from_base64", "to", "to_base64",
+        "limit", "at", "keys_only", "count_only", "sort", "order", "keyspace", "values"] keys::range,
+        "Read a range of keys, now or at a revision";
+    GET "/v1/watch" (Wait) ["key", "key_base64", "prefix", "prefix_base64", "from", "from_base64", "to", "to_base64",
+        "since", "keyspace", "values"] keys::watch,
+        "Follow the changes of keys from a revision on, as server-sent events";
+    GET "/v1/leases" (Read) ["limit", "after"] leases::index, "List leases";
+    POST "/v1/leases" (Write, Json("Grant")) [] leases::grant, "Grant a lease";
+    GET "/v1/leases/{id}" (Read) ["values"] leases::get, "Look at a lease: what is left of it, what hangs on it";
+    DELETE "/v1/leases/{id}" (Write) [] leases::revoke, "End a lease and everything that hangs on it";
+    POST "/v1/leases/{id}/keepalive" (Write, Json("Empty")) [] leases::keep_alive, "Renew a lease for its full time to live";
+    GET "/v1/locks" (Read) ["values"] locks::index, "List the locks and elections that are held or waited for";
+    GET "/v1/locks/{name}" (Read) ["values"] locks::get, "Look at a lock: who holds it, who waits";
+    POST "/v1/locks/{name}/acquire" (Wait, Json("Acquire")) ["values"] locks::acquire,
+        "Take a lock, waiting in its fair queue for at most wait";
+    POST "/v1/locks/{name}/release" (Write, Json("Release")) [] locks::release, "Give a lock back";
+    GET "/v1/elections/{name}" (Read) ["values"] locks::leader, "Who leads";
+    GET "/v1/elections/{name}/observe" (Wait) ["values"] locks::observe, "Follow an election, as server-sent events";
+    POST "/v1/elections/{name}/campaign" (Wait, Json("Campaign")) ["values"] locks::campaign,
+        "Become leader, waiting for at most wait";
+    POST "/v1/elections/{name}/proclaim" (Write, Json("Proclaim")) [] locks::proclaim, "Change what the leader proclaims";
+    POST "/v1/elections/{name}/resign" (Write, Json("Release")) [] locks::resign, "Give leadership back";
+    GET "/v1/streams" (Read) ["prefix", "values"] streams::index, "List streams";
+    GET "/v1/streams/{stream}" (Read) ["keyspace", "values"] streams::get, "Look at a stream: settings, offsets, groups";
+    PUT "/v1/streams/{stream}" (Write, Json("Stream")) ["keyspace"] streams::put, "Declare a stream, or change its settings";
+    DELETE "/v1/streams/{stream}" (Write) ["keyspace"] streams::delete, "Remove a stream with its records and groups";
+    GET "/v1/streams/{stream}/records" (Wait) ["partition", "offset", "max", "wait", "keyspace", "values"] streams::read,
+        "Read records from an offset: at once, by long poll, or as server-sent events (Accept: text/event-stream)";
+    POST "/v1/streams/{stream}/records" (Write, Json("Append")) ["keyspace"] streams::append, "Append one record or many";
+    POST "/v1/streams/{stream}/trim" (Write, Json("Trim")) ["keyspace"] streams::trim, "Forget the records before an offset";
+    GET "/v1/streams/{stream}/groups/{group}" (Read) ["keyspace", "values"] groups::get, "Look at a group: how far it is";
+    PUT "/v1/streams/{stream}/groups/{group}" (Write, Json("Group")) ["keyspace"] groups::put, "Declare a group of readers";
+    DELETE "/v1/streams/{stream}/groups/{group}" (Write) ["keyspace"] groups::delete, "Remove a group";
+    POST "/v1/streams/{stream}/groups/{group}/cursor" (Write, Json("Cursor")) ["keyspace"] groups::cursor,
+        "Move the cursor of a partitioned group";
+    POST "/v1/streams/{stream}/groups/{group}/take" (Wait, Json("Take")) ["keyspace", "values"] groups::take,
+        "Take records for a consumer of a shared group, waiting for at most wait";
+    POST "/v1/streams/{stream}/groups/{group}/ack" (Write, Json("Ack")) ["keyspace"] groups::ack, "Finish deliveries";
+    POST "/v1/streams/{stream}/groups/{group}/nack" (Write, Json("Nack")) ["keyspace"] groups::nack, "Give deliveries back";
+    POST "/v1/streams/{stream}/groups/{group}/extend" (Write, Json("Extend")) ["keyspace"] groups::extend,
+        "Hide deliveries from others for longer";
+    GET "/v1/limits/{name}" (Read) ["rate", "burst", "window", "count", "per", "cost"] limits::peek,
+        "Look at a limit, taking nothing";
+    POST "/v1/limits/{name}/take" (Write, Json("Limit")) [] limits::take, "Take from a limit: 200, or 429 with when to come back";
+    GET "/v1/timers" (Read) ["limit", "values"] tasks::index, "List timers";
+    GET "/v1/timers/{name}" (Read) ["values"] tasks::get, "Look at a timer";
+    PUT "/v1/timers/{name}" (Write, Json("Timer")) [] tasks::put, "Schedule a commit, once";
+    DELETE "/v1/timers/{name}" (Write) [] tasks::delete, "Take a timer back";
+    GET "/v1/services" (Read) ["values"] services::index, "List the services that have instances";
+    GET "/v1/services/{service}" (Read) ["values"] services::instances, "List the instances of a service";
+    GET "/v1/services/{service}/watch" (Wait) ["values"] services::watch, "Follow a service, as server-sent events";
+    PUT "/v1/services/{service}/{instance}" (Write, Json("Register")) [] services::register,
+        "Enter an instance of a service, or change it";
+    DELETE "/v1/services/{service}/{instance}" (Write) [] services::deregister, "Remove an instance";
+    POST "/v1/idempotency/{key}/resolve" (Write, Json("Resolve")) ["values"] commit::resolve,
+        "Ask what became of an idempotency key; if nothing did, nothing will";
+    GET "/v1/why/{kind}/{name}" (Read) ["limit", "values"] server::why, "Explain how something came to be as it is";
+    GET "/v1/status" (Read) [] server::status, "State of the server, and every bound in force";
+    POST "/v1/backup" (Wait, Json("Backup")) [] server::backup, "Write a backup to a folder of the server, while it runs";
+    POST "/v1/compact" (Write, Json("Compact")) [] server::compact, "Forget the history of keys before a revision";
+    GET "/healthz" (Probe) [] server::healthz, "Whether the process lives";
+    GET "/readyz" (Probe) [] server::readyz, "Whether it serves reads and writes";
+    GET "/metrics" (Read) [] server::metrics, "Counters in Prometheus text format";
+    GET "/openapi.json" (Read) [] server::openapi, "This interface as an OpenAPI 3.1 document";
+}
+
+/// The router made of [`ROUTES`].
+pub(crate) fn router(gateway: &Arc<Gateway>) -> Router {
+    let mut router = Router::new();
+    for (number, route) in ROUTES.iter().enumerate() {
+        let filter = match route.method {
+            "GET" => MethodFilter::GET,
+            "PUT" => MethodFilter::PUT,
+            "POST" => MethodFilter::POST,
+            _ => MethodFilter::DELETE,
+        };
+        let gateway = gateway.clone();
+        let method: MethodRouter =
+            on(filter, move |request: Request| async move { answer(gateway, number, request).await });
+        router = router.route(route.path, method);
+    }
+    let preflight = gateway.clone();
+    router
+        .method_not_allowed_fallback(
+            move |request: Request| async move { other_method(&preflight, &request) },
+        )
+        .fallback(|request: Request| async move { no_route(&request).response() })
+}
+
+fn no_route(request: &Request) -> Problem {
+    let (method, path) = (request.method(), request.uri().path());
+    Problem::not_found(
+        "no_route",
+        format!(
+            "there is no {method} {path}: see /openapi.json (a / inside a name is written %2F, except in keys)"
+        ),
+    )
+}
+
+/// The CORS preflight of an allowed origin, or a 405 that names what is there.
+fn other_method(gateway: &Gateway, request: &Request) -> Response<Body> {
+    if request.method() == Method::OPTIONS
+        && let Some(origin) = request.headers().get(ORIGIN)
+        && origin_allowed(gateway, origin)
+    {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        let headers = response.headers_mut();
+        headers.insert("access-control-allow-methods", HeaderValue::from_static("GET, PUT, POST, DELETE"));
+        headers.insert(
+            "access-control-allow-headers",
+            HeaderValue::from_static(
+                "authorization, content-type, idempotency-key, idempotency-ttl, if-match, if-none-match, last-event-id, quorate-client, traceparent",
+            ),
+        );
+        headers.insert("access-control-max-age", HeaderValue::from_static("600"));
+        allow_origin(gateway, origin.clone(), &mut response);
+        return response;
+    }
+    let detail =
+        format!("{} is not a method of {}: see /openapi.json", request.method(), request.uri().path());
+    Problem::new(405, "method_not_allowed", detail).response()
+}
+
+/// Counts, bounds in time and answers one request.
+async fn answer(gateway: Arc<Gateway>, number: usize, request: Request) -> Response<Body> {
+    let (route, begun) = (&ROUTES[number], Instant::now());
+    let _in_flight = InFlight::enter(gateway.clone());
+    let origin = request.headers().get(ORIGIN).cloned();
+    let wait = if route.kind == Kind::Wait { gateway.config.wait_max } else { Duration::ZERO };
+    let handled =
+        tokio::time::timeout(gateway.config.request_timeout + wait, dispatch(&gateway, route, request));
+    let mut response = match handled.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(problem)) => problem.response(),
+        Err(_) => timed_out(route, gateway.config.request_timeout).response(),
+    };
+    if let Some(origin) = origin.filter(|origin| origin_allowed(&gateway, origin)) {
+        allow_origin(&gateway, origin, &mut response);
+    }
+    gateway.metrics.answered(number, response.status().as_u16(), begun.elapsed());
+    response
+}
+
+fn timed_out(route: &Route, after: Duration) -> Problem {
+    let detail = format!("no answer within {} ms", after.as_millis());
+    if route.kind == Kind::Read {
+        return Problem::new(504, "timeout", detail).retry(Retry::Same);
+    }
+    let mut problem = Problem::new(
+        504,
+        "timeout",
+        format!("{detail}; it may have taken effect: send it again under the same Idempotency-Key, or look"),
+    );
+    problem.took_effect = TookEffect::Unknown;
+    problem.retry(Retry::Ask)
+}
+
+struct InFlight(Arc<Gateway>);
+
+impl InFlight {
+    fn enter(gateway: Arc<Gateway>) -> Self {
+        gateway.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(gateway)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Checks a request and hands it to its handler.
+async fn dispatch(gateway: &Arc<Gateway>, route: &'static Route, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    if let Some(origin) = parts.headers.get(ORIGIN).filter(|origin| !origin_allowed(gateway, origin)) {
+        // Any web page can make a browser send requests to a server on localhost; only known pages may.
+        return Err(Problem::new(
+            403,
+            "origin_refused",
+            format!("pages of {origin:?} may not call: allow the origin in the server's configuration"),
+        ));
+    }
+    let principal = match route.kind {
+        Kind::Probe => Principal::from("anonymous"),
+        Kind::Read | Kind::Write | Kind::Wait => principal(gateway, &parts.headers)?,
+    };
+    let query = query(&parts.uri, route.query)?;
+    let values = match query.iter().find(|(name, _)| name == "values").map(|(_, value)| value.as_slice()) {
+        None | Some(b"auto") => Values::Auto,
+        Some(b"base64") => Values::Base64,
+        Some(_) => return Err(Problem::bad_request("query parameter values: wanted auto or base64")),
+    };
+    let params = params(route.path, parts.uri.path())?;
+    let body = whole_body(body, gateway.config.body_bytes_max).await?;
+    if route.takes == Takes::Nothing && !body.is_empty() {
+        let detail = format!("{} {} takes no body, found {} bytes", route.method, route.path, body.len());
+        return Err(Problem::bad_request(detail));
+    }
+    let call =
+        Call { gateway: gateway.clone(), principal, headers: parts.headers, params, query, body, values };
+    (route.handler)(call).await
+}
+
+fn principal(gateway: &Gateway, headers: &HeaderMap) -> Result<Principal, Problem> {
+    if gateway.config.tokens.is_empty() {
+        return Ok("anonymous".into());
+    }
+    let wanted = || {
+        Problem::new(401, "unauthorized", "a token is wanted: send Authorization: Bearer TOKEN")
+            .header("www-authenticate", "Bearer realm=\"quorate\"")
+    };
+    let sent = headers.get("authorization").ok_or_else(wanted)?.to_str().map_err(|_| wanted())?;
+    let (scheme, token) = sent.split_once(' ').ok_or_else(wanted)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(wanted());
+    }
+    principal_of(&gateway.config.tokens, token.trim()).cloned().ok_or_else(|| {
+        Problem::new(401, "unauthorized", "the token is not known: ask the operator for one")
+            .header("www-authenticate", "Bearer realm=\"quorate\", error=\"invalid_token\"")
+    })
+}
+
+fn origin_allowed(gateway: &Gateway, origin: &HeaderValue) -> bool {
+    gateway.config.origins.iter().any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes())
+}
+
+fn allow_origin(gateway: &Gateway, origin: HeaderValue, response: &mut Response<Body>) {
+    debug_assert!(origin_allowed(gateway, &origin), "checked by the caller");
+    let headers = response.headers_mut();
+    headers.insert("access-control-allow-origin", origin);
+    headers.insert("vary", HeaderValue::from_static("Origin"));
+    headers.insert(
+        HeaderName::from_static("access-control-expose-headers"),
+        HeaderValue::from_static(
+            "etag, idempotent-replayed, quorate-create-revision, quorate-lease, quorate-mod-revision, quorate-revision, quorate-version, ratelimit, ratelimit-policy, retry-after, stream-next-offset, stream-up-to-date",
+        ),
+    );
+}
+
+/// The query parameters, decoded; one that the route does not know is refused.
+fn query(uri: &Uri, known: &[&str]) -> Result<Vec<(String, Blob)>, Problem> {
+    let mut found: Vec<(String, Blob)> = Vec::new();
+    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = String::from_utf8_lossy(&percent_decoded(name, true)?).into_owned();
+        if !known.contains(&name.as_str()) {
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            return Err(Problem::bad_request(format!(
+                "query parameter \"{name}\" is not known here; known: {known}"
+            )));
+        }
+        if found.iter().any(|(other, _)| *other == name) {
+            return Err(Problem::bad_request(format!("query parameter {name} is there twice")));
+        }
+        found.push((name, percent_decoded(value, true)?.into()));
+    }
+    Ok(found)
+}
+
+/// The names in a path, percent-decoded to bytes. The path matched the route, so segments stand side by side.
+fn params(route: &'static str, path: &str) -> Result<Vec<(&'static str, Blob)>, Problem> {
+    let mut found = Vec::new();
+    let mut rest = path.strip_prefix('/').unwrap_or(path);
+    for segment in route.split('/').skip(1) {
+        if let Some(name) = segment.strip_prefix("{*").and_then(|name| name.strip_suffix('}')) {
+            found.push((name, percent_decoded(rest, false)?.into()));
+            break;
+        }
+        let (one, after) = rest.split_once('/').unwrap_or((rest, ""));
+        if let Some(name) = segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+            found.push((name, percent_decoded(one, false)?.into()));
+        }
+        rest = after;
+    }
+    Ok(found)
+}
+
+/// Undoes percent-encoding (RFC 3986 §2.1); in queries `+` is a space, as HTML forms have it.
+fn percent_decoded(text: &str, plus: bool) -> Result<Vec<u8>, Problem> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'+' if plus => out.push(b' '),
+            b'%' => {
+                let digit = |byte: Option<u8>| byte.and_then(|byte| (byte as char).to_digit(16));
+                let (Some(high), Some(low)) = (digit(bytes.next()), digit(bytes.next())) else {
+                    return Err(Problem::bad_request(format!(
+                        "\"{text}\" has a % without two hexadecimal digits"
+                    )));
+                };
+                out.push((high * 16 + low) as u8);
+            }
+            byte => out.push(byte),
+        }
+    }
+    Ok(out)
+}
+
+async fn whole_body(body: Body, max: usize) -> Result<Bytes, Problem> {
+    let too_large = |found: String| {
+        Problem::new(413, "too_large", format!("the body has {found}, at most {max} bytes are taken"))
+            .with("wanted", format!("[0,{max}]"))
+    };
+    // Refused before it is sent, where the client says how much it will be.
+    if body.size_hint().lower() > max as u64 {
+        return Err(too_large(format!("{} bytes", body.size_hint().lower())));
+    }
+    match to_bytes(body, max).await {
+        Ok(bytes) => Ok(bytes),
+        Err(error) => {
+            let source = std::error::Error::source(&error);
+            if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
+                Err(too_large(format!("more than {max} bytes")))
+            } else {
+                Err(Problem::bad_request(format!("the body broke off: {error}")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_a_path_are_bytes() {
+        let found = |route, path| params(route, path).map_err(|problem| problem.detail);
+        assert_eq!(
+            found("/v1/keys/{*key}", "/v1/keys/a/b%2Fc%ff"),
+            Ok(vec![("key", (&b"a/b/c\xff"[..]).into())])
+        );
+        assert_eq!(
+            found("/v1/streams/{stream}/groups/{group}/take", "/v1/streams/a%2Fb/groups/g+h/take"),
+            Ok(vec![("stream", "a/b".into()), ("group", "g+h".into())])
+        );
+        assert!(found("/v1/keys/{*key}", "/v1/keys/%f").unwrap_err().contains("two hexadecimal digits"));
+        assert!(found("/v1/keys/{*key}", "/v1/keys/%zz").is_err());
+    }
+
+    #[test]
+    fn a_query_parameter_is_known_and_there_once() {
+        let read = |text: &str| query(&text.parse().unwrap(), &["a", "b"]).map_err(|problem| problem.detail);
+        assert_eq!(read("/?a=x+y%2B&b"), Ok(vec![("a".into(), "x y+".into()), ("b".into(), "".into())]));
+        assert_eq!(read("/"), Ok(vec![]));
+        assert!(read("/?c=1").unwrap_err().contains("\"c\" is not known here; known: a, b"));
+        assert!(read("/?a=1&a=2").unwrap_err().contains("twice"));
+        assert!(read("/?a=%").is_err());
+    }
+
+    #[test]
+    fn every_route_stands_once() {
+        for (number, route) in ROUTES.iter().enumerate() {
+            assert!(["GET", "PUT", "POST", "DELETE"].contains(&route.method), "{}", route.path);
+            let same = |other: &Route| other.path == route.path && other.method == route.method;
+            assert_eq!(ROUTES.iter().position(same), Some(number), "{} {}", route.method, route.path);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Server-sent events (WHATWG HTML §9.2), one at a time as the client reads them.
+//!
+//! Invariant: nothing is buffered ahead of a slow client: the next events are looked for when the last were sent.
+//! Invariant: a stream ends when the server stops or the client leaves; no task outlives it.
+//! Called by: the handlers of watch, observe, tail and services.
+
+use crate::call::{Gateway, reply_as, with_header};
+use axum::body::Body;
+use axum::http::Response;
+use bytes::Bytes;
+use std::future::Future;
+use std::sync::Arc;
+
+/// Where events come from.
+pub(crate) trait Source: Send + 'static {
+    /// Waits for the next events; nothing when it is over. Must come back within the silence that clients are promised.
+    fn next(&mut self, gateway: &Gateway) -> impl Future<Output = Option<Vec<Event>>> + Send;
+}
+
+/// One event, or a comment as a sign of life.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    id: Option<String>,
+    name: Option<&'static str>,
+    data: String,
+}
+
+impl Event {
+    /// An event with a name and one line of JSON.
+    pub(crate) fn named(name: &'static str, data: String) -> Self {
+        debug_assert!(!data.contains(['\n', '\r']), "JSON is written on one line");
+        Self { id: None, name: Some(name), data }
+    }
+
+    /// A comment that keeps the connection open.
+    pub(crate) fn comment() -> Self {
+        Self::default()
+    }
+
+    /// The same, with what the client sends back as `Last-Event-ID`.
+    pub(crate) fn id(mut self, id: String) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// As it is sent.
+    pub(crate) fn text(&self) -> String {
+        let Some(name) = self.name else { return ":\n\n".into() };
+        let id = self.id.as_ref().map(|id| format!("id: {id}\n")).unwrap_or_default();
+        format!("{id}event: {name}\ndata: {}\n\n", self.data)
+    }
+}
+
+/// The answer that streams a source's events.
+pub(crate) fn respond(gateway: Arc<Gateway>, source: impl Source) -> Response<Body> {
+    let events = futures_util::stream::unfold((gateway, source), |(gateway, mut source)| async move {
+        let events = tokio::select! {
+            biased;
+            () = gateway.stopped() => None,
+            events = source.next(&gateway) => events,
+        }?;
+        let text: String = events.iter().map(Event::text).collect();
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (gateway, source)))
+    });
+    let response = reply_as(200, "text/event-stream", Body::from_stream(events));
+    // A proxy that collects the answer would hold events back.
+    with_header(with_header(response, "cache-control", "no-store"), "x-accel-buffering", "no")
+}
