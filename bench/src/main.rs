@@ -1,1 +1,73 @@
-fn main() {}
+//! `quorate-bench`: each figure beside what it is measured against, in one run, medians of several rounds.
+//!
+//! The machines this runs on are noisy: trust the ratios. Every row says its limit, and whether it was met.
+//! Called by: people; the README's table is its output.
+
+mod commits;
+mod machine;
+mod recovery;
+mod report;
+mod snapshot;
+
+use clap::{Parser, Subcommand};
+use report::Report;
+use std::path::PathBuf;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(about, after_help = "Example: cargo run --release -p quorate-bench -- all --folder /var/tmp")]
+struct Options {
+    #[command(subcommand)]
+    what: What,
+    /// Where data goes: a folder on the disk to be measured. Everything made there is removed again.
+    #[arg(long, global = true, default_value = ".")]
+    folder: PathBuf,
+    /// Rounds of each measurement; the median is shown.
+    #[arg(long, global = true, default_value_t = 5)]
+    rounds: usize,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum What {
+    /// Everything.
+    All,
+    /// The machine alone, on decoded entries: puts, five-part commits, memory per key.
+    Machine,
+    /// Durable commits in process, beside a bare write and sync of the same bytes.
+    Commits,
+    /// What a snapshot of a million keys does to commits that run beside it.
+    Snapshot,
+    /// Reopening a folder with a cold cache.
+    Recovery,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options::parse();
+    let mut report = Report::new();
+    let folder = options.folder.join(format!("quorate-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let all = matches!(options.what, What::All);
+    let run = || -> Result<(), Box<dyn std::error::Error>> {
+        if all || matches!(options.what, What::Machine) {
+            machine::run(&mut report, options.rounds);
+        }
+        if all || matches!(options.what, What::Commits) {
+            commits::run(&mut report, &folder, options.rounds)?;
+        }
+        if all || matches!(options.what, What::Snapshot) {
+            snapshot::run(&mut report, &folder)?;
+        }
+        if all || matches!(options.what, What::Recovery) {
+            recovery::run(&mut report, &folder, options.rounds)?;
+        }
+        Ok(())
+    };
+    let mut run = run;
+    let done = run();
+    std::fs::remove_dir_all(&folder)?;
+    done?;
+    report.print();
+    Ok(())
+}

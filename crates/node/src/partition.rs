@@ -474,10 +474,22 @@ impl<T> Partition<T> {
         self.background.snapshot_soon();
     }
 
+    /// Whether something has arrived that no turn has ordered yet.
+    #[must_use]
+    pub fn has_arrivals(&self) -> bool {
+        !self.queue.is_empty() || !self.keep_alives.is_empty()
+    }
+
     /// Whether everything proposed is applied.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.queue.is_empty() && self.keep_alives.is_empty() && self.engine.in_flight() == 0
+    }
+
+    /// Why nothing is acknowledged any more; nothing while the partition serves.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&Fatal> {
+        self.fatal.as_ref()
     }
 
     /// Stops taking commands and answers everyone who waits; what is in flight may or may not have happened.

@@ -239,6 +239,9 @@ fn drive(shared: &Shared, work: &SyncSender<Work>) {
         }
         core.driving = false;
         let wake = core.partition.next_wake(shared.now()).map_or(SLEEP_MAX, Duration::from_nanos);
+        if core.partition.has_arrivals() {
+            continue;
+        }
         if wake.is_zero() {
             // More to do at once: others get their turn at the lock first.
             drop(core);
