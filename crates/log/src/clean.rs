@@ -258,6 +258,12 @@ impl CleanJob {
         CleanDone { sources: self.item.sources, manifest: self.manifest, result }
     }
 
+    /// A planted bug: takes a live payload for dead. Nothing calls this but the simulator, which has to notice.
+    #[cfg(feature = "planted")]
+    pub fn planted_forget_payload(&mut self) {
+        self.live.pop();
+    }
+
     fn run_in(&self) -> Result<Option<Arc<Segment>>, LogError> {
         let kept = match self.kept {
             Some(History::Kept { first, last, generation }) => {

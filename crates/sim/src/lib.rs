@@ -1,1 +1,22 @@
-//! sim
+//! The simulator: the production partition (node, engine, machine, log) on a simulated disk and clock, under seeded faults.
+//!
+//! [`run`] takes a seed and does everything from it: the clients' commands, the order in which I/O is taken, run and completed, the
+//! passage of time, crashes, torn and lost writes, full disks. After every step a second account of the history holds the node to its
+//! promises. What it checks, and how to use it: docs/simulation.md.
+//!
+//! Invariant: one seed, one run, byte for byte.
+//! Invariant: nothing in the node is mocked; the disk and the clock come in by the same seams as in production.
+//! Called by: its own binary (a campaign of seeds) and its tests.
+
+mod model;
+mod oracle;
+mod plant;
+mod probes;
+mod random;
+mod workload;
+mod world;
+
+pub use plant::Plant;
+pub use probes::{PROBES, Probes};
+pub use workload::Scenario;
+pub use world::{Failure, Options, Report, durability_name, run};

@@ -150,6 +150,28 @@ impl SimDisk {
         }
     }
 
+    /// Changes one byte that was written and not synced, if there is one: what a disk's cache may do to it on its way down.
+    pub fn flip_unsynced(&self) -> bool {
+        let mut state = self.state();
+        let (choice, mask) = (state.next(), 1 << (state.next() % 8));
+        let mut unsynced = Vec::new();
+        for (inode, file) in &state.inodes {
+            for sector in file.dirty.keys() {
+                let to = ((sector + 1) * SECTOR).min(file.cache.len());
+                let changed = |at: &usize| file.durable.get(*at) != Some(&file.cache[*at]);
+                unsynced.extend((sector * SECTOR..to).filter(changed).map(|at| (*inode, at)));
+            }
+        }
+        let Some((inode, at)) = unsynced.get((choice % unsynced.len().max(1) as u64) as usize).copied() else {
+            return false;
+        };
+        let file = state.inode(inode);
+        file.cache[at] ^= mask;
+        let content = file.sector(at / SECTOR);
+        file.dirty.entry(at / SECTOR).or_default().push(content);
+        true
+    }
+
     /// The file's bytes as a reader sees them now.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();

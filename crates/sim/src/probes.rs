@@ -1,0 +1,95 @@
+//! Probes: rare paths that a campaign must have been through, or it has tested less than it seems.
+//!
+//! Invariant: a name that is reached is listed, and a listed name that no seed reaches fails the campaign.
+//! Called by: the driver and the model, by what they observe; the binary and the tests, at the end of a campaign.
+//! Source: FoundationDB's `CODE_PROBE`.
+
+use std::collections::BTreeMap;
+
+/// Every path that a campaign over all durabilities must reach.
+pub const PROBES: &[&str] = &[
+    "ask: a claim completed",
+    "ask: a claim held by another",
+    "ask: a late original refused after its cancellation",
+    "ask: a resolve cancelled",
+    "ask: a resolve found the answer",
+    "ask: a retry after a crash got the first answer",
+    "ask: idempotency memory full",
+    "ask: the key used for another request",
+    "clock: expiries left over for the next entry",
+    "clock: stall over a second",
+    "clock: wall time jumps back",
+    "commit: an else list ran",
+    "commit: an operation failed in mode each",
+    "commit: an operation refused the commit",
+    "disk: a sync fails, the node stops",
+    "disk: a write fails, the node stops",
+    "disk: background work fails, the node goes on",
+    "disk: full, the node stops",
+    "disk: nearly full, growth refused",
+    "disk: unsynced byte flipped",
+    "group: a dead letter",
+    "group: a redelivery",
+    "keys: compacted by the byte budget",
+    "keys: compacted by command",
+    "keys: read at an old revision",
+    "keys: read below the oldest revision refused",
+    "lease: expired",
+    "limit: refused",
+    "limit: slots refused",
+    "lock: a fence held",
+    "lock: a fence refused",
+    "lock: a wait timed out",
+    "lock: granted from the queue",
+    "log: a damaged snapshot passed over",
+    "log: a segment recycled",
+    "log: a torn tail cut",
+    "log: cleaned, live payloads moved",
+    "log: damage refused",
+    "log: entries before the first whole one are gone",
+    "overload refused",
+    "restart: crash within recovery",
+    "restart: power loss",
+    "restart: power loss cost an unsynced suffix",
+    "restart: process killed",
+    "restart: from a snapshot",
+    "snapshot: copied while the state went on",
+    "task: a dead letter",
+    "task: fired by log time",
+    "task: fired by wall time",
+    "task: tried again",
+];
+
+/// How often each path was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probes(BTreeMap<&'static str, u64>);
+
+impl Probes {
+    /// Counts a path.
+    ///
+    /// # Panics
+    /// When the name is not listed: nobody would miss it.
+    pub(crate) fn hit(&mut self, name: &'static str) {
+        assert!(PROBES.contains(&name), "the probe {name:?} is not listed");
+        *self.0.entry(name).or_default() += 1;
+    }
+
+    /// Adds the counts of another run.
+    pub fn merge(&mut self, other: &Self) {
+        for (name, count) in &other.0 {
+            *self.0.entry(name).or_default() += count;
+        }
+    }
+
+    /// How often a path was taken.
+    #[must_use]
+    pub fn count(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// Listed paths that were never taken.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        PROBES.iter().filter(|name| self.count(name) == 0).copied().collect()
+    }
+}
