@@ -10,6 +10,7 @@
 use crate::idempotency::{self, Kind, Scope};
 use crate::keys::{self, view};
 use crate::locks::{self, Asked};
+use crate::rows::Slot;
 use crate::services;
 use crate::tasks::{Due, Task};
 use crate::{Event, Machine, Now, Outputs, groups, limits, lock_row, streams};
@@ -30,7 +31,7 @@ struct Savepoint {
     streams: streams::Mark,
     groups: groups::Mark,
     moved: bool,
-    touched: Vec<LockName>,
+    touched: usize,
     events: usize,
 }
 
@@ -89,7 +90,7 @@ impl Machine {
                 let revision = if self.moved { self.revision.next() } else { self.revision };
                 let committed = Committed { revision, branch, results, limits, replayed: false };
                 let Some((scope, wanted)) = remember else { return Ok(committed) };
-                let kind = Kind::answered(&committed);
+                let kind = Kind::answered(&committed, &mut self.scratch);
                 match self.room_for(&scope, &kind) {
                     Ok(()) => {
                         self.idempotency.insert(
@@ -170,7 +171,7 @@ impl Machine {
     }
 
     /// Checks a guard, changing nothing.
-    fn check_guard(&self, guard: &Guard, now: &Now) -> Result<(), GuardFailed> {
+    pub(crate) fn check_guard(&self, guard: &Guard, now: &Now) -> Result<(), GuardFailed> {
         match guard {
             Guard::Key { key, field, compare, wanted } => {
                 let row = self.keys.get(key);
@@ -218,12 +219,11 @@ impl Machine {
                 if leader == *lease && leader != LeaseId::ZERO { Ok(()) } else { Err(failed) }
             }
             Guard::Limit { name, policy, cost } => {
-                let report = self.limits.report(name, policy, *cost, now.time);
-                if *cost <= report.remaining {
-                    Ok(())
-                } else {
-                    Err(GuardFailed::Limit { report, cost: *cost })
+                if self.limits.has(name, policy, *cost, now.time) {
+                    return Ok(());
                 }
+                let report = self.limits.report(name, policy, *cost, now.time);
+                Err(GuardFailed::Limit { report, cost: *cost })
             }
             Guard::Slots { name, max, lease, slot } => {
                 if self.leases.live(*lease).is_err() {
@@ -286,14 +286,14 @@ impl Machine {
                 Ok(OpResult::Keys { keys: found.keys, count: found.count, more: found.more })
             }
             Op::Put { key, value, lease, prev } => {
-                self.writable(key)?;
+                let place = self.writable(key)?;
                 if *lease != LeaseId::ZERO {
                     self.leases.live(*lease)?;
                 }
                 let revision = self.revision_now();
-                let before = self.keys.put(key, value.clone(), *lease, revision, now.time);
+                let before = self.keys.put_at(place, key, value.clone(), *lease, revision, now.time);
                 if *prev {
-                    Ok(OpResult::Key { found: before.map(|row| view(key, &row, false)) })
+                    Ok(OpResult::Key { found: before.map(|row| view(key, row, false)) })
                 } else {
                     Ok(OpResult::Done {})
                 }
@@ -586,8 +586,8 @@ impl Machine {
     }
 
     fn increment(&mut self, key: &Key, by: i64, min: i64, max: i64, now: &Now) -> Result<OpResult, OpError> {
-        self.writable(key)?;
-        let (found, lease) = match self.keys.get(key) {
+        let place = self.writable(key)?;
+        let (found, lease) = match self.keys.live_at(place) {
             None => (0, LeaseId::ZERO),
             Some(row) => {
                 let number = row.value.as_text().and_then(|text| text.parse::<i64>().ok());
@@ -597,21 +597,22 @@ impl Machine {
         let sum = found.checked_add(by).filter(|sum| (min..=max).contains(sum));
         let value = sum.ok_or_else(|| OpError::OutOfBounds { key: key.clone(), found, by, min, max })?;
         let revision = self.revision_now();
-        self.keys.put(key, value.to_string().into(), lease, revision, now.time);
+        self.keys.put_at(place, key, value.to_string().into(), lease, revision, now.time);
         Ok(OpResult::Number { value })
     }
 
     fn delete(&mut self, key: &Key, now: &Now) -> Option<KeyValue> {
         self.keys.get(key)?; // Deleting nothing is no change, and takes no revision.
         let revision = self.revision_now();
-        self.keys.delete(key, revision, now.time).map(|row| view(key, &row, false))
+        self.keys.delete(key, revision, now.time).map(|row| view(key, row, false))
     }
 
-    /// One name has one type: a new key must not bear the name of a stream.
-    fn writable(&self, key: &Key) -> Result<(), OpError> {
+    /// Where a key has its row, if it may be written. One name has one type: a new key must not bear a stream's name.
+    fn writable(&self, key: &Key) -> Result<Option<Slot>, OpError> {
         not_internal(key)?;
-        if self.keys.get(key).is_some() || !self.streams.exists(key) {
-            return Ok(());
+        let place = self.keys.find(key);
+        if self.keys.live_at(place).is_some() || !self.streams.exists(key) {
+            return Ok(place);
         }
         Err(OpError::WrongType { key: key.clone(), found: "stream".into(), wanted: "plain value".into() })
     }
@@ -640,7 +641,7 @@ impl Machine {
             streams: self.streams.mark(),
             groups: self.groups.mark(),
             moved: self.moved,
-            touched: self.touched.iter().cloned().collect(),
+            touched: self.touched.len(),
             events: out.events.len(),
         }
     }
@@ -655,7 +656,7 @@ impl Machine {
         self.streams.rollback(to.streams);
         self.groups.rollback(to.groups);
         self.moved = to.moved;
-        self.touched = to.touched.iter().cloned().collect();
+        self.touched.truncate(to.touched);
         out.events.truncate(to.events);
     }
 }

@@ -10,7 +10,7 @@
 //! Source: draft-ietf-httpapi-idempotency-key-header-07; Helland, "Idempotence Is Not a Medical Condition", 2012.
 
 use crate::rows::{Rows, Slot};
-use quorate_types::codec::{Reader, Writer, decode, encode};
+use quorate_types::codec::{Reader, Wire, Writer, decode};
 use quorate_types::{
     Blob, Committed, DecodeError, FencingToken, Fingerprint, IdempotencyKey, LeaseId, LogTime, Millis,
     Principal,
@@ -55,8 +55,11 @@ quorate_types::wire_enum!(Kind {
 });
 
 impl Kind {
-    pub(crate) fn answered(committed: &Committed) -> Self {
-        Self::Answered { answer: encode(committed).into() }
+    /// `scratch` is memory to encode in, whatever it holds.
+    pub(crate) fn answered(committed: &Committed, scratch: &mut Writer) -> Self {
+        scratch.clear();
+        committed.put(scratch);
+        Self::Answered { answer: Blob::copy_from(&scratch.buffer) }
     }
 }
 
@@ -105,6 +108,11 @@ impl Idempotency {
     }
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// A look at the index, so that its memory is near when the key is.
+    pub(crate) fn touch(&self, scope: &Scope) -> u64 {
+        self.rows.probe(self.rows.hash(scope)).map_or(0, |slot| u64::from(slot.0))
     }
 
     pub(crate) fn find(&self, scope: &Scope) -> Option<(Slot, &Record)> {

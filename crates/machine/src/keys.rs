@@ -99,8 +99,8 @@ pub struct RangeAnswer {
     pub more: bool,
 }
 
+/// A point to roll back to: the history tells what every key was before.
 pub(crate) struct Mark {
-    rows: usize,
     lines: u64,
 }
 
@@ -135,6 +135,30 @@ impl Keys {
         (row.version > 0).then_some(row)
     }
 
+    /// Where a key has its row, if it has one; it may have been deleted.
+    pub(crate) fn find(&self, key: &Key) -> Option<Slot> {
+        self.rows.find(key)
+    }
+
+    /// The row at a place that [`Keys::find`] gave, if the key exists.
+    pub(crate) fn live_at(&self, slot: Option<Slot>) -> Option<&Row> {
+        let row = &self.rows.at(slot?).1;
+        (row.version > 0).then_some(row)
+    }
+
+    /// Half of a key's hash; then where its row seems to be; then a number of that row. Three looks, each of which can be
+    /// under way for many keys at once, bring what a write will need near.
+    pub(crate) fn hash(&self, key: &Key) -> u32 {
+        self.rows.hash(key)
+    }
+    pub(crate) fn probe(&self, hash: u32) -> Option<Slot> {
+        self.rows.probe(hash)
+    }
+    pub(crate) fn touch(&self, slot: Slot) -> u64 {
+        let (key, row) = self.rows.at(slot);
+        u64::from(key.space.0) ^ row.line
+    }
+
     /// Writes a key at `revision`; gives back the row before, if it existed.
     pub(crate) fn put(
         &mut self,
@@ -143,50 +167,50 @@ impl Keys {
         lease: LeaseId,
         revision: Revision,
         time: LogTime,
-    ) -> Option<Row> {
-        match self.rows.find(key) {
+    ) -> Option<&Row> {
+        self.put_at(self.find(key), key, value, lease, revision, time)
+    }
+
+    /// [`Keys::put`], where the row's place is known.
+    pub(crate) fn put_at(
+        &mut self,
+        place: Option<Slot>,
+        key: &Key,
+        value: Blob,
+        lease: LeaseId,
+        revision: Revision,
+        time: LogTime,
+    ) -> Option<&Row> {
+        let line = self.history.end();
+        let (created, modified, version) = (revision, revision, 1);
+        let mut after = Row { value, created, modified, version, lease, line };
+        let (slot, before) = match place {
             Some(slot) => {
-                let before = self.rows.at(slot).1.clone();
-                let created = if before.version > 0 { before.created } else { revision };
-                let after = Row {
-                    value,
-                    created,
-                    modified: revision,
-                    version: before.version + 1,
-                    lease,
-                    line: self.history.end(),
-                };
-                self.change(slot, before.clone(), after, time);
-                (before.version > 0).then_some(before)
+                let before = &self.rows.at(slot).1;
+                if before.version > 0 {
+                    (after.created, after.version) = (before.created, before.version + 1);
+                }
+                (slot, self.rows.swap(slot, after.clone()))
             }
             None => {
-                let after = Row {
-                    value,
-                    created: revision,
-                    modified: revision,
-                    version: 1,
-                    lease,
-                    line: self.history.end(),
-                };
-                let slot = self.rows.insert(key.clone(), after.clone());
+                let slot = self.rows.add(key.clone(), after.clone());
                 self.index(slot, key);
-                self.reindex(slot, LeaseId::ZERO, lease, 0, 1);
-                self.history.push(Line { slot, time, before: Row::default(), after });
-                None
+                (slot, Row::default())
             }
-        }
+        };
+        self.reindex(slot, before.lease, lease, before.version, 1);
+        let before = &self.history.push(Line { slot, time, before, after }).before;
+        (before.version > 0).then_some(before)
     }
 
     /// Deletes a key at `revision`; gives back the row before, if it existed.
-    pub(crate) fn delete(&mut self, key: &Key, revision: Revision, time: LogTime) -> Option<Row> {
+    pub(crate) fn delete(&mut self, key: &Key, revision: Revision, time: LogTime) -> Option<&Row> {
         let slot = self.rows.find(key)?;
-        let before = self.rows.at(slot).1.clone();
-        if before.version == 0 {
-            return None;
-        }
+        self.live_at(Some(slot))?;
         let after = Row { modified: revision, line: self.history.end(), ..Row::default() };
-        self.change(slot, before.clone(), after, time);
-        Some(before)
+        let before = self.rows.swap(slot, after.clone());
+        self.reindex(slot, before.lease, LeaseId::ZERO, before.version, 0);
+        Some(&self.history.push(Line { slot, time, before, after }).before)
     }
 
     /// Keys of a range that exist, in order.
@@ -350,25 +374,20 @@ impl Keys {
     }
 
     pub(crate) fn mark(&self) -> Mark {
-        Mark { rows: self.rows.mark(), lines: self.history.end() }
+        Mark { lines: self.history.end() }
     }
 
     pub(crate) fn rollback(&mut self, mark: &Mark) {
         while self.history.end() > mark.lines {
-            self.history.pop_back();
-        }
-        let mut undone: Vec<(Slot, Key, Option<(LeaseId, u64)>, Option<(LeaseId, u64)>)> = Vec::new();
-        self.rows.rollback(mark.rows, |slot, key, from, to| {
-            let brief = |row: Option<&Row>| row.map(|row| (row.lease, row.version));
-            undone.push((slot, key.clone(), brief(from), brief(to)));
-        });
-        for (slot, key, from, to) in undone {
-            if to.is_none() {
+            let Line { slot, before, after, .. } = self.history.pop_back();
+            let (lease, version) = (before.lease, before.version);
+            if before == Row::default() {
+                let key = self.rows.take_back(slot);
                 self.unindex(&key);
+            } else {
+                self.rows.swap(slot, before);
             }
-            let (lease_from, version_from) = from.unwrap_or_default();
-            let (lease_to, version_to) = to.unwrap_or_default();
-            self.reindex(slot, lease_from, lease_to, version_from, version_to);
+            self.reindex(slot, after.lease, lease, after.version, version);
         }
     }
 
@@ -438,12 +457,6 @@ impl Keys {
         );
     }
 
-    fn change(&mut self, slot: Slot, before: Row, after: Row, time: LogTime) {
-        self.rows.replace(slot, after.clone());
-        self.reindex(slot, before.lease, after.lease, before.version, after.version);
-        self.history.push(Line { slot, time, before, after });
-    }
-
     /// Keeps `by_lease` and `live` in step with a row that went from one state to another.
     fn reindex(
         &mut self,
@@ -479,15 +492,15 @@ impl Keys {
 
     fn drop_line(&mut self) {
         let number = self.history.first;
-        let slot = self.history.front().expect("the caller saw it").slot;
+        let front = self.history.front().expect("the caller saw it");
+        let (slot, revision) = (front.slot, front.after.modified);
         // A look at the row costs a cache miss: only the line of a deletion can be its last.
-        let deletion = self.history.front().is_some_and(|line| line.after.version == 0);
-        let deleted = deletion && {
+        let deleted = front.after.version == 0 && {
             let row = &self.rows.at(slot).1;
             row.version == 0 && row.line == number
         };
-        let line = self.history.pop_front(|| self.rows.at(slot).0.clone());
-        self.compacted = self.compacted.max(line.after.modified);
+        self.history.pop_front(|| self.rows.at(slot).0.clone());
+        self.compacted = self.compacted.max(revision);
         if deleted {
             let key = self.rows.at(slot).0.clone();
             self.unindex(&key);
@@ -559,16 +572,18 @@ impl History {
         self.first + self.len
     }
 
-    fn push(&mut self, line: Line) {
+    fn push(&mut self, line: Line) -> &Line {
         if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK) {
             self.chunks.push_back(Vec::with_capacity(CHUNK));
         }
         self.bytes += line.bytes();
         self.len += 1;
-        self.chunks.back_mut().expect("one was just made").push(line);
+        let chunk = self.chunks.back_mut().expect("one was just made");
+        chunk.push(line);
+        chunk.last().expect("it was just pushed")
     }
 
-    fn pop_back(&mut self) {
+    fn pop_back(&mut self) -> Line {
         let chunk = self.chunks.back_mut().expect("the caller knows that there is a line");
         let line = chunk.pop().expect("no chunk is empty");
         if chunk.is_empty() {
@@ -576,30 +591,33 @@ impl History {
         }
         self.bytes -= line.bytes();
         self.len -= 1;
+        line
     }
 
     fn front(&self) -> Option<&Line> {
         self.line(self.first)
     }
 
-    fn pop_front(&mut self, key: impl FnOnce() -> Key) -> Line {
+    /// Drops the first line; `key` tells whose it is. Its bytes are freed, its place is when the chunk is used up.
+    fn pop_front(&mut self, key: impl FnOnce() -> Key) {
         let line = &mut self.chunks.front_mut().expect("the caller saw a line")[self.start];
-        let empty = Line { slot: line.slot, time: line.time, before: Row::default(), after: Row::default() };
-        let line = std::mem::replace(line, empty);
-        self.bytes -= line.bytes();
-        self.start += 1;
-        if self.start == CHUNK || self.len == 1 {
-            self.chunks.pop_front();
-            self.start = 0;
-        }
+        let bytes = line.bytes();
         if let Some(walk) = &mut self.walk
             && (walk.next..walk.end).contains(&self.first)
         {
             walk.saved.push_back((key(), line.clone()));
         }
+        if bytes > size_of::<Line>() as u64 {
+            (line.before.value, line.after.value) = (Blob::EMPTY, Blob::EMPTY);
+        }
+        self.bytes -= bytes;
+        self.start += 1;
+        if self.start == CHUNK || self.len == 1 {
+            self.chunks.pop_front();
+            self.start = 0;
+        }
         self.first += 1;
         self.len -= 1;
-        line
     }
 
     fn line(&self, number: u64) -> Option<&Line> {

@@ -14,7 +14,7 @@ use quorate_types::{Blob, DecodeError, LeaseId, LimitName, LimitPolicy, LimitRep
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// The theoretical arrival time of the next conforming unit, in nanoseconds of log time.
     Bucket { tat: u64 },
@@ -41,6 +41,8 @@ pub(crate) struct Limits {
     table: Table<LimitName, Limit>,
     /// The last row the sweep has looked at.
     hand: LimitName,
+    /// Where the hand was before, for rolling back.
+    hands: Vec<LimitName>,
     slots: Table<Slot, u64>,
     slots_used: BTreeMap<LimitName, u64>,
     slots_by_lease: BTreeSet<(LeaseId, LimitName, Blob)>,
@@ -49,7 +51,7 @@ pub(crate) struct Limits {
 pub(crate) struct Mark {
     table: usize,
     slots: usize,
-    hand: LimitName,
+    hands: usize,
 }
 
 impl Limits {
@@ -66,14 +68,7 @@ impl Limits {
         now: LogTime,
     ) -> LimitReport {
         let state = self.table.get(name).map(|limit| &limit.state);
-        let sums = Sums::of(policy, state, now);
-        LimitReport {
-            name: name.clone(),
-            limit: sums.limit,
-            remaining: sums.remaining,
-            retry_after: sums.retry_after(policy, cost, now),
-            reset: sums.full.millis_since(now),
-        }
+        Sums::of(policy, state, now).report(name, policy, cost, now)
     }
 
     /// Takes `cost` from the limit.
@@ -87,26 +82,49 @@ impl Limits {
         cost: u64,
         now: LogTime,
     ) -> Result<LimitReport, LimitReport> {
-        let found = self.table.get(name);
-        let sums = Sums::of(policy, found.map(|limit| &limit.state), now);
-        if cost > sums.remaining {
-            return Err(self.report(name, policy, cost, now));
+        let mut taken = None;
+        let there = self.table.update(name, |limit| {
+            let found = Sums::of(policy, Some(&limit.state), now);
+            let sums = if cost <= found.remaining {
+                let state = found.after(policy, cost, now);
+                let sums = Sums::of(policy, Some(&state), now);
+                (limit.state, limit.full) = (state, sums.full);
+                Ok(sums)
+            } else {
+                Err(found)
+            };
+            taken = Some(sums);
+        });
+        let taken = match taken {
+            Some(taken) if there => taken,
+            _ => self.take_first(name, policy, cost, now),
+        };
+        let report = |sums: Sums| sums.report(name, policy, cost, now);
+        taken.map(report).map_err(report)
+    }
+
+    /// Takes from a limit that has no row yet.
+    fn take_first(
+        &mut self,
+        name: &LimitName,
+        policy: &LimitPolicy,
+        cost: u64,
+        now: LogTime,
+    ) -> Result<Sums, Sums> {
+        let found = Sums::of(policy, None, now);
+        if cost > found.remaining {
+            return Err(found);
         }
-        let denied = found.map_or(0, |limit| limit.denied);
-        let new = found.is_none();
-        let state = sums.after(policy, cost, now);
+        let state = found.after(policy, cost, now);
         let sums = Sums::of(policy, Some(&state), now);
-        if new {
-            self.sweep(now);
-        }
-        self.table.set(name.clone(), Some(Limit { state, full: sums.full, denied }));
-        Ok(LimitReport {
-            name: name.clone(),
-            limit: sums.limit,
-            remaining: sums.remaining,
-            retry_after: sums.retry_after(policy, cost, now),
-            reset: sums.full.millis_since(now),
-        })
+        self.sweep(now);
+        self.table.set(name.clone(), Some(Limit { state, full: sums.full, denied: 0 }));
+        Ok(sums)
+    }
+
+    /// Whether the limit has `cost` to spare.
+    pub(crate) fn has(&self, name: &LimitName, policy: &LimitPolicy, cost: u64, now: LogTime) -> bool {
+        cost <= Sums::of(policy, self.table.get(name).map(|limit| &limit.state), now).remaining
     }
 
     /// Counts denials; only a limit that is in use keeps a count.
@@ -159,15 +177,19 @@ impl Limits {
                     if full {
                         self.table.set(name.clone(), None);
                     }
-                    self.hand = name;
+                    self.move_hand(name);
                 }
-                None => self.hand = LimitName::default(),
+                None => self.move_hand(LimitName::default()),
             }
         }
     }
 
+    fn move_hand(&mut self, to: LimitName) {
+        self.hands.push(std::mem::replace(&mut self.hand, to));
+    }
+
     pub(crate) fn mark(&self) -> Mark {
-        Mark { table: self.table.mark(), slots: self.slots.mark(), hand: self.hand.clone() }
+        Mark { table: self.table.mark(), slots: self.slots.mark(), hands: self.hands.len() }
     }
     pub(crate) fn rollback(&mut self, mark: &Mark) {
         self.table.rollback(mark.table, |_, _, _| {});
@@ -175,11 +197,14 @@ impl Limits {
         self.slots.rollback(mark.slots, |(name, (lease, slot)), _, to| {
             index_slot(slots_used, slots_by_lease, name, *lease, slot, to.is_some());
         });
-        self.hand = mark.hand.clone();
+        if let Some(hand) = self.hands.drain(mark.hands..).next() {
+            self.hand = hand;
+        }
     }
     pub(crate) fn forget(&mut self) {
         self.table.forget();
         self.slots.forget();
+        self.hands.clear();
     }
     pub(crate) fn walk_begin(&mut self) {
         self.table.walk_begin();
@@ -249,9 +274,12 @@ impl Sums {
                     Some(State::Bucket { tat }) => (*tat).max(now.0),
                     _ => now.0, // Another kind of policy under this name: it begins anew.
                 };
-                let used = u128::from(tat - now.0);
-                let remaining = tolerance.saturating_sub(used) / interval;
-                let remaining = u64::try_from(remaining).unwrap_or(u64::MAX).min(burst);
+                let room = tolerance.saturating_sub(u128::from(tat - now.0));
+                let remaining = match (u64::try_from(room), u64::try_from(interval)) {
+                    (Ok(room), Ok(interval)) => room / interval, // Nearly always, and many times faster.
+                    _ => u64::try_from(room / interval).unwrap_or(u64::MAX),
+                };
+                let remaining = remaining.min(burst);
                 Self { limit: burst, remaining, full: LogTime(tat), state: State::Bucket { tat } }
             }
             (
@@ -285,7 +313,17 @@ impl Sums {
         }
     }
 
-    fn after(self, policy: &LimitPolicy, cost: u64, now: LogTime) -> State {
+    fn report(&self, name: &LimitName, policy: &LimitPolicy, cost: u64, now: LogTime) -> LimitReport {
+        LimitReport {
+            name: name.clone(),
+            limit: self.limit,
+            remaining: self.remaining,
+            retry_after: self.retry_after(policy, cost, now),
+            reset: self.full.millis_since(now),
+        }
+    }
+
+    fn after(&self, policy: &LimitPolicy, cost: u64, now: LogTime) -> State {
         match self.state {
             State::Bucket { tat } => {
                 let (interval, _) = cells(policy);

@@ -5,10 +5,10 @@
 use crate::keys::{Changes, RangeAnswer, view};
 use crate::locks::LockView;
 use crate::tasks::TaskView;
-use crate::{Batches, GroupView, Machine, StreamView, services};
+use crate::{Batches, GroupView, Machine, Now, StreamView, services};
 use quorate_types::{
-    FencingToken, GroupName, GroupSettings, Key, KeyRange, KeyValue, LeaseId, LimitName, LimitPolicy,
-    LimitReport, LockName, LogIndex, LogTime, Millis, Offset, OpError, PayloadRef, RangeRead, Registered,
+    Commit, FencingToken, GroupName, GroupSettings, Guard, GuardFailed, Key, KeyRange, KeyValue, LeaseId, LimitName, LimitPolicy,
+    LimitReport, LockName, LogIndex, LogTime, Millis, Offset, OpError, PayloadRef, RangeRead, Refusal, Registered,
     Revision, ServiceName, Settings, TaskName, WallTime,
 };
 
@@ -143,6 +143,26 @@ impl Machine {
     #[must_use]
     pub fn limit_report(&self, name: &LimitName, policy: &LimitPolicy, cost: u64) -> (LimitReport, u64) {
         (self.limits.report(name, policy, cost, self.time), self.limits.denied(name))
+    }
+
+    /// The refusal that a commit would get from limits alone at these times, if it would. Limits only ever get fuller by entries
+    /// that are under way, so telling it needs no entry. Commits that remember their answer or have an `else` list are not told.
+    #[must_use]
+    pub fn denied_by_limits(&self, commit: &Commit, wall: WallTime, time: LogTime) -> Option<Refusal> {
+        let limited = commit.guards.iter().any(|guard| matches!(guard, Guard::Limit { .. }));
+        if !limited || commit.idempotency.is_some() || commit.otherwise.is_some() {
+            return None;
+        }
+        let now = Now { index: self.applied, wall: wall.max(self.wall), time: time.max(self.time), seed: 0 };
+        let mut failed = Vec::new();
+        for (number, guard) in commit.guards.iter().enumerate() {
+            match self.check_guard(guard, &now) {
+                Ok(()) => {}
+                Err(why @ GuardFailed::Limit { .. }) => failed.push((number as u32, why)),
+                Err(_) => return None,
+            }
+        }
+        (!failed.is_empty()).then_some(Refusal::Guards { failed })
     }
 
     /// Reads a task.

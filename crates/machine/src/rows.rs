@@ -4,6 +4,9 @@
 //! index over a slab touches three lines where an ordered tree of that size touches a dozen. Order, where it is needed,
 //! is a separate index. Undo, snapshot walk and digest as in [`crate::table`].
 //!
+//! The index keeps each row's hash beside its slot: growing it touches no row, and two keys of like hashes are told apart
+//! without a look at either's row, mostly.
+//!
 //! Invariant: the hash never decides anything but where a row is found; no result depends on slot numbers or on the seed.
 //! Invariant: `free` holds exactly the empty slots, and rolling back restores it.
 
@@ -20,8 +23,22 @@ const CHUNK: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Slot(pub(crate) u32);
 
+/// Where a row lies, and half of its hash.
+#[derive(Clone, Copy)]
+struct Place {
+    slot: u32,
+    hash: u32,
+}
+
+impl Place {
+    /// The hash that the index goes by: it can be told from the half that is kept.
+    fn full(hash: u32) -> u64 {
+        u64::from(hash) << 32 | u64::from(hash)
+    }
+}
+
 pub(crate) struct Rows<K, V> {
-    index: HashTable<u32>,
+    index: HashTable<Place>,
     hasher: FixedState,
     /// In chunks, so that growing never copies what is there.
     chunks: Vec<Vec<Option<(K, V)>>>,
@@ -67,10 +84,21 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         Q: Hash + ?Sized,
         K: PartialEq<Q>,
     {
-        let hash = self.hasher.hash_one(key);
-        self.index
-            .find(hash, |slot| self.cell(*slot).as_ref().is_some_and(|(k, _)| k == key))
-            .map(|slot| Slot(*slot))
+        let hash = self.hash(key);
+        let same = |place: &Place| {
+            place.hash == hash && self.cell(place.slot).as_ref().is_some_and(|(k, _)| k == key)
+        };
+        self.index.find(Place::full(hash), same).map(|place| Slot(place.slot))
+    }
+
+    /// Half of a key's hash.
+    pub(crate) fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u32 {
+        (self.hasher.hash_one(key) >> 32) as u32
+    }
+
+    /// Where a key of this hash seems to be: a look at the index alone, so that its memory is near when it is needed.
+    pub(crate) fn probe(&self, hash: u32) -> Option<Slot> {
+        self.index.find(Place::full(hash), |place| place.hash == hash).map(|place| Slot(place.slot))
     }
 
     pub(crate) fn at(&self, slot: Slot) -> &(K, V) {
@@ -92,27 +120,46 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
 
     /// Adds a row whose key is not there yet.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Slot {
-        let slot = self.place(key, value);
-        self.save(slot, None);
-        self.undo.push(Undo::Inserted(Slot(slot)));
-        Slot(slot)
+        let slot = self.add(key, value);
+        self.undo.push(Undo::Inserted(slot));
+        slot
     }
 
     /// Replaces a row's value.
     pub(crate) fn replace(&mut self, slot: Slot, value: V) {
+        let before = self.swap(slot, value);
+        self.undo.push(Undo::Replaced(slot, before));
+    }
+
+    /// Replaces a row's value and gives the old one back; the caller knows by itself how to take that back.
+    pub(crate) fn swap(&mut self, slot: Slot, value: V) -> V {
         let row = self.cell_mut(slot.0).as_mut().expect("a slot that was found holds a row");
         let before = std::mem::replace(&mut row.1, value);
         if self.walk.is_some() {
             let key = self.at(slot).0.clone();
             self.save(slot.0, Some((key, before.clone())));
         }
-        self.undo.push(Undo::Replaced(slot, before));
+        before
+    }
+
+    /// Adds a row whose key is not there yet; the caller knows by itself how to take that back.
+    pub(crate) fn add(&mut self, key: K, value: V) -> Slot {
+        let slot = self.place(key, value);
+        self.save(slot, None);
+        Slot(slot)
+    }
+
+    /// Takes an [`Rows::add`] back: nothing has seen the row.
+    pub(crate) fn take_back(&mut self, slot: Slot) -> K {
+        self.clear(slot.0).0
     }
 
     /// Removes a row.
     pub(crate) fn remove(&mut self, slot: Slot) {
         let (key, value) = self.clear(slot.0);
-        self.save(slot.0, Some((key.clone(), value.clone())));
+        if self.walk.is_some() {
+            self.save(slot.0, Some((key.clone(), value.clone())));
+        }
         self.undo.push(Undo::Removed(slot, key, value));
     }
 
@@ -219,20 +266,16 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
             self.chunks[slot as usize / CHUNK].push(None);
             slot
         });
-        let hash = self.hasher.hash_one(&key);
+        let hash = self.hash(&key);
         *self.cell_mut(slot) = Some((key, value));
-        let Self { index, chunks, hasher, .. } = self;
-        index.insert_unique(hash, slot, |slot| {
-            let row = chunks[*slot as usize / CHUNK][*slot as usize % CHUNK].as_ref();
-            hasher.hash_one(&row.expect("the index names rows only").0)
-        });
+        self.index.insert_unique(Place::full(hash), Place { slot, hash }, |place| Place::full(place.hash));
         slot
     }
 
     fn clear(&mut self, slot: u32) -> (K, V) {
         let row = self.cell_mut(slot).take().expect("a slot that was found holds a row");
-        let hash = self.hasher.hash_one(&row.0);
-        let found = self.index.find_entry(hash, |at| *at == slot);
+        let hash = Place::full(self.hash(&row.0));
+        let found = self.index.find_entry(hash, |place| place.slot == slot);
         found.map_err(|_| ()).expect("every row is in the index").remove();
         self.free.push(slot);
         row
