@@ -75,6 +75,8 @@ impl Log {
         let lock = disk.lock()?;
         let folder = Folder::read(&*disk)?;
         let found = folder.assess(&*disk)?;
+        // The process before may have died, or failed, between a rename and the sync of its folder: the name is seen and not safe.
+        disk.sync_dir().map_err(LogError::io("sync", "the data folder"))?;
         folder.remove_leftovers(&*disk)?;
         let manifest = match folder.manifest.clone() {
             Some(manifest) => manifest,

@@ -374,3 +374,25 @@ proptest! {
         prop_assert_eq!(play(seed, &steps), play(seed, &steps));
     }
 }
+
+/// Found by the simulator: a process died between a rename and the sync of its folder; the one after it wrote into that segment,
+/// synced the file, and a power loss took the file's name.
+#[test]
+fn a_segment_whose_name_was_never_synced_is_made_safe_when_opened() {
+    for seed in 0..32 {
+        let disk = SimDisk::new(seed);
+        let (mut log, recovery) = open(&disk).unwrap();
+        drain(recovery).unwrap();
+        disk.fail_next(Op::SyncDir);
+        let job = log.prepare_job().unwrap();
+        assert!(log.complete_prepare(job.run()).is_err(), "the sync of the folder was told to fail");
+        drop(log);
+        disk.process_kill();
+        let (mut log, recovery) = open(&disk).unwrap();
+        drain(recovery).unwrap();
+        append_synced(&mut log, 3).unwrap();
+        drop(log);
+        disk.power_loss();
+        assert_eq!(drain(open(&disk).unwrap().1).unwrap(), (1, 3), "seed {seed}");
+    }
+}

@@ -2,12 +2,14 @@
 //!
 //! Invariant: a snapshot gets its name only once the log is synced to its index and tells what all entries up to it came to:
 //! nothing behind a snapshot is ever needed again, not even by `why`.
+//! Invariant: a payload is cleaned away only when entries that are synced have made it dead.
 //! Invariant: at most [`CHUNK_BYTES_MAX`] of a snapshot wait for the disk; the walk pauses instead.
 //! Called by: `Partition` at the end of turns; the driver runs [`Work`] where it may wait.
 
 use crate::partition::Config;
 use quorate_log::{
-    CleanDone, CleanJob, Index, Log, LogError, PrepareDone, PrepareJob, SnapshotDone, SnapshotWriter,
+    CleanDone, CleanJob, Index, Log, LogError, PrepareDone, PrepareJob, SegmentToClean, SnapshotDone,
+    SnapshotWriter,
 };
 use quorate_machine::Machine;
 use quorate_types::{Entry, LogIndex, WallTime};
@@ -25,14 +27,14 @@ pub enum Work {
     /// Makes a segment ahead of need, or removes dead files.
     Prepare(PrepareJob),
     /// Writes the next part of a snapshot.
-    Snapshot(SnapshotPart),
+    Snapshot(Box<SnapshotPart>),
     /// Moves live payloads out of mostly dead segments.
     Clean(CleanJob),
 }
 
 /// A part of a snapshot on its way to the disk.
 pub struct SnapshotPart {
-    writer: SnapshotWriter,
+    writer: Box<SnapshotWriter>,
     chunks: Vec<Vec<u8>>,
     last: bool,
 }
@@ -42,7 +44,7 @@ pub enum Done {
     /// Of [`Work::Prepare`].
     Prepare(PrepareDone),
     /// Of a part of a snapshot: its writer for the next part.
-    Snapshot(Result<SnapshotWriter, LogError>),
+    Snapshot(Result<Box<SnapshotWriter>, LogError>),
     /// Of the last part of a snapshot.
     SnapshotFinished(Result<SnapshotDone, LogError>),
     /// Of [`Work::Clean`].
@@ -56,7 +58,8 @@ impl Work {
         match self {
             Self::Prepare(job) => Done::Prepare(job.run()),
             Self::Clean(job) => Done::Clean(job.run()),
-            Self::Snapshot(SnapshotPart { mut writer, chunks, last }) => {
+            Self::Snapshot(part) => {
+                let SnapshotPart { mut writer, chunks, last } = *part;
                 for chunk in &chunks {
                     if let Err(error) = writer.push(chunk) {
                         return Done::Snapshot(Err(error));
@@ -77,10 +80,19 @@ pub(crate) struct Background {
     /// (index, wall time, bytes of log then), oldest first: where the audit's age begins.
     marks: VecDeque<(LogIndex, WallTime)>,
     cleaning: bool,
+    planned: Option<Planned>,
     looked: LogIndex,
     log_bytes: u64,
     /// A preparation failed (a full disk, most likely): wait this many entries before the next.
     pause: u64,
+}
+
+/// A cleaning that waits until the state by which it was planned cannot be lost any more.
+struct Planned {
+    item: SegmentToClean,
+    live: Vec<(Index, u32)>,
+    /// The last entry of that state.
+    applied: LogIndex,
 }
 
 /// A snapshot being taken.
@@ -96,7 +108,7 @@ struct Taking {
 enum Writer {
     /// Not yet made: the log must be synced to the index first.
     Wanted,
-    Here(SnapshotWriter),
+    Here(Box<SnapshotWriter>),
     /// With a part on its way.
     Out,
 }
@@ -111,6 +123,7 @@ impl Background {
             applied,
             marks: VecDeque::new(),
             cleaning: false,
+            planned: None,
             looked: applied,
             log_bytes: 0,
             pause: 0,
@@ -191,7 +204,7 @@ impl Background {
             return Some(Work::Prepare(job));
         }
         if let Some(part) = self.part(log, logged) {
-            return Some(Work::Snapshot(part));
+            return Some(Work::Snapshot(Box::new(part)));
         }
         self.clean(machine, log, config).map(Work::Clean)
     }
@@ -234,7 +247,7 @@ impl Background {
         let taking = self.snapshot.as_mut()?;
         if matches!(taking.writer, Writer::Wanted) && log.synced().0 >= taking.index.0 {
             match log.snapshot_writer(Index(taking.index.0), b"") {
-                Ok(writer) => taking.writer = Writer::Here(writer),
+                Ok(writer) => taking.writer = Writer::Here(Box::new(writer)),
                 Err(_) => return None, // The log has failed; the partition says so.
             }
         }
@@ -250,6 +263,18 @@ impl Background {
     }
 
     fn clean(&mut self, machine: &Machine, log: &mut Log, config: &Config) -> Option<CleanJob> {
+        if self.planned.is_none() {
+            self.planned = self.plan(machine, log, config);
+        }
+        // Under `interval` and `none` a power loss may take the last entries back, and with them what made a payload dead.
+        let safe = LogIndex(log.synced().0);
+        let Planned { item, live, .. } = self.planned.take_if(|planned| planned.applied <= safe)?;
+        let job = log.clean(item, live).ok()?;
+        self.cleaning = true;
+        Some(job)
+    }
+
+    fn plan(&mut self, machine: &Machine, log: &Log, config: &Config) -> Option<Planned> {
         if self.cleaning || self.applied.0 < self.looked.0 + CLEAN_ENTRIES && self.looked != LogIndex::ZERO {
             return None;
         }
@@ -261,9 +286,7 @@ impl Background {
         };
         let live = machine.live_payloads(LogIndex(item.first().0), LogIndex(item.last().0));
         let live = live.into_iter().map(|at| (Index(at.index.0), at.sub)).collect();
-        let job = log.clean(item, live).ok()?;
-        self.cleaning = true;
-        Some(job)
+        Some(Planned { item, live, applied: machine.applied() })
     }
 
     /// The last entry that `why` no longer asks for: older than the audit's age, or beyond its bytes.

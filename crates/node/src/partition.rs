@@ -12,10 +12,10 @@ use quorate_engine::{Clock, Durability, Engine, EngineError, Instant, Local, Pro
 use quorate_log::{Disk, JobDone, LogConfig, LogReader, WriteJob};
 use quorate_machine::{MACHINE_VERSION, Machine, Outputs, RestoreError, Restorer};
 use quorate_types::{
-    Command, CommandBody, Decided, Entry, Limits, LogIndex, LogTime, Millis, Outcome, Revision, Settings,
-    WallTime,
+    Command, CommandBody, Decided, Entry, GuardFailed, LimitName, Limits, LogIndex, LogTime, Millis, Outcome,
+    Refusal, Revision, Settings, WallTime,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// How a partition is run. Every field has a default that suits a small server.
@@ -173,6 +173,9 @@ pub struct Status {
     pub sizes: quorate_machine::Sizes,
 }
 
+/// Names of which unlogged denials are counted until the next entry.
+const DENIED_NAMES_MAX: usize = 1024;
+
 /// See the module's documentation. `T` is the driver's ticket for an answer.
 pub struct Partition<T> {
     config: Config,
@@ -184,6 +187,8 @@ pub struct Partition<T> {
     queue: VecDeque<(Command, T)>,
     waiting: Waiting,
     pressure: Pressure,
+    /// Denials answered without an entry, to be counted in the next.
+    denied: BTreeMap<LimitName, u64>,
     /// Tickets of the entries in flight, with the bytes they hold of the bounds.
     in_flight: VecDeque<(Vec<T>, Waiting)>,
     waiters: Waiters<T>,
@@ -248,7 +253,7 @@ impl<T> Partition<T> {
             background.applied(&entry);
             report.entries += 1;
             report.commands += entry.commands.len() as u64;
-            if report.entries % 1024 == 0 {
+            if report.entries.is_multiple_of(1024) {
                 progress(report.entries, total);
             }
         }
@@ -263,6 +268,7 @@ impl<T> Partition<T> {
             queue: VecDeque::new(),
             waiting: Waiting::default(),
             pressure: Pressure::default(),
+            denied: BTreeMap::new(),
             in_flight: VecDeque::new(),
             waiters: Waiters::default(),
             replies: Vec::new(),
@@ -313,6 +319,26 @@ impl<T> Partition<T> {
         Ok(())
     }
 
+    /// Answers at once a command that a limit alone denies: a flood of them costs no log. The denials are counted in the next entry.
+    pub fn deny(&mut self, command: &Command, now: Instant) -> Option<Outcome> {
+        let CommandBody::Commit { commit } = &command.body else { return None };
+        if commit.guards.is_empty() || self.fatal.is_some() {
+            return None;
+        }
+        let (wall, time) = self.clock.clone().tick(now);
+        let refusal = self.machine.denied_by_limits(commit, wall, time)?;
+        let Refusal::Guards { failed } = &refusal else { return None };
+        for (_, why) in failed {
+            if let GuardFailed::Limit { report, .. } = why
+                && (self.denied.len() < DENIED_NAMES_MAX || self.denied.contains_key(&report.name))
+            {
+                *self.denied.entry(report.name.clone()).or_default() += 1;
+            }
+        }
+        self.refused += 1;
+        Some(Outcome::Refused { refusal })
+    }
+
     /// Orders what has arrived, and what is due. Call it when something has arrived, and at [`Partition::next_wake`].
     /// `seed` is fresh entropy.
     ///
@@ -322,7 +348,8 @@ impl<T> Partition<T> {
         self.alive()?;
         let (wall, time) = self.clock.tick(now);
         // Logged at the very first too: what a later release holds for a default must not change what this log means.
-        let unsaid = self.machine.applied() == LogIndex::ZERO || self.machine.settings() != &self.config.settings;
+        let unsaid =
+            self.machine.applied() == LogIndex::ZERO || self.machine.settings() != &self.config.settings;
         if unsaid && self.engine.in_flight() == 0 {
             let settings = self.config.settings.clone();
             let configure = Command::new("server".into(), CommandBody::Configure { settings });
@@ -342,6 +369,12 @@ impl<T> Partition<T> {
                 commands.push(command);
                 tickets.push(ticket);
             }
+            // They have no ticket: nobody waits for them.
+            commands.extend(
+                std::mem::take(&mut self.denied)
+                    .into_iter()
+                    .map(|(name, count)| Command::new("server".into(), CommandBody::Denied { name, count })),
+            );
             self.order(commands, tickets, taken, (wall, time, salt))?;
             salt = salt.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         }

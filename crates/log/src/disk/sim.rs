@@ -162,7 +162,8 @@ impl SimDisk {
                 unsynced.extend((sector * SECTOR..to).filter(changed).map(|at| (*inode, at)));
             }
         }
-        let Some((inode, at)) = unsynced.get((choice % unsynced.len().max(1) as u64) as usize).copied() else {
+        let Some((inode, at)) = unsynced.get((choice % unsynced.len().max(1) as u64) as usize).copied()
+        else {
             return false;
         };
         let file = state.inode(inode);
