@@ -204,19 +204,21 @@ async fn keep(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(pause).await;
         let sent = Instant::now();
-        pause = match shared.client.transport.call_within(&ask, shared.ttl / 3).await {
-            Ok(_) => {
+        // Given up early: on a connection that hangs, a fresh try is worth more, and a renewal too many does no harm.
+        let tried = tokio::time::timeout(shared.ttl / 3, shared.client.transport.call(&ask)).await;
+        pause = match tried {
+            Ok(Ok(_)) => {
                 let mut known = shared.known();
-                // A try may have been answered after others were lost; the earliest sending is the safe one.
+                // Counted from before the first try: whichever of them was answered was sent later.
                 known.until = known.until.max(certain_until(sent, shared.ttl));
                 shared.ttl / 3
             }
-            Err(error) if error.code() == Some("lease_missing") => {
+            Ok(Err(error)) if error.code() == Some("lease_missing") => {
                 shared.known().lost = true;
                 shared.changed.notify_waiters();
                 return;
             }
-            Err(_) => shared.ttl / 10,
+            Ok(Err(_)) | Err(_) => shared.ttl / 10,
         };
     }
 }

@@ -34,7 +34,7 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long one try may go unanswered, an asked-for wait not counted.
     pub try_timeout: Duration,
-    /// How long a request is tried in all, an asked-for wait not counted.
+    /// How long new tries of a request are begun, an asked-for wait not counted.
     pub patience: Duration,
 }
 
@@ -170,37 +170,27 @@ impl Transport {
 
     /// Sends until there is an answer, and reads it whole.
     pub(crate) async fn call(&self, ask: &Ask) -> Result<Reply, ClientError> {
-        self.send(ask, self.options.patience, true).await.map(|(reply, _)| reply)
-    }
-
-    /// As [`Self::call`], with a patience of its own.
-    pub(crate) async fn call_within(&self, ask: &Ask, patience: Duration) -> Result<Reply, ClientError> {
-        self.send(ask, patience, true).await.map(|(reply, _)| reply)
+        self.send(ask, true).await.map(|(reply, _)| reply)
     }
 
     /// Sends until there is an answer, and gives its body to be read as it comes.
     pub(crate) async fn open(&self, ask: &Ask) -> Result<Incoming, ClientError> {
-        let (reply, body) = self.send(ask, self.options.patience, false).await?;
+        let (reply, body) = self.send(ask, false).await?;
         body.ok_or_else(|| reply.unexpected("no body"))
     }
 
-    async fn send(
-        &self,
-        ask: &Ask,
-        patience: Duration,
-        whole: bool,
-    ) -> Result<(Reply, Option<Incoming>), ClientError> {
-        let until = Instant::now() + patience + ask.wait;
+    async fn send(&self, ask: &Ask, whole: bool) -> Result<(Reply, Option<Incoming>), ClientError> {
+        let until = Instant::now() + self.options.patience + ask.wait;
         let (mut maybe_sent, mut pause, mut redirects, mut turn) = (false, PAUSE_MIN, 0, 0usize);
         loop {
             let server = self.server(turn);
-            let (why, mut next) = match self.attempt(ask, &server, until).await {
+            let (why, mut next) = match self.attempt(ask, &server).await {
                 Tried::NotSent(why) => (why, None),
                 Tried::Lost(why) => {
                     maybe_sent = true;
                     (why, None)
                 }
-                Tried::Answered(response) => match self.answered(*response, &server, whole, until).await {
+                Tried::Answered(response) => match self.answered(*response, &server, whole).await {
                     Answered::Done(reply, body) => {
                         *self.first.lock().unwrap_or_else(PoisonError::into_inner) = server;
                         return Ok((reply, body));
@@ -250,7 +240,7 @@ impl Transport {
         }
     }
 
-    async fn attempt(&self, ask: &Ask, server: &str, until: Instant) -> Tried {
+    async fn attempt(&self, ask: &Ask, server: &str) -> Tried {
         let mut request = Request::builder().method(ask.method.clone()).uri(format!("{server}{}", ask.path));
         request = request.header("quorate-client", printable(&self.options.name));
         if let Some(token) = &self.options.token {
@@ -263,7 +253,8 @@ impl Transport {
             Ok(request) => request,
             Err(error) => return Tried::NotSent(error.to_string()),
         };
-        let deadline = until.min(Instant::now() + self.options.try_timeout + ask.wait);
+        // A try that has begun gets its whole time: cut short, it would only make known things unknown.
+        let deadline = Instant::now() + self.options.try_timeout + ask.wait;
         match tokio::time::timeout_at(deadline, self.http.request(request)).await {
             Ok(Ok(response)) => Tried::Answered(Box::new(response)),
             Ok(Err(error)) if error.is_connect() => Tried::NotSent(told(server, &error)),
@@ -272,13 +263,7 @@ impl Transport {
         }
     }
 
-    async fn answered(
-        &self,
-        response: Response<Incoming>,
-        server: &str,
-        whole: bool,
-        until: Instant,
-    ) -> Answered {
+    async fn answered(&self, response: Response<Incoming>, server: &str, whole: bool) -> Answered {
         let (parts, body) = response.into_parts();
         let status = parts.status.as_u16();
         if status == 307 || status == 308 {
@@ -294,7 +279,7 @@ impl Transport {
         if status < 400 && !whole {
             return Answered::Done(reply, Some(body));
         }
-        let deadline = until.max(Instant::now() + Duration::from_secs(1));
+        let deadline = Instant::now() + self.options.try_timeout;
         match tokio::time::timeout_at(deadline, body.collect()).await {
             Ok(Ok(collected)) => reply.body = collected.to_bytes(),
             Ok(Err(error)) => return Answered::Lost(told(server, &error)),
