@@ -85,6 +85,9 @@ impl Quorate {
         let (send, receive) = oneshot::channel();
         let shared = &self.handle.shared;
         let mut core = shared.lock();
+        if let Some(denied) = core.partition.deny(&command, shared.now()) {
+            return Ok(denied);
+        }
         core.partition.propose(command, send).map_err(|(_, refused)| refused)?;
         shared.round(core);
         outcome(receive.blocking_recv())
@@ -293,6 +296,11 @@ impl Handle {
     fn propose(&self, command: Command) -> Result<oneshot::Receiver<Reply>, RuntimeError> {
         let (send, receive): (Ticket, _) = oneshot::channel();
         let mut core = self.shared.lock();
+        if let Some(denied) = core.partition.deny(&command, self.shared.now()) {
+            // Whoever asks holds the other end.
+            let _ = send.send(Reply::Outcome(denied));
+            return Ok(receive);
+        }
         core.partition.propose(command, send).map_err(|(_, refused)| refused)?;
         self.shared.nudge(&mut core);
         Ok(receive)

@@ -1,5 +1,7 @@
 //! The embedded database, as a program uses it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 use quorate_runtime::{CommitError, Config, Interest, Quorate, RuntimeError};
 use quorate_types::*;
 use std::time::Duration;
@@ -154,4 +156,22 @@ fn why_tells_who_changed_a_key_and_whose_guard_failed() {
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(told[0], "ann Done(Revision(1))");
     assert!(told[1].starts_with("bob Refused(Some(Guards"), "{}", told[1]);
+}
+
+#[test]
+fn a_denial_by_a_limit_alone_costs_no_log_and_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = open(folder.path());
+    let policy = LimitPolicy::Bucket { count: 1, period: Millis(3_600_000), burst: 1 };
+    let take =
+        || Commit { guards: vec![Guard::Limit { name: "t".into(), policy, cost: 1 }], ..Commit::default() };
+    db.commit(take()).unwrap();
+    let applied = db.handle().status().applied;
+    for _ in 0..5 {
+        let Err(CommitError::Refused(refusal)) = db.commit(take()) else { panic!("it is used up") };
+        assert!(refusal.to_string().contains("limit t has 0 of 1 left"), "{refusal}");
+    }
+    assert_eq!(db.handle().status().applied, applied);
+    db.commit(Commit::of(vec![put("k", "v")])).unwrap();
+    assert_eq!(db.read(|machine| machine.limit_report(&"t".into(), &policy, 1).1).unwrap(), 5);
 }

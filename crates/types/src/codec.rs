@@ -212,7 +212,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// The input ends.
     pub fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
-        let len = self.len()?;
+        let len = self.length()?;
         self.raw(len)
     }
     /// Length-prefixed bytes as a slice that shares the buffer.
@@ -220,7 +220,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// The input ends.
     pub fn shared(&mut self) -> Result<Bytes, DecodeError> {
-        let len = self.len()?;
+        let len = self.length()?;
         let start = self.at;
         self.raw(len)?;
         Ok(self.from.slice(start..start + len))
@@ -235,7 +235,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// It is more than that.
-    pub fn len(&mut self) -> Result<usize, DecodeError> {
+    pub fn length(&mut self) -> Result<usize, DecodeError> {
         let len = self.varint()?;
         match usize::try_from(len) {
             Ok(len) if len <= self.left() => Ok(len),
@@ -331,7 +331,7 @@ impl<T: Wire> Wire for Vec<T> {
         }
     }
     fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let len = from.len()?;
+        let len = from.length()?;
         // Every element takes a byte or more, yet may be large in memory: reserve little, and grow by what is read.
         let mut values = Self::with_capacity(len.min(64));
         for _ in 0..len {
