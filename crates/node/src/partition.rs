@@ -169,6 +169,8 @@ pub struct Status {
     pub disk_low: bool,
     /// Whether growth is refused because the memory bound is near.
     pub memory_low: bool,
+    /// Why nothing is taken any more, once the log has failed or the node was stopped.
+    pub stopped: Option<String>,
     /// How much the machine holds.
     pub sizes: quorate_machine::Sizes,
 }
@@ -513,10 +515,17 @@ impl<T> Partition<T> {
         !self.queue.is_empty() || !self.keep_alives.is_empty()
     }
 
-    /// Whether everything proposed is applied.
+    /// Whether everything proposed is applied, or never will be.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.queue.is_empty() && self.keep_alives.is_empty() && self.engine.in_flight() == 0
+        self.fatal.is_some()
+            || (self.queue.is_empty() && self.keep_alives.is_empty() && self.engine.in_flight() == 0)
+    }
+
+    /// Why the partition has stopped, once it has.
+    #[must_use]
+    pub fn fatal(&self) -> Option<&Fatal> {
+        self.fatal.as_ref()
     }
 
     /// Why nothing is acknowledged any more; nothing while the partition serves.
@@ -551,6 +560,7 @@ impl<T> Partition<T> {
             snapshot: LogIndex(log.snapshots().last().map_or(0, |index| index.0)),
             disk_low: self.pressure.disk,
             memory_low: self.pressure.memory,
+            stopped: self.fatal.as_ref().map(|fatal| fatal.why.clone()),
             sizes: self.machine.sizes(),
         }
     }

@@ -22,8 +22,10 @@ const REFUSALS_WINDOW: u64 = 10_000;
 /// What entries came to and is not logged yet.
 pub(crate) struct Decisions {
     pending: Vec<Decided>,
-    /// Entries up to this one have theirs in the log (or in an entry on its way there).
+    /// What entries up to this one came to is in the log for certain.
     logged: LogIndex,
+    /// What entries up to this one came to is on its way to the log.
+    on_its_way: LogIndex,
     noted: LogIndex,
     refusals: BTreeMap<Subject, u32>,
     refusals_max: u32,
@@ -35,6 +37,7 @@ impl Decisions {
         Self {
             pending: Vec::new(),
             logged: LogIndex::ZERO,
+            on_its_way: LogIndex::ZERO,
             noted: LogIndex::ZERO,
             refusals: BTreeMap::new(),
             refusals_max,
@@ -86,7 +89,9 @@ impl Decisions {
 
     /// What is pending, to go into the next entry.
     pub(crate) fn take(&mut self) -> Vec<Decided> {
-        self.logged = self.noted;
+        if let Some(last) = self.pending.last() {
+            self.on_its_way = last.index;
+        }
         std::mem::take(&mut self.pending)
     }
 
@@ -94,9 +99,9 @@ impl Decisions {
         self.pending.clone()
     }
 
-    /// The last entry of which the log tells, or will once what is in flight is written, what it came to.
+    /// The last entry of which the log tells for certain what it, and all before it, came to.
     pub(crate) fn logged(&self) -> LogIndex {
-        if self.pending.is_empty() { self.noted } else { self.logged }
+        if self.pending.is_empty() && self.on_its_way <= self.logged { self.noted } else { self.logged }
     }
 
     fn verdict(

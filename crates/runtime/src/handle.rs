@@ -282,6 +282,16 @@ impl Handle {
         &self.router
     }
 
+    /// Waits until the partition takes nothing any more, and tells why: the process should end then.
+    pub async fn stopped(&self) -> String {
+        loop {
+            if let Some(why) = self.status().stopped {
+                return why;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// Takes a snapshot soon, whatever the configuration says.
     pub fn snapshot_soon(&self) {
         let mut core = self.shared.lock();
@@ -308,6 +318,9 @@ impl Handle {
 
     /// Waits for an entry when something is due that no entry has ended yet.
     async fn barrier(&self) -> Result<(), RuntimeError> {
+        if let Some(fatal) = self.shared.lock().partition.fatal() {
+            return Err(RuntimeError::Stopped { why: fatal.why.clone() });
+        }
         if self.shared.lock().partition.overdue(self.shared.now()) {
             self.command(barrier()).await?;
         }

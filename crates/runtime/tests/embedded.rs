@@ -175,3 +175,16 @@ fn a_denial_by_a_limit_alone_costs_no_log_and_is_counted() {
     db.commit(Commit::of(vec![put("k", "v")])).unwrap();
     assert_eq!(db.read(|machine| machine.limit_report(&"t".into(), &policy, 1).1).unwrap(), 5);
 }
+
+#[test]
+fn a_closed_database_refuses_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = open(folder.path());
+    let handle = db.handle();
+    db.close();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let refused = runtime.block_on(handle.command(Commit::of(vec![put("k", "v")]).into()));
+    assert_eq!(refused, Err(RuntimeError::Stopped { why: "it was asked to".into() }));
+    assert!(runtime.block_on(handle.read(|machine| machine.revision())).is_err());
+    assert_eq!(runtime.block_on(handle.stopped()), "it was asked to");
+}
