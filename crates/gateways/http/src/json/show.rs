@@ -425,4 +425,31 @@ mod tests {
         let shown = commit(&read, Values::Auto);
         assert_eq!(shown, r#"{"then":[{"append":{"stream":"s","records":[],"count":1}}]}"#);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_error_or_a_commit_that_reads_back_as_it_is_shown(
+            seed in 0usize..OPERATIONS.len(),
+            guarded in 0usize..GUARDS.len(),
+            cuts in proptest::collection::vec((0usize..400, proptest::prelude::any::<u8>()), 0..4),
+        ) {
+            let (op, one) = (&OPERATIONS[seed], &GUARDS[guarded]);
+            let text = format!(
+                r#"{{"guards":[{{"{}":{}}}],"then":[{{"{}":{}}}]}}"#,
+                one.name, one.example, op.name, op.example
+            );
+            let mut bytes = text.into_bytes();
+            for (place, byte) in cuts {
+                let place = place % bytes.len();
+                bytes[place] = byte;
+            }
+            if let Ok(read) = parse(&bytes, request::commit) {
+                let shown = commit(&read, Values::Base64);
+                // A claim's request is known by its fingerprint alone, so that one cannot be asked for again.
+                if op.name != "claim" {
+                    proptest::prop_assert_eq!(parse(shown.as_bytes(), request::commit), Ok(read));
+                }
+            }
+        }
+    }
 }

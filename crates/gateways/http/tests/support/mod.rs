@@ -1,5 +1,5 @@
 //! A real server on port 0 over a real runtime on a temporary folder, and a plain client that sees every byte.
-#![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
+#![allow(clippy::unwrap_used, dead_code)] // Test code: a failure here is the test's failure.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
