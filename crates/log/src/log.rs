@@ -128,6 +128,8 @@ pub struct Log {
     pub(crate) next_sequence: u64,
     pub(crate) next_epoch: u64,
     pub(crate) preparing: bool,
+    /// The last job that makes its segment itself.
+    pub(crate) making: u64,
     pub(crate) recycle: Vec<String>,
     pub(crate) garbage: Vec<String>,
     pub(crate) manifest: Manifest,
@@ -307,7 +309,9 @@ impl Log {
     /// The next piece of preparation: a segment zero-filled (or recycled) ahead of need, and dead files removed. One at a time; run it on a
     /// thread that may wait, not the one that runs write jobs. `None` when there is nothing to do.
     pub fn prepare_job(&mut self) -> Option<PrepareJob> {
-        let wanted = self.ready.len() < self.config.segments_ready;
+        // Segments are made in sequence: one made ahead of a job that still has to make the one before it would, after a crash, follow a
+        // segment that is not there.
+        let wanted = self.ready.len() < self.config.segments_ready && self.making <= self.jobs_done;
         if self.preparing || self.poison.is_some() || (!wanted && self.garbage.is_empty()) {
             return None;
         }
@@ -343,7 +347,8 @@ impl Log {
 
     /// Whether a prepared segment is missing, so that [`Log::prepare_job`] is worth its call.
     pub fn wants_preparing(&self) -> bool {
-        !self.preparing && (self.ready.len() < self.config.segments_ready || !self.garbage.is_empty())
+        let wanted = self.ready.len() < self.config.segments_ready && self.making <= self.jobs_done;
+        !self.preparing && (wanted || !self.garbage.is_empty())
     }
 
     /// Begins a snapshot of the state after entry `index`; `meta` is the caller's (machine version, digest…) and is read back first.
@@ -397,6 +402,7 @@ impl Log {
                 let (sequence, epoch) = (self.next_sequence, self.next_epoch);
                 self.next_sequence += 1;
                 self.next_epoch += 1;
+                self.making = self.jobs_taken + 1;
                 Ready { sequence, epoch, recycled: false, file: None, file_bytes: self.config.segment_bytes }
             }
         };

@@ -117,6 +117,7 @@ impl Log {
             next_sequence,
             next_epoch,
             preparing: false,
+            making: 0,
             recycle: Vec::new(),
             garbage: Vec::new(),
             manifest,

@@ -396,3 +396,21 @@ fn a_segment_whose_name_was_never_synced_is_made_safe_when_opened() {
         assert_eq!(drain(open(&disk).unwrap().1).unwrap(), (1, 3), "seed {seed}");
     }
 }
+
+/// Found by the simulator: a preparation overtook the job that was to make the segment before; after a crash between the two the folder
+/// was refused.
+#[test]
+fn no_segment_is_prepared_ahead_of_one_that_a_job_has_yet_to_make() {
+    let disk = SimDisk::new(3);
+    let (mut log, recovery) = open(&disk).unwrap();
+    drain(recovery).unwrap();
+    append(&mut log, 1).unwrap();
+    let job = log.take_job(true).unwrap();
+    assert!(log.prepare_job().is_none(), "the first segment is the job's to make");
+    assert!(!log.wants_preparing());
+    log.complete(job.run()).unwrap();
+    prepare(&mut log).unwrap();
+    drop(log);
+    disk.power_loss();
+    assert_eq!(drain(open(&disk).unwrap().1).unwrap(), (1, 1));
+}
