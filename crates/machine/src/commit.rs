@@ -125,7 +125,8 @@ impl Machine {
                 failed.push((number as u32, why));
             }
         }
-        let mut limits = Vec::new();
+        let limited = |guard: &&Guard| matches!(guard, Guard::Limit { .. });
+        let mut limits = Vec::with_capacity(commit.guards.iter().filter(limited).count());
         if failed.is_empty() {
             let before = self.limits.mark();
             for (number, guard) in commit.guards.iter().enumerate() {
@@ -351,7 +352,7 @@ impl Machine {
             }
             Op::DeleteGroup { stream, group } => self.groups.delete(&mut self.streams, stream, group),
             Op::CursorCommit { stream, group, partition, offset, expected } => {
-                self.groups.cursor_commit(&mut self.streams, stream, group, *partition, *offset, *expected)
+                self.groups.cursor_commit(&self.streams, stream, group, *partition, *offset, *expected)
             }
             Op::Take { stream, group, consumer, max, visibility } => {
                 let (groups, before) = (&mut self.groups, out.events.len());

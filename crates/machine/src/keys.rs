@@ -557,6 +557,8 @@ struct History {
     first: u64,
     len: u64,
     bytes: u64,
+    /// A chunk that was used up, for the next one: asking the allocator for so much each time costs page faults.
+    spare: Vec<Line>,
     walk: Option<HistoryWalk>,
 }
 
@@ -574,7 +576,9 @@ impl History {
 
     fn push(&mut self, line: Line) -> &Line {
         if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push_back(Vec::with_capacity(CHUNK));
+            let mut chunk = std::mem::take(&mut self.spare);
+            chunk.reserve_exact(CHUNK);
+            self.chunks.push_back(chunk);
         }
         self.bytes += line.bytes();
         self.len += 1;
@@ -613,7 +617,8 @@ impl History {
         self.bytes -= bytes;
         self.start += 1;
         if self.start == CHUNK || self.len == 1 {
-            self.chunks.pop_front();
+            self.spare = self.chunks.pop_front().expect("the caller saw a line");
+            self.spare.clear();
             self.start = 0;
         }
         self.first += 1;

@@ -71,6 +71,9 @@ pub struct LockView {
     pub waiting: Vec<Waiter>,
 }
 
+/// What a session holds, by token, and what it waits for, by number.
+type OfLease = (Vec<(LockName, FencingToken)>, Vec<(LockName, u64)>);
+
 /// What a request for a lock came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -294,7 +297,7 @@ impl Locks {
     }
 
     /// What a session holds and waits for, in the order of the locks' names.
-    pub(crate) fn of_lease(&self, lease: LeaseId) -> (Vec<(LockName, FencingToken)>, Vec<(LockName, u64)>) {
+    pub(crate) fn of_lease(&self, lease: LeaseId) -> OfLease {
         let first = LockName::default();
         let holds = self.holds_by_lease.range((lease, first.clone(), 0, FencingToken(0))..);
         let waits = self.waits_by_lease.range((lease, first, 0, 0)..);

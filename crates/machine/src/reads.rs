@@ -7,9 +7,9 @@ use crate::locks::LockView;
 use crate::tasks::TaskView;
 use crate::{Batches, GroupView, Machine, Now, StreamView, services};
 use quorate_types::{
-    Commit, FencingToken, GroupName, GroupSettings, Guard, GuardFailed, Key, KeyRange, KeyValue, LeaseId, LimitName, LimitPolicy,
-    LimitReport, LockName, LogIndex, LogTime, Millis, Offset, OpError, PayloadRef, RangeRead, Refusal, Registered,
-    Revision, ServiceName, Settings, TaskName, WallTime,
+    Commit, FencingToken, GroupName, GroupSettings, Guard, GuardFailed, Key, KeyRange, KeyValue, LeaseId,
+    LimitName, LimitPolicy, LimitReport, LockName, LogIndex, LogTime, Millis, Offset, OpError, PayloadRef,
+    RangeRead, Refusal, Registered, Revision, ServiceName, Settings, TaskName, WallTime,
 };
 
 /// A lease as it is read.

@@ -260,7 +260,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = self.slots;
             self.slots = slot.checked_add(1).expect("memory ends long before 2^32 rows");
-            if slot as usize % CHUNK == 0 {
+            if (slot as usize).is_multiple_of(CHUNK) {
                 self.chunks.push(Vec::with_capacity(CHUNK));
             }
             self.chunks[slot as usize / CHUNK].push(None);

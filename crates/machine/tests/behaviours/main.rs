@@ -1,5 +1,7 @@
 //! What the machine promises, behaviour by behaviour. Each test drives it by entries, as the log would.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
