@@ -92,6 +92,7 @@ pub(crate) struct Seam {
     disk: SimDisk,
     plant: Option<Plant>,
     counts: Arc<Counts>,
+    trace: bool,
 }
 
 /// What went through the seam.
@@ -105,8 +106,18 @@ pub(crate) struct Counts {
 }
 
 impl Seam {
-    pub(crate) fn new(disk: SimDisk, plant: Option<Plant>, counts: Arc<Counts>) -> Self {
-        Self { disk, plant, counts }
+    pub(crate) fn new(disk: SimDisk, plant: Option<Plant>, counts: Arc<Counts>, trace: bool) -> Self {
+        Self { disk, plant, counts, trace }
+    }
+
+    fn tell<T>(&self, what: &str, result: io::Result<T>) -> io::Result<T> {
+        if self.trace {
+            eprintln!(
+                "       disk: {what}: {}",
+                result.as_ref().err().map_or("done".into(), io::Error::to_string)
+            );
+        }
+        result
     }
 
     fn wrap(&self, name: &str, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
@@ -125,13 +136,13 @@ impl Disk for Seam {
         self.disk.list()
     }
     fn create(&self, name: &str, bytes: u64, fill: Fill) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.wrap(name, self.disk.create(name, bytes, fill)?))
+        Ok(self.wrap(name, self.tell(&format!("create {name}"), self.disk.create(name, bytes, fill))?))
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         Ok(self.wrap(name, self.disk.open(name)?))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)?;
+        self.tell(&format!("rename {from} to {to}"), self.disk.rename(from, to))?;
         if from.starts_with("seg-") && to.starts_with("seg-") {
             self.counts.recycled.fetch_add(1, Ordering::Relaxed);
         }
@@ -141,10 +152,10 @@ impl Disk for Seam {
         Ok(())
     }
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
+        self.tell(&format!("remove {name}"), self.disk.remove(name))
     }
     fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
+        self.tell("sync folder", self.disk.sync_dir())
     }
     fn free_bytes(&self) -> io::Result<u64> {
         self.disk.free_bytes()

@@ -491,7 +491,8 @@ impl Client {
             _ => ("elect/0", LockMode::Exclusive),
         };
         let lock = LockName::from(name);
-        let request = random.below(3);
+        // A request asks for one thing: asked again in another mode it would be another request.
+        let request = random.below(3) + if mode == LockMode::Exclusive { 10 } else { 20 };
         let value = Blob::from(format!("c{}", self.number));
         let held = random.pick(&self.tokens).cloned();
         match (random.below(12), held) {
@@ -574,12 +575,12 @@ impl Client {
         let mut inner = Commit::of(then);
         let mut on_refused = OnRefused::Drop;
         if random.chance(2) {
-            // A guard that fails for as long as the key is not there.
+            // A guard that fails until the key has been written so often. No lease takes that key away in the middle of an entry.
             inner.guards.push(Guard::Key {
-                key: Key::new(format!("k/{}", random.below(40))),
+                key: Key::new(format!("i/{}", random.below(4))),
                 field: KeyField::Version,
                 compare: Compare::Greater,
-                wanted: 1,
+                wanted: random.below(30),
             });
             on_refused = match random.below(3) {
                 0 => OnRefused::Drop,

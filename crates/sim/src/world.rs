@@ -161,6 +161,8 @@ struct World {
     next_op: OpId,
     /// A full disk, until it is given room.
     squeezed: bool,
+    /// The next byte that is written and not synced is to be flipped.
+    flip_next: bool,
     /// A write or sync was told to fail.
     failing: Option<quorate_log::Op>,
     /// A power loss has cost answered commits, as it may.
@@ -210,6 +212,7 @@ impl World {
             flights: BTreeMap::new(),
             next_op: 1,
             squeezed: false,
+            flip_next: false,
             failing: None,
             lossy: false,
             healing: false,
@@ -261,6 +264,10 @@ impl World {
     fn afterwards(&mut self) -> Check {
         self.deliver();
         if self.disk.crashed() {
+            self.restart(true)?;
+        } else if self.flip_next && self.disk.flip_unsynced() {
+            self.flip_next = false;
+            self.probes.hit("disk: unsynced byte flipped");
             self.restart(true)?;
         } else if self.node.as_ref().is_some_and(|node| node.stopped().is_some()) {
             self.stopped_why();
@@ -492,12 +499,7 @@ impl World {
                 self.disk.fail_next(op);
             }
             7 => self.squeeze(),
-            8 | 9 if self.durability == Durability::Always => {
-                if self.disk.flip_unsynced() {
-                    self.probes.hit("disk: unsynced byte flipped");
-                    self.restart(true)?;
-                }
-            }
+            8 | 9 if self.durability == Durability::Always => self.flip_next = true,
             10 => {
                 if let Some(node) = &mut self.node {
                     node.snapshot_soon();
@@ -656,7 +658,8 @@ impl World {
             if !self.healing && self.restarts > 0 && attempt < 3 && self.random.chance(4) {
                 self.disk.crash_at(self.random.below(12));
             }
-            let seam = Seam::new(self.disk.clone(), self.options.plant, Arc::clone(&self.counts));
+            let counts = Arc::clone(&self.counts);
+            let seam = Seam::new(self.disk.clone(), self.options.plant, counts, self.options.trace);
             let mut config = self.config.clone();
             if self.options.plant == Some(Plant::EarlyAnswer) {
                 config.durability = Durability::None;
@@ -780,6 +783,7 @@ impl World {
     /// No more faults: everybody must get what is due to them.
     fn heal(&mut self, at: &std::cell::Cell<u64>) -> Check {
         self.healing = true;
+        self.flip_next = false;
         self.squeezed = false;
         self.disk.set_capacity(1 << 40);
         self.restart(false)?;

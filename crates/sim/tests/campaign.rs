@@ -1,0 +1,55 @@
+//! A modest campaign over every scenario and durability; CI runs the full one by the binary.
+#![allow(clippy::unwrap_used)] // A test may panic.
+
+use quorate_engine::Durability;
+use quorate_sim::{Options, Plant, Probes, Scenario, run};
+
+#[test]
+fn a_campaign_finds_nothing_and_reaches_every_probe() {
+    let mut probes = Probes::default();
+    for seed in 0..100 {
+        let scenario = Scenario::ALL[(seed % 5) as usize];
+        match run(seed, 6_000, Options { scenario, ..Options::default() }) {
+            Ok(report) => probes.merge(&report.probes),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert_eq!(probes.missing(), Vec::<&str>::new(), "paths that no seed of the campaign has taken");
+}
+
+#[test]
+fn every_durability_keeps_its_promise() {
+    for durability in [Durability::Always, Durability::Interval, Durability::None] {
+        for seed in 1000..1004 {
+            let options = Options { durability: Some(durability), ..Options::default() };
+            run(seed, 3_000, options).unwrap_or_else(|failure| panic!("{failure}"));
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_runs_the_same_way_to_the_byte() {
+    for seed in [3, 0x5eed, u64::MAX] {
+        let report = run(seed, 3_000, Options::default()).unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(run(seed, 3_000, Options::default()).unwrap(), report);
+        let other = run(seed ^ 1, 3_000, Options::default()).unwrap_or_else(|failure| panic!("{failure}"));
+        assert_ne!(other.image_hash, report.image_hash, "another seed is another run");
+    }
+}
+
+#[test]
+fn a_failure_is_one_line_to_paste_and_fails_again_alike() {
+    let options = Options {
+        durability: Some(Durability::Always),
+        plant: Some(Plant::EarlyAnswer),
+        scenario: Scenario::Locks,
+        trace: false,
+    };
+    let failure = (0..20).find_map(|seed| run(seed, 2_000, options).err()).expect("the planted bug is found");
+    let line = format!(
+        "replay: cargo run --release -p quorate-sim -- --seed {:#x} --steps 2000 --durability always --plant early-answer --scenario locks",
+        failure.seed
+    );
+    assert_eq!(failure.to_string().lines().last(), Some(line.as_str()));
+    assert_eq!(run(failure.seed, 2_000, options), Err(failure));
+}

@@ -1,0 +1,94 @@
+//! Each planted bug is found by a campaign of few seeds, and for the right reason.
+
+use quorate_engine::Durability;
+use quorate_sim::{Options, Plant, Scenario, run};
+
+/// Runs seeds until one finds something, and checks that it says one of `reasons`.
+fn found(plant: Plant, scenario: Scenario, reasons: &[&str]) {
+    let options =
+        Options { durability: Some(Durability::Always), plant: Some(plant), scenario, trace: false };
+    let Some(failure) = (0..25).find_map(|seed| run(seed, 5_000, options).err()) else {
+        panic!("{} was planted and no seed has found it", plant.name());
+    };
+    assert!(
+        reasons.iter().any(|reason| failure.what.contains(reason)),
+        "{} was found for another reason: {failure}",
+        plant.name()
+    );
+}
+
+#[test]
+fn a_sync_that_lies_is_found() {
+    found(Plant::LyingSync, Scenario::Mixed, &["synced", "were acknowledged"]);
+}
+
+#[test]
+fn a_swallowed_write_is_found() {
+    found(Plant::SwallowedWrite, Scenario::Mixed, &["is damaged at offset", "the log was synced to"]);
+}
+
+#[test]
+fn an_answer_before_the_sync_is_found() {
+    found(Plant::EarlyAnswer, Scenario::Mixed, &["were acknowledged, recovery ends at"]);
+}
+
+#[test]
+fn answers_given_to_the_wrong_clients_are_found() {
+    found(Plant::SwappedAnswers, Scenario::Mixed, &["its client was told"]);
+}
+
+#[test]
+fn a_retry_without_its_key_is_found_to_double() {
+    found(Plant::KeylessRetry, Scenario::Asks, &["one was doubled"]);
+}
+
+#[test]
+fn a_token_off_by_one_is_found() {
+    found(Plant::TokenOffByOne, Scenario::Locks, &["was sent as"]);
+}
+
+#[test]
+fn log_time_that_jumps_at_a_restart_is_found() {
+    found(Plant::ClockJump, Scenario::Mixed, &["log time ran ahead", "log time"]);
+}
+
+#[test]
+fn a_clock_that_stands_still_is_found() {
+    found(Plant::StuckClock, Scenario::Mixed, &["after a minute of peace"]);
+}
+
+#[test]
+fn a_command_left_out_at_replay_is_found() {
+    found(Plant::ReplayDrops, Scenario::Mixed, &["different digests"]);
+}
+
+#[test]
+fn commands_in_the_wrong_order_at_replay_are_found() {
+    found(Plant::ReplaySwaps, Scenario::Mixed, &["different digests"]);
+}
+
+#[test]
+fn a_command_applied_twice_at_replay_is_found() {
+    found(Plant::ReplayRepeats, Scenario::Mixed, &["different digests"]);
+}
+
+#[test]
+fn a_lost_chunk_of_a_snapshot_is_found() {
+    found(
+        Plant::SnapshotChunkLost,
+        Scenario::Mixed,
+        &["a snapshot read back differs", "a snapshot cannot be read back"],
+    );
+}
+
+#[test]
+fn a_live_payload_cleaned_away_is_found() {
+    found(Plant::LivePayloadCleaned, Scenario::Streams, &["cannot be read"]);
+}
+
+#[test]
+fn every_plant_has_a_name_of_its_own() {
+    for plant in Plant::ALL {
+        assert_eq!(Plant::parse(plant.name()), Some(plant));
+    }
+}
