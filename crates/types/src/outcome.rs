@@ -105,7 +105,7 @@ pub enum OpResult {
     Keys {
         /// The keys that fit the limit.
         keys: Vec<KeyValue>,
-        /// How many keys the range holds, whatever the limit.
+        /// How many keys the range holds: exact when only a count was asked for, or nothing was cut off by the limit.
         count: u64,
         /// Whether there are more than were given.
         more: bool,
@@ -548,6 +548,10 @@ fn compare_name(compare: Compare) -> &'static str {
     }
 }
 
+fn held_name(held: FencingToken) -> String {
+    if held == FencingToken::ZERO { "waits for".into() } else { format!("holds with token {held}") }
+}
+
 fn found_name(found: &Revision) -> String {
     if *found == Revision::ZERO {
         "does not exist".into()
@@ -635,14 +639,14 @@ pub enum OpError {
         /// How many wait.
         waiting: u64,
     },
-    /// The session holds it already, by another request.
-    #[error("lease {lease} holds lock {lock} already, with token {held}: a session does not wait for itself")]
+    /// The session holds it, or waits for it, by another request already.
+    #[error("lease {lease} {} lock {lock} already: a session does not wait for itself", held_name(*.held))]
     LockHeldByYou {
         /// The lock.
         lock: LockName,
         /// The session.
         lease: LeaseId,
-        /// Its token.
+        /// Its token; 0 when it stands in the queue.
         held: FencingToken,
     },
     /// The token is not held.
