@@ -1,0 +1,420 @@
+//! `quorate serve`: opens a data folder and answers on HTTP until it is told to stop.
+//!
+//! Invariant: everything that the command line says is checked before the first file is opened.
+//! Invariant: on SIGTERM or ctrl-c nothing new is taken, and what was admitted is finished and answered.
+
+use crate::failure::{Exit, Failure};
+use crate::output::Output;
+use crate::progress::Progress;
+use quorate_http::{TlsFiles, Token, check_bind};
+use quorate_runtime::{Durability, Handle, OpenError, OpenReport, Quorate};
+use quorate_types::{Millis, Principal};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How often news of the partition is passed on to the operator.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Start a server on a data folder.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  quorate serve
+  quorate serve --data /var/lib/quorate --http 127.0.0.1:9000
+  quorate serve --http 127.0.0.1:0 --durability interval      (any free port; it is printed on stdout)
+  quorate serve --http 0.0.0.0:8400 --tls-cert cert.pem --tls-key key.pem --token-file tokens
+
+The address is printed on stdout once requests are taken; everything else goes to stderr. SIGTERM and ctrl-c stop the
+server in good order: what was admitted is finished. An address that other machines can reach needs TLS and tokens, or --insecure.")]
+pub(crate) struct Serve {
+    /// Folder of the data; made when it is not there.
+    #[arg(long, value_name = "DIR", default_value = "./quorate-data")]
+    data: PathBuf,
+    /// Address of the HTTP gateway; port 0 takes any free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8400")]
+    http: SocketAddr,
+    /// When a commit is answered: once it is on disk; once written, synced every second; once written.
+    #[arg(long, value_name = "WHEN", default_value = "always")]
+    durability: Sync,
+    /// File of tokens, one `NAME TOKEN` or `NAME sha256:HEX` per line; every request then needs one.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Certificate chain in PEM, leaf first; serves https.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Listen beyond this machine without TLS or without tokens, where the network itself is trusted.
+    #[arg(long)]
+    insecure: bool,
+    /// Origin of web pages that may call, such as https://app.example; `*` for all. May be given again.
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Vec<String>,
+    #[command(flatten)]
+    bounds: Bounds,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Sync {
+    /// On disk before the answer.
+    Always,
+    /// Handed to the operating system before the answer, synced every second.
+    Interval,
+    /// Handed to the operating system before the answer.
+    None,
+}
+
+/// What the options come to.
+#[derive(Default)]
+struct Settings {
+    node: quorate_runtime::Config,
+    http: quorate_http::Config,
+}
+
+/// A number that an option sets.
+trait Number {
+    fn read(&self) -> u64;
+    fn write(&mut self, value: u64) -> Result<(), String>;
+}
+
+macro_rules! numbers {
+    ($($type:ty),*) => {$(
+        impl Number for $type {
+            fn read(&self) -> u64 {
+                u64::try_from(*self).unwrap_or(u64::MAX)
+            }
+            fn write(&mut self, value: u64) -> Result<(), String> {
+                *self = value.try_into().map_err(|_| format!("{value} is too large, at most {} fits", <$type>::MAX))?;
+                Ok(())
+            }
+        }
+    )*};
+}
+numbers!(u64, u32, usize);
+
+impl Number for Millis {
+    fn read(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, value: u64) -> Result<(), String> {
+        self.0 = value;
+        Ok(())
+    }
+}
+
+impl Number for Duration {
+    fn read(&self) -> u64 {
+        crate::names::millis(*self)
+    }
+    fn write(&mut self, value: u64) -> Result<(), String> {
+        *self = Duration::from_millis(value);
+        Ok(())
+    }
+}
+
+macro_rules! bounds {
+    ($($(#[doc = $help:literal])+ $option:ident = $($place:ident).+;)*) => {
+        /// Every bound, with its default. One line here is the option, its help, and what it sets.
+        #[derive(clap::Args)]
+        #[command(next_help_heading = "Bounds (bytes, milliseconds, counts)")]
+        struct Bounds {
+            $($(#[doc = $help])+
+            #[arg(long, value_name = "N", default_value_t = Settings::default().$($place).+.read())]
+            $option: u64,)*
+        }
+
+        impl Bounds {
+            fn apply(&self, settings: &mut Settings) -> Result<(), Failure> {
+                $(settings.$($place).+.write(self.$option).map_err(|why| {
+                    let option = stringify!($option).replace('_', "-");
+                    Failure::new(Exit::Usage, format!("--{option}: {why}"), "")
+                })?;)*
+                Ok(())
+            }
+        }
+    };
+}
+
+bounds! {
+    /// Longest key, stream, lock or other name.
+    name_bytes_max = node.limits.name_bytes_max;
+    /// Largest value of a key.
+    value_bytes_max = node.limits.value_bytes_max;
+    /// Largest payload of one append.
+    payload_bytes_max = node.limits.payload_bytes_max;
+    /// Largest command in all.
+    command_bytes_max = node.limits.command_bytes_max;
+    /// Most operations of a commit, inner ones included.
+    operations_max = node.limits.operations_max;
+    /// Most guards of a commit, inner ones included.
+    guards_max = node.limits.guards_max;
+    /// Deepest nesting of commits.
+    depth_max = node.limits.depth_max;
+    /// Shortest time to live of a lease.
+    lease_ttl_ms_min = node.limits.lease_ttl_ms_min;
+    /// Longest time to live of anything.
+    ttl_ms_max = node.limits.ttl_ms_max;
+    /// Most partitions of a stream.
+    partitions_max = node.limits.partitions_max;
+    /// Most records handed out by one take.
+    take_max = node.limits.take_max;
+    /// Revisions of history kept.
+    history_revisions_max = node.settings.history_revisions;
+    /// Age of history kept.
+    history_age_ms_max = node.settings.history_age;
+    /// Bytes of history kept, whatever the other two say.
+    history_bytes_max = node.settings.history_bytes_max;
+    /// Bytes of idempotency records kept; beyond it new keys are refused, none is forgotten early.
+    idempotency_bytes_max = node.settings.idempotency_bytes_max;
+    /// Expiries that one entry ends at most; the rest follows in the next.
+    expiries_per_entry_max = node.settings.expiries_per_entry;
+    /// Commands that may wait for their entry; one more is refused as overload.
+    waiting_commands_max = node.waiting_commands_max;
+    /// Bytes of commands that may wait.
+    waiting_bytes_max = node.waiting_bytes_max;
+    /// Bytes of commands that go into one entry, about.
+    entry_bytes = node.entry_bytes;
+    /// Commands after which a snapshot is taken.
+    snapshot_commands = node.snapshot_commands;
+    /// Bytes of log after which a snapshot is taken.
+    snapshot_bytes = node.snapshot_bytes;
+    /// Rows per slice of a snapshot.
+    snapshot_rows = node.snapshot_rows;
+    /// Age of the log kept for `why`.
+    audit_age_ms_max = node.audit_age;
+    /// Bytes of the log kept for `why`.
+    audit_bytes_max = node.audit_bytes;
+    /// Refusals whose reason is logged, per name and ten thousand entries.
+    refusals_per_name_max = node.refusals_per_name;
+    /// Bytes of a segment file of the log.
+    segment_bytes = node.log.segment_bytes;
+    /// Segments kept prepared ahead of need.
+    segments_ready = node.log.segments_ready;
+    /// Bytes of one write to the log.
+    batch_bytes_max = node.log.batch_bytes_max;
+    /// Bytes of one entry of the log.
+    entry_bytes_max = node.log.entry_bytes_max;
+    /// Free bytes of the disk below which growth is refused.
+    disk_reserve_bytes = node.log.reserve_bytes;
+    /// Largest request body.
+    body_bytes_max = http.body_bytes_max;
+    /// Connections at once.
+    connections_max = http.connections_max;
+    /// How long a client may take to send a request's head.
+    header_timeout_ms = http.header_timeout;
+    /// How long a request may take, its asked-for wait not counted.
+    request_timeout_ms = http.request_timeout;
+    /// Longest wait a request may ask for.
+    wait_ms_max = http.wait_max;
+    /// Most keys of one range answer, and its default.
+    range_keys_max = http.range_keys_max;
+    /// Most records of one read, or changes of one step of a watch.
+    read_records_max = http.read_records_max;
+    /// Most payload bytes of one read.
+    read_bytes_max = http.read_bytes_max;
+    /// Silence after which an event stream sends a sign of life.
+    sse_keepalive_ms = http.sse_keepalive;
+    /// How long open requests may go on once the server stops.
+    shutdown_grace_ms = http.shutdown_grace;
+}
+
+impl Serve {
+    pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
+        let settings = self.settings()?;
+        check_bind(self.http, settings.http.tls.is_some(), !settings.http.tokens.is_empty(), self.insecure)
+            .map_err(|refused| Failure::new(Exit::Usage, refused.to_string(), ""))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::io("start the event loop", &error))?;
+        runtime.block_on(self.serve(settings, output))
+    }
+
+    fn settings(&self) -> Result<Settings, Failure> {
+        let mut settings = Settings::default();
+        self.bounds.apply(&mut settings)?;
+        settings.node.durability = match self.durability {
+            Sync::Always => Durability::Always,
+            Sync::Interval => Durability::Interval,
+            Sync::None => Durability::None,
+        };
+        if let Some(path) = &self.token_file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+            settings.http.tokens = tokens(&text)
+                .map_err(|why| Failure::new(Exit::Usage, format!("{}: {why}", path.display()), ""))?;
+        }
+        if let (Some(certificates), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            for path in [certificates, key] {
+                std::fs::File::open(path)
+                    .map_err(|error| Failure::io(format!("open {}", path.display()), &error))?;
+            }
+            settings.http.tls = Some(TlsFiles { certificates: certificates.clone(), key: key.clone() });
+        }
+        settings.http.origins = self.origin.clone();
+        Ok(settings)
+    }
+
+    async fn serve(self, settings: Settings, output: Output) -> Result<(), Failure> {
+        let listener = TcpListener::bind(self.http).await.map_err(|error| {
+            let mut failure = Failure::io(format!("listen on {}", self.http), &error);
+            failure.next = "stop who listens there, or choose another address with --http".into();
+            failure
+        })?;
+        let address = listener.local_addr().map_err(|error| Failure::io("ask for the address", &error))?;
+        // Both are asked for before anything is served, so that no signal falls between.
+        let stop = stopped()?;
+        let scheme = if settings.http.tls.is_some() { "https" } else { "http" };
+        if self.insecure && !address.ip().to_canonical().is_loopback() {
+            eprintln!(
+                "warning: {address} is reachable from other machines, and --insecure was said: anybody there can read and write"
+            );
+        }
+        let database = open(&self.data, settings.node)?;
+        let handle = database.handle();
+        let url = format!("{scheme}://{address}");
+        eprintln!("ready on {url}, durability {}; ctrl-c or SIGTERM stops", self.durability.name());
+        output.show(&json!({ "url": url }), || url.clone())?;
+        let looking = tokio::spawn(pass_on_notes(handle.clone()));
+        let served = quorate_http::serve(listener, handle.clone(), settings.http, stop).await;
+        looking.abort();
+        served.map_err(|error| Failure::new(Exit::Usage, error.to_string(), ""))?;
+        eprintln!("finishing what was admitted");
+        tokio::task::spawn_blocking(move || database.close())
+            .await
+            .map_err(|error| Failure::new(Exit::Failed, format!("closing the data folder: {error}"), ""))?;
+        let notes = handle.take_notes();
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        eprintln!("stopped");
+        Ok(())
+    }
+}
+
+impl Sync {
+    fn name(self) -> &'static str {
+        match self {
+            Sync::Always => "always",
+            Sync::Interval => "interval",
+            Sync::None => "none",
+        }
+    }
+}
+
+/// Opens a data folder, telling how far recovery has come and what it found.
+pub(crate) fn open(folder: &Path, config: quorate_runtime::Config) -> Result<Quorate, Failure> {
+    let shown = folder.display();
+    eprintln!("opening {shown}");
+    let mut progress = Progress::new("recovery", "entries");
+    let database = Quorate::open(folder, config, |done, all| progress.at(done, all)).map_err(|error| {
+        let exit = match &error {
+            OpenError::Log(quorate_log::LogError::Config(_)) => Exit::Usage,
+            _ => Exit::Damaged,
+        };
+        Failure::new(exit, format!("{shown}: {error}"), "")
+    })?;
+    progress.end();
+    let OpenReport { snapshot, entries, commands, notes } = database.report();
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let from = snapshot.map_or(String::new(), |index| format!("snapshot at entry {index}, then "));
+    let took = progress.elapsed().as_secs_f64();
+    eprintln!("opened {shown}: {from}{entries} entries with {commands} commands replayed in {took:.2} s");
+    Ok(database)
+}
+
+/// Resolves once SIGTERM or ctrl-c came.
+fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::io("listen for signals", &error));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "ctrl-c",
+        };
+        eprintln!("{name}: stopping");
+    })
+}
+
+async fn pass_on_notes(handle: Handle) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        for note in handle.take_notes() {
+            eprintln!("note: {note}");
+        }
+    }
+}
+
+/// Reads a file of tokens.
+fn tokens(text: &str) -> Result<Vec<Token>, String> {
+    let mut tokens = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let wrong = |why: &str| format!("line {}: {why}; wanted NAME TOKEN or NAME sha256:HEX", number + 1);
+        let (name, token) = line.split_once(char::is_whitespace).ok_or_else(|| wrong("there is no token"))?;
+        let (principal, token) = (Principal::from(name), token.trim());
+        tokens.push(match token.strip_prefix("sha256:") {
+            Some(hex) => Token {
+                principal,
+                sha256: hash(hex).ok_or_else(|| wrong("the hash is not 64 hexadecimal digits"))?,
+            },
+            None if token.len() < 16 => return Err(wrong("the token is shorter than 16 characters")),
+            None => Token::of(principal, token),
+        });
+    }
+    if tokens.is_empty() { Err("no token is in it".into()) } else { Ok(tokens) }
+}
+
+fn hash(hex: &str) -> Option<[u8; 32]> {
+    let digits: Option<Vec<u8>> =
+        hex.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8)).collect();
+    let bytes: Vec<u8> = digits?.chunks_exact(2).map(|pair| pair[0] * 16 + pair[1]).collect();
+    (hex.len() == 64).then(|| bytes.try_into().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_file_has_a_name_and_a_token_per_line() {
+        let hex = "a".repeat(64);
+        let read = tokens(&format!("# people\nann 0123456789abcdef\n\nbob\tsha256:{hex}\n")).unwrap();
+        assert_eq!(read[0], Token::of("ann".into(), "0123456789abcdef"));
+        assert_eq!(read[1], Token { principal: "bob".into(), sha256: [0xaa; 32] });
+        for (bad, wanted) in [
+            ("", "no token"),
+            ("ann", "line 1: there is no token"),
+            ("ann short", "line 1: the token is shorter"),
+            ("\nann sha256:00", "line 2: the hash"),
+            (&format!("ann sha256:{}", "é".repeat(32)), "line 1: the hash"),
+        ] {
+            assert!(tokens(bad).unwrap_err().contains(wanted), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_does_not_fit_is_refused_and_defaults_are_unchanged() {
+        let mut small = 7u32;
+        assert!(small.write(u64::MAX).unwrap_err().contains("too large"));
+        assert_eq!(small, 7);
+        let mut settings = Settings::default();
+        let before = format!("{:?}{:?}", settings.node, settings.http);
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            bounds: Bounds,
+        }
+        use clap::Parser;
+        Only::parse_from(["x"]).bounds.apply(&mut settings).unwrap();
+        assert_eq!(format!("{:?}{:?}", settings.node, settings.http), before);
+        Only::parse_from(["x", "--wait-ms-max", "5", "--take-max", "9"]).bounds.apply(&mut settings).unwrap();
+        assert_eq!((settings.http.wait_max, settings.node.limits.take_max), (Duration::from_millis(5), 9));
+    }
+}

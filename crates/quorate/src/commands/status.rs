@@ -1,0 +1,41 @@
+//! `quorate status`: how a server is, and every bound in force.
+
+use crate::client::{Connect, Request};
+use crate::failure::Failure;
+use crate::output::Output;
+use serde_json::Value;
+
+/// Show how a server is, and every bound in force.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  quorate status
+  quorate status --json | jq .sizes")]
+pub(crate) struct Status {
+    #[command(flatten)]
+    connect: Connect,
+}
+
+impl Status {
+    pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
+        let answer = self.connect.client()?.call(&Request::get("/v1/status"))?.json()?;
+        output.show(&answer, || {
+            let mut text = String::new();
+            table(&answer, "", &mut text);
+            text
+        })
+    }
+}
+
+/// Members one per line; those of objects indented under their name, after the plain ones.
+fn table(object: &Value, indent: &str, text: &mut String) {
+    let Some(members) = object.as_object() else { return };
+    for (name, value) in members.iter().filter(|(_, value)| !value.is_object()) {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        *text += &format!("{indent}{name:<24} {value}\n");
+    }
+    for (name, value) in members.iter().filter(|(_, value)| value.is_object()) {
+        *text += &format!("{indent}{name}\n");
+        table(value, &format!("{indent}  "), text);
+    }
+}
