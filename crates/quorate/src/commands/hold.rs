@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// One request may wait so long at most; a longer wait is made of several.
-const WAIT_STEP: Duration = Duration::from_secs(60);
+const WAIT_STEP: Duration = Duration::from_secs(300);
 
 /// How to hold, and what to run.
 #[derive(clap::Args)]

@@ -40,8 +40,8 @@ impl Found {
     }
 }
 
-/// A customer's total in cents, and the number of purchases.
-type Total = (u64, u64);
+/// A customer's total in cents, the number of purchases, and how often the key was written: once for each.
+type Total = (u64, u64, u64);
 
 /// Reads everything back, and compares.
 pub(super) fn compare(purchases: &[Purchase], url: &str) -> Result<Found, Failure> {
@@ -60,7 +60,9 @@ fn totals(client: &mut Client) -> Result<BTreeMap<String, Total>, Failure> {
         let keys = page["keys"].as_array().ok_or_else(|| Failure::strange("a range has no keys"))?;
         for found in keys {
             let key = found["key"].as_str().ok_or_else(|| Failure::strange(found))?.to_owned();
-            totals.insert(key, (number(&found["value"]["cents"])?, number(&found["value"]["purchases"])?));
+            let value = &found["value"];
+            let total = (number(&value["cents"])?, number(&value["purchases"])?, number(&found["version"])?);
+            totals.insert(key, total);
         }
         match page["next"].as_str() {
             Some(next) if page["more"] == true => from = next.to_owned(),
@@ -94,11 +96,12 @@ fn number(value: &Value) -> Result<u64, Failure> {
 }
 
 fn judge(purchases: &[Purchase], totals: &BTreeMap<String, Total>, records: &[(u64, u64)]) -> Found {
-    let mut found = Found { total_cents: totals.values().map(|(cents, _)| cents).sum(), ..Found::default() };
+    let mut found =
+        Found { total_cents: totals.values().map(|(cents, _, _)| cents).sum(), ..Found::default() };
     let mut wanted: BTreeMap<String, Total> = BTreeMap::new();
     for purchase in purchases {
         let total = wanted.entry(customer_key(purchase.customer)).or_default();
-        *total = (total.0 + purchase.cents, total.1 + 1);
+        *total = (total.0 + purchase.cents, total.1 + 1, total.2 + 1);
         found.expected_cents += purchase.cents;
     }
     found.customers = wanted.len() as u64;
@@ -106,7 +109,7 @@ fn judge(purchases: &[Purchase], totals: &BTreeMap<String, Total>, records: &[(u
         if totals.get(key) != Some(total) {
             found.customers_wrong += 1;
             found.differs(|| {
-                format!("{key} is {:?}, the file says {total:?} (cents, purchases)", totals.get(key))
+                format!("{key} is {:?}, the file says {total:?} (cents, purchases, writes)", totals.get(key))
             });
         }
     }
@@ -150,7 +153,7 @@ mod tests {
         let totals = |first: Total, second: Total| {
             BTreeMap::from([("customers/00001".to_owned(), first), ("customers/00002".to_owned(), second)])
         };
-        let good = totals((150, 2), (7, 1));
+        let good = totals((150, 2, 2), (7, 1, 1));
         let records = [(2, 100), (3, 50), (4, 7)];
         let found = judge(&purchases, &good, &records);
         assert!(found.is_good(), "{found:?}");
@@ -161,10 +164,12 @@ mod tests {
         assert_eq!((doubled.doubled, doubled.is_good()), (1, false));
         let invented = judge(&purchases, &good, &[records[0], records[1], records[2], (9, 1)]);
         assert_eq!((invented.doubled, invented.is_good()), (1, false));
-        let cent = judge(&purchases, &totals((151, 2), (6, 1)), &records);
+        let cent = judge(&purchases, &totals((151, 2, 2), (6, 1, 1)), &records);
         assert_eq!((cent.customers_wrong, cent.is_good()), (2, false));
+        let twice = judge(&purchases, &totals((150, 2, 3), (7, 1, 1)), &records);
+        assert_eq!((twice.customers_wrong, twice.is_good()), (1, false));
         let mut more = good.clone();
-        more.insert("customers/00009".into(), (0, 0));
+        more.insert("customers/00009".into(), (0, 0, 0));
         assert_eq!(judge(&purchases, &more, &records).customers_wrong, 1);
     }
 }
