@@ -12,6 +12,7 @@ mod names;
 mod net;
 mod output;
 mod progress;
+mod signals;
 
 use clap::Parser;
 use commands::Command;

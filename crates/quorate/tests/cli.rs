@@ -499,6 +499,26 @@ fn the_demo_loses_nothing_and_doubles_nothing() {
 }
 
 #[test]
+fn a_demo_that_is_stopped_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = quorate(&["demo"]).env("TMPDIR", folder.path()).spawn().unwrap();
+    let data = until("the demo's server has its data", || {
+        let inner = std::fs::read_dir(folder.path()).ok()?.next()?.ok()?.path().join("log");
+        std::fs::read_dir(&inner).is_ok_and(|files| files.count() > 2).then_some(inner)
+    });
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-TERM", &demo.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(demo.wait_with_output().unwrap().status.code(), Some(143));
+    assert!(!data.exists());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn help_shows_examples_and_exit_codes() {
     let help = run(&["--help"]);
     assert_eq!(help.code, 0);

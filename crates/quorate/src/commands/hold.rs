@@ -10,6 +10,7 @@
 use crate::client::{Attempt, Client, Connect, Problem, Request};
 use crate::failure::{Exit, Failure};
 use crate::names::{duration, millis, segment};
+use crate::signals;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -17,7 +18,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// One request may wait so long at most; a longer wait is made of several.
 const WAIT_STEP: Duration = Duration::from_secs(300);
@@ -72,7 +72,8 @@ impl Hold {
             return Err(Failure::new(Exit::NotHeld, "--ttl is 0s", "choose at least 200ms"));
         }
         let (send, news) = channel();
-        listen(send.clone())?;
+        let tell = send.clone();
+        signals::listen(move |number| tell.send(News::Signal(number)).is_ok())?;
         let mut client = self.connect.client()?;
         let sent = Instant::now();
         let lease = grant(&mut client, self.ttl).map_err(|failure| failure.exit(Exit::NotHeld))?;
@@ -331,30 +332,6 @@ impl Drop for Keeper {
             let _ = thread.join();
         }
     }
-}
-
-/// Tells of signals for this process.
-fn listen(news: Sender<News>) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::io("listen for signals", &error);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let (mut terminate, mut interrupt) = {
-        let _inside = runtime.enter();
-        (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?)
-    };
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            loop {
-                let number = tokio::select! {
-                    _ = terminate.recv() => 15,
-                    _ = interrupt.recv() => 2,
-                };
-                if news.send(News::Signal(number)).is_err() {
-                    return;
-                }
-            }
-        });
-    });
-    Ok(())
 }
 
 /// Tells when the program has ended, without reaping it: until then its process id is its own.

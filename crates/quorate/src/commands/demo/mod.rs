@@ -21,6 +21,7 @@ use server::Server;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use worker::{Counts, Work};
 
@@ -79,10 +80,13 @@ impl Demo {
             self.connections,
             folder.display()
         );
+        // Ended in good order, so that neither the child nor the temporary folder is left behind.
+        let (told, signals) = channel();
+        crate::signals::listen(move |number| told.send(number).is_ok())?;
         let begun = Instant::now();
         let mut server = Server::start(&folder)?;
         let counts = Counts::default();
-        let crash = self.deliver(&purchases, &deliveries, &mut server, &folder, &counts)?;
+        let crash = self.deliver(&purchases, &deliveries, &mut server, &folder, &counts, &signals)?;
         let took = begun.elapsed();
         eprintln!("comparing what the server holds with what the file says");
         let found = check::compare(&purchases, server.url())?;
@@ -107,6 +111,7 @@ impl Demo {
         server: &mut Server,
         folder: &Path,
         counts: &Counts,
+        signals: &Receiver<u8>,
     ) -> Result<Crash, Failure> {
         let url = RwLock::new(server.url().to_owned());
         let work = Work::new(purchases, deliveries, &url, counts);
@@ -137,6 +142,13 @@ impl Demo {
                         "it is back on the same data after {:.2} s; the workers go on",
                         begun.elapsed().as_secs_f64()
                     );
+                }
+                if let Ok(signal) = signals.try_recv() {
+                    break Err(Failure::new(
+                        Exit::Signal(signal),
+                        "stopped before everything was delivered",
+                        "",
+                    ));
                 }
                 if let Some(failure) = work.failure() {
                     break Err(failure);
