@@ -281,9 +281,22 @@ impl Serve {
         eprintln!("ready on {url}, durability {}; ctrl-c or SIGTERM stops", self.durability.name());
         output.show(&json!({ "url": url }), || url.clone())?;
         let looking = tokio::spawn(pass_on_notes(handle.clone()));
+        let watched = handle.clone();
+        let stop = async move {
+            tokio::select! {
+                () = stop => {}
+                // A log that failed acknowledges nothing any more: somebody has to look at the disk.
+                why = watched.stopped() => eprintln!("the log failed, stopping: {why}"),
+            }
+        };
         let served = quorate_http::serve(listener, handle.clone(), settings.http, stop).await;
         looking.abort();
         served.map_err(|error| Failure::new(Exit::Usage, error.to_string(), ""))?;
+        if let Some(why) = handle.status().stopped {
+            let next =
+                "start again on a sound disk; what was not answered can be asked for by its idempotency key";
+            return Err(Failure::new(Exit::Damaged, format!("the log failed: {why}"), next));
+        }
         eprintln!("finishing what was admitted");
         tokio::task::spawn_blocking(move || database.close())
             .await
