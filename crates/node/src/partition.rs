@@ -239,7 +239,8 @@ impl<T> Partition<T> {
             }
         };
         let mut outputs = Outputs::default();
-        let mut decisions = Decisions::new(config.refusals_per_name);
+        let mut decisions =
+            Decisions::new(config.refusals_per_name, u64::from(config.log.entry_bytes_max) / 4);
         let mut background = Background::new(machine.applied());
         let total = opened.last.0.saturating_sub(machine.applied().0);
         for entry in opened.entries {

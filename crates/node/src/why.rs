@@ -4,24 +4,28 @@
 //! alone tells the story, for as long as the audit retention keeps it. [`search`] reads it, off the partition's thread.
 //!
 //! Invariant: what an entry came to is in the log, or pending here: nothing is told twice, nothing is left out.
+//! Invariant: what goes into one entry is bounded in bytes: more of it goes into several, and reasons that are too long are left out.
 //! Invariant: reasons of refusals are logged at most so often per name and ten thousand entries; the commands always are.
 //! Called by: `Partition` (note, take), the runtime (search).
 
 use quorate_log::{LogError, LogReader};
 use quorate_machine::{Machine, Outputs};
+use quorate_types::codec::encode;
 use quorate_types::subjects::{mentions, subjects, subjects_of};
 use quorate_types::{
     AutomaticChange, Blob, Command, CommandBody, Commit, Decided, DecodeError, Entry, FiredTask, Keyspace,
     LogIndex, Mode, Op, Outcome, Principal, Refusal, Revision, Subject, TaskName, Term, Verdict, WallTime,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Entries after which refusals are counted anew.
 const REFUSALS_WINDOW: u64 = 10_000;
 
 /// What entries came to and is not logged yet.
 pub(crate) struct Decisions {
-    pending: Vec<Decided>,
+    pending: VecDeque<Decided>,
+    /// Bytes of this that one entry may carry.
+    bytes_max: u64,
     /// What entries up to this one came to is in the log for certain.
     logged: LogIndex,
     /// What entries up to this one came to is on its way to the log.
@@ -33,9 +37,10 @@ pub(crate) struct Decisions {
 }
 
 impl Decisions {
-    pub(crate) fn new(refusals_max: u32) -> Self {
+    pub(crate) fn new(refusals_max: u32, bytes_max: u64) -> Self {
         Self {
-            pending: Vec::new(),
+            pending: VecDeque::new(),
+            bytes_max,
             logged: LogIndex::ZERO,
             on_its_way: LogIndex::ZERO,
             noted: LogIndex::ZERO,
@@ -83,20 +88,34 @@ impl Decisions {
             decided.automatic = automatic(machine, before, &named);
         }
         if !decided.commands.is_empty() || !decided.fired.is_empty() || !decided.automatic.is_empty() {
-            self.pending.push(decided);
+            self.pending.extend(parts(decided, self.bytes_max));
         }
     }
 
     /// What is pending, to go into the next entry.
     pub(crate) fn take(&mut self) -> Vec<Decided> {
-        if let Some(last) = self.pending.last() {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = self.pending.front() {
+            bytes += decided_bytes(next);
+            if bytes > self.bytes_max && !taken.is_empty() {
+                break;
+            }
+            taken.extend(self.pending.pop_front());
+        }
+        // The last one says how far the log tells: when more of the same entry follows, not so far yet.
+        if let (Some(last), Some(next)) = (taken.last(), self.pending.front())
+            && last.index == next.index
+        {
+            taken.push(Decided { index: LogIndex(last.index.0 - 1), ..Decided::default() });
+        }
+        if let Some(last) = taken.last() {
             self.on_its_way = last.index;
         }
-        std::mem::take(&mut self.pending)
+        taken
     }
 
     pub(crate) fn pending(&self) -> Vec<Decided> {
-        self.pending.clone()
+        self.pending.iter().cloned().collect()
     }
 
     /// The last entry of which the log tells for certain what it, and all before it, came to.
@@ -133,6 +152,72 @@ impl Decisions {
             | Outcome::Done { .. } => Verdict::Done { revision },
         }
     }
+}
+
+/// What an entry came to, in parts that fit an entry: verdicts first, then what happened by itself.
+fn parts(mut whole: Decided, bytes_max: u64) -> Vec<Decided> {
+    let mut left = bytes_max / 2;
+    let verdicts = whole.commands.iter_mut().chain(whole.fired.iter_mut().map(|fired| &mut fired.verdict));
+    for verdict in verdicts {
+        if matches!(verdict, Verdict::Refused { .. }) {
+            let bytes = verdict_bytes(verdict);
+            if bytes > left {
+                *verdict = Verdict::RefusedToo {};
+            } else {
+                left -= bytes;
+            }
+        }
+    }
+    let index = whole.index;
+    if decided_bytes(&whole) <= bytes_max {
+        return vec![whole];
+    }
+    let mut parts = vec![Decided { index, commands: whole.commands, ..Decided::default() }];
+    let mut filled = decided_bytes(&parts[0]);
+    for mut fired in whole.fired {
+        // A task of which the names alone are too much is told by its own.
+        if fired_bytes(&fired) > bytes_max / 2 {
+            fired.names.clear();
+        }
+        part(&mut parts, &mut filled, fired_bytes(&fired), bytes_max).fired.push(fired);
+    }
+    for change in whole.automatic {
+        part(&mut parts, &mut filled, change_bytes(&change), bytes_max).automatic.push(change);
+    }
+    parts
+}
+
+/// The part with room for so many bytes: the last one, or a new one.
+fn part<'a>(parts: &'a mut Vec<Decided>, filled: &mut u64, bytes: u64, bytes_max: u64) -> &'a mut Decided {
+    let index = parts.first().map_or(LogIndex::ZERO, |first| first.index);
+    if *filled + bytes > bytes_max {
+        parts.push(Decided { index, ..Decided::default() });
+        *filled = 0;
+    }
+    *filled += bytes;
+    parts.last_mut().expect("there is a first part")
+}
+
+fn decided_bytes(decided: &Decided) -> u64 {
+    let commands: u64 = decided.commands.iter().map(verdict_bytes).sum();
+    let fired: u64 = decided.fired.iter().map(fired_bytes).sum();
+    let automatic: u64 = decided.automatic.iter().map(change_bytes).sum();
+    32 + commands + fired + automatic
+}
+
+fn verdict_bytes(verdict: &Verdict) -> u64 {
+    match verdict {
+        Verdict::Refused { refusal } => encode(&**refusal).len() as u64 + 1,
+        Verdict::Done { .. } | Verdict::Replayed {} | Verdict::RefusedToo {} => 11,
+    }
+}
+
+fn fired_bytes(fired: &FiredTask) -> u64 {
+    (encode(&fired.task).len() + encode(&fired.names).len()) as u64 + verdict_bytes(&fired.verdict)
+}
+
+fn change_bytes(change: &AutomaticChange) -> u64 {
+    change.key.name.len() as u64 + 24
 }
 
 /// Whether every key that a commit changes stands in it by name, at its own revision.
@@ -308,18 +393,28 @@ impl Search<'_> {
             what,
             verdict,
         };
-        for (place, fired) in decided.fired.iter().enumerate() {
+        for fired in &decided.fired {
             let mine = matches!(&self.query.subject, Subject::Task { task } if *task == fired.task);
             if mine || fired.names.contains(&self.query.subject) {
                 let found = server(WhyWhat::Fired(fired.task.clone()), (&fired.verdict).into());
-                self.found.insert((decided.index, 1, place as u64), found);
+                self.by_itself(1, found);
             }
         }
-        for (place, change) in decided.automatic.iter().enumerate() {
-            if concerns(change, &self.query.subject) {
-                let found = server(WhyWhat::Automatic(change.clone()), WhyVerdict::Done(change.revision));
-                self.found.insert((decided.index, 2, place as u64), found);
-            }
+        for change in decided.automatic.iter().filter(|change| concerns(change, &self.query.subject)) {
+            let found = server(WhyWhat::Automatic(change.clone()), WhyVerdict::Done(change.revision));
+            self.by_itself(2, found);
+        }
+    }
+}
+
+impl Search<'_> {
+    /// Adds what happened by itself, unless a crash between two parts had it told again.
+    fn by_itself(&mut self, kind: u8, record: WhyRecord) {
+        let index = record.index;
+        let told = self.found.range((index, kind, 0)..=(index, kind, u64::MAX));
+        if told.clone().all(|(_, other)| other.what != record.what) {
+            let place = told.last().map_or(0, |((_, _, place), _)| place + 1);
+            self.found.insert((index, kind, place), record);
         }
     }
 }

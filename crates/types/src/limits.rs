@@ -3,7 +3,7 @@
 //! Invariant: whatever passes [`Limits::check`] fits an entry and is decided in bounded time.
 
 use crate::command::{Command, CommandBody};
-use crate::commit::{Append, Commit, GroupMode, Guard, LimitPolicy, LockMode, OnRefused, Op, When};
+use crate::commit::{Append, Commit, GroupMode, Guard, KeyRange, LimitPolicy, LockMode, OnRefused, Op, When};
 use crate::units::{Key, Millis};
 
 /// The configurable bounds. Sizes are in bytes, counts are counts.
@@ -97,9 +97,14 @@ impl Limits {
         let own = command.principal.0.len() + command.client.len() + command.trace.len() + 32;
         let body = match &command.body {
             CommandBody::Commit { commit } => weight(commit),
-            CommandBody::KeepAlive { leases } => leases.len() as u64 * 10,
-            CommandBody::Wait { wait } => (wait.lock.0.len() + wait.value.len()) as u64,
-            _ => 64,
+            CommandBody::KeepAlive { leases } => leases.len() as u64 * 10 + 16,
+            CommandBody::Wait { wait } => (wait.lock.0.len() + wait.value.len() + 64) as u64,
+            CommandBody::CancelWait { lock, .. } => lock.0.len() as u64 + 64,
+            CommandBody::Resolve { key, .. } => key.0.len() as u64 + 64,
+            CommandBody::Denied { name, .. } => name.0.len() as u64 + 64,
+            CommandBody::Compact { .. }
+            | CommandBody::RaiseRevision { .. }
+            | CommandBody::Configure { .. } => 64,
         };
         let bytes = own as u64 + body;
         bound("command in bytes", bytes, 0, self.command_bytes_max)?;
@@ -328,46 +333,90 @@ impl Limits {
     }
 }
 
+/// What a commit takes in an entry, never less: a name counts wherever it stands.
 fn weight(commit: &Commit) -> u64 {
-    let guards: u64 = commit
-        .guards
-        .iter()
-        .map(|guard| match guard {
-            Guard::Value { key, wanted, .. } => 16 + (key.name.len() + wanted.len()) as u64,
-            Guard::Key { key, .. } | Guard::StreamAt { stream: key, .. } => 16 + key.name.len() as u64,
-            _ => 64,
-        })
-        .sum();
-    let mut bytes = guards + commit.idempotency.as_ref().map_or(0, |i| 32 + i.key.0.len() as u64);
-    for op in commit.then.iter().chain(commit.otherwise.iter().flatten()) {
-        bytes += 16
-            + match op {
-                Op::Put { key, value, .. } => (key.name.len() + value.len()) as u64,
-                Op::Append { append } => (append.stream.name.len() + append.payload.bytes.len()) as u64,
-                Op::Nested { commit } => weight(commit),
-                Op::Schedule { commit, on_refused, .. } => {
-                    let letter = match on_refused {
-                        OnRefused::DeadLetter { letter } => letter.payload.bytes.len() as u64,
-                        OnRefused::Drop | OnRefused::Retry { .. } => 0,
-                    };
-                    weight(commit) + letter
-                }
-                Op::Ack { deliveries, .. } | Op::Nack { deliveries, .. } | Op::Extend { deliveries, .. } => {
-                    deliveries.len() as u64 * 16
-                }
-                Op::Acquire { value, .. } | Op::Campaign { value, .. } | Op::Proclaim { value, .. } => {
-                    32 + value.len() as u64
-                }
-                Op::Complete { answer, .. } => 64 + answer.len() as u64,
-                Op::Register { info, .. } => {
-                    let metadata: usize =
-                        info.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
-                    (64 + info.address.len() + info.zone.len() + metadata) as u64
-                }
-                _ => 48,
-            };
+    let idempotency = commit.idempotency.as_ref().map_or(0, |i| 64 + i.key.0.len());
+    let guards: usize = commit.guards.iter().map(|guard| 64 + guard_bytes(guard)).sum();
+    let ops = commit.then.iter().chain(commit.otherwise.iter().flatten());
+    ops.fold((16 + idempotency + guards) as u64, |bytes, op| bytes + 64 + op_bytes(op))
+}
+
+fn guard_bytes(guard: &Guard) -> usize {
+    match guard {
+        Guard::Value { key, wanted, .. } => key.name.len() + wanted.len(),
+        Guard::Key { key, .. } | Guard::StreamAt { stream: key, .. } => key.name.len(),
+        Guard::RangeUnchanged { range, .. } => range_bytes(range),
+        Guard::Fence { lock, .. } | Guard::Leadership { election: lock, .. } => lock.0.len(),
+        Guard::Limit { name, .. } => name.0.len(),
+        Guard::Slots { name, slot, .. } => name.0.len() + slot.len(),
+        Guard::NotAfter { .. } => 0,
     }
-    bytes
+}
+
+fn op_bytes(op: &Op) -> u64 {
+    let bytes = match op {
+        Op::Nested { commit } => return weight(commit),
+        Op::Schedule { task, commit, on_refused, .. } => {
+            let letter = match on_refused {
+                OnRefused::DeadLetter { letter } => append_bytes(letter),
+                OnRefused::Drop | OnRefused::Retry { .. } => 0,
+            };
+            return weight(commit) + (task.0.len() + letter) as u64;
+        }
+        Op::Put { key, value, .. } => key.name.len() + value.len(),
+        Op::Get { key } | Op::Delete { key, .. } | Op::Increment { key, .. } => key.name.len(),
+        Op::Range { read } => range_bytes(&read.range),
+        Op::DeleteRange { range, .. } => range_bytes(range),
+        Op::CreateStream { stream, .. }
+        | Op::AlterStream { stream, .. }
+        | Op::DeleteStream { stream }
+        | Op::Trim { stream, .. }
+        | Op::StreamInfo { stream } => stream.name.len(),
+        Op::Append { append } => append_bytes(append),
+        Op::CreateGroup { stream, group, settings } => {
+            let letters = match &settings.mode {
+                GroupMode::Shared { dead_letter: Some(letters), .. } => letters.name.len(),
+                GroupMode::Shared { .. } | GroupMode::Partitioned => 0,
+            };
+            stream.name.len() + group.0.len() + letters
+        }
+        Op::DeleteGroup { stream, group } | Op::CursorCommit { stream, group, .. } => {
+            stream.name.len() + group.0.len()
+        }
+        Op::Take { stream, group, consumer, .. } => stream.name.len() + group.0.len() + consumer.len(),
+        Op::Ack { stream, group, deliveries }
+        | Op::Nack { stream, group, deliveries, .. }
+        | Op::Extend { stream, group, deliveries, .. } => {
+            stream.name.len() + group.0.len() + deliveries.len() * 20
+        }
+        Op::Acquire { lock: name, value, .. }
+        | Op::Campaign { election: name, value, .. }
+        | Op::Proclaim { election: name, value, .. } => name.0.len() + value.len(),
+        Op::Release { lock, .. } | Op::LockInfo { lock } | Op::Resign { election: lock, .. } => lock.0.len(),
+        Op::Cancel { task } => task.0.len(),
+        Op::Register { service, instance, info, .. } => {
+            let metadata: usize =
+                info.metadata.iter().map(|(name, value)| 20 + name.len() + value.len()).sum();
+            service.0.len() + instance.0.len() + info.address.len() + info.zone.len() + metadata
+        }
+        Op::Deregister { service, instance } => service.0.len() + instance.0.len(),
+        Op::Claim { key, .. } => key.0.len(),
+        Op::Complete { key, answer, .. } => key.0.len() + answer.len(),
+        Op::FreeSlot { name, slot, .. } => name.0.len() + slot.len(),
+        Op::LimitPeek { name, .. } => name.0.len(),
+        Op::LeaseGrant { .. } | Op::LeaseKeepAlive { .. } | Op::LeaseRevoke { .. } | Op::LeaseInfo { .. } => {
+            0
+        }
+    };
+    bytes as u64
+}
+
+fn append_bytes(append: &Append) -> usize {
+    append.stream.name.len() + append.payload.bytes.len() + 32
+}
+
+fn range_bytes(range: &KeyRange) -> usize {
+    range.start.name.len() + range.end.as_ref().map_or(0, |end| end.len())
 }
 
 fn inner_space(key: &Key) -> Result<(), Invalid> {
