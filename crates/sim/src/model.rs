@@ -808,7 +808,12 @@ impl Model {
         lost: &[quorate_types::Delivery],
         change: impl Fn(&mut Delivered),
     ) -> Check {
-        for delivery in deliveries.iter().filter(|delivery| !lost.contains(delivery)) {
+        // Named twice, a delivery is settled once and lost once.
+        let times = |list: &[quorate_types::Delivery], of| list.iter().filter(|other| *other == of).count();
+        let named: BTreeSet<_> = deliveries.iter().collect();
+        for delivery in
+            named.into_iter().filter(|delivery| times(deliveries, delivery) > times(lost, delivery))
+        {
             let at = (stream.clone(), group.clone(), delivery.partition, delivery.offset.0);
             let Some(record) = self.delivered.get_mut(&at) else {
                 return Err(format!("{stream}: {delivery:?} was settled, which was not delivered"));
