@@ -6,7 +6,7 @@
 //! Invariant: at most [`CHUNK_BYTES_MAX`] of a snapshot wait for the disk; the walk pauses instead.
 //! Called by: `Partition` at the end of turns; the driver runs [`Work`] where it may wait.
 
-use crate::partition::Config;
+use crate::config::Config;
 use quorate_log::{
     CleanDone, CleanJob, Index, Log, LogError, PrepareDone, PrepareJob, SegmentToClean, SnapshotDone,
     SnapshotWriter,

@@ -12,6 +12,7 @@
 
 mod admission;
 mod background;
+mod config;
 mod partition;
 mod router;
 mod waiters;
@@ -19,7 +20,8 @@ mod why;
 
 pub use admission::Refused;
 pub use background::{Done, Work};
-pub use partition::{Config, Fatal, NotAdmitted, OpenError, OpenReport, Partition, Reply, Status};
+pub use config::Config;
+pub use partition::{Fatal, NotAdmitted, OpenError, OpenReport, Partition, Reply, Status};
 pub use router::{PartitionId, Router, SLOTS};
 pub use waiters::{Interest, WatchId};
 pub use why::{WhyQuery, WhyRecord, WhyVerdict, WhyWhat, search};

@@ -6,68 +6,18 @@
 
 use crate::admission::{Bounds, Pressure, Refused, Waiting, admit};
 use crate::background::{Background, Done, Work};
+use crate::config::Config;
 use crate::waiters::{Interest, Waiters, WatchId};
 use crate::why::Decisions;
-use quorate_engine::{Clock, Durability, Engine, EngineError, Instant, Local, Proposal};
-use quorate_log::{Disk, JobDone, LogConfig, LogReader, WriteJob};
+use quorate_engine::{Clock, Engine, EngineError, Instant, Local, Proposal};
+use quorate_log::{Disk, JobDone, LogReader, WriteJob};
 use quorate_machine::{MACHINE_VERSION, Machine, Outputs, RestoreError, Restorer};
 use quorate_types::{
-    Command, CommandBody, Decided, Entry, GuardFailed, LimitName, Limits, LogIndex, LogTime, Millis, Outcome,
-    Refusal, Revision, Settings, WallTime,
+    Command, CommandBody, Decided, Entry, GuardFailed, LimitName, LogIndex, LogTime, Outcome, Refusal,
+    Revision, WallTime,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-
-/// How a partition is run. Every field has a default that suits a small server.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// When commits are answered.
-    pub durability: Durability,
-    /// Bounds of what clients send.
-    pub limits: Limits,
-    /// Bounds of what the machine keeps; logged when they change.
-    pub settings: Settings,
-    /// Sizes of the log.
-    pub log: LogConfig,
-    /// Commands that may wait.
-    pub waiting_commands_max: u64,
-    /// Bytes of commands that may wait.
-    pub waiting_bytes_max: u64,
-    /// Bytes of commands that go into one entry, about.
-    pub entry_bytes: u64,
-    /// A snapshot is taken after so many commands.
-    pub snapshot_commands: u64,
-    /// A snapshot is taken after so many bytes of log.
-    pub snapshot_bytes: u64,
-    /// Rows per slice of a snapshot.
-    pub snapshot_rows: usize,
-    /// Age of log kept for `why`, whatever snapshots would allow to drop.
-    pub audit_age: Millis,
-    /// Bytes of log kept for `why` at most.
-    pub audit_bytes: u64,
-    /// Refusals whose reason is logged, per name and ten thousand entries.
-    pub refusals_per_name: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            durability: Durability::Always,
-            limits: Limits::default(),
-            settings: Settings::default(),
-            log: LogConfig { entry_bytes_max: 16 << 20, batch_bytes_max: 32 << 20, ..LogConfig::default() },
-            waiting_commands_max: 65_536,
-            waiting_bytes_max: 64 << 20,
-            entry_bytes: 1 << 20,
-            snapshot_commands: 1_000_000,
-            snapshot_bytes: 256 << 20,
-            snapshot_rows: 500,
-            audit_age: Millis(7 * 24 * 3600 * 1000),
-            audit_bytes: 256 << 20,
-            refusals_per_name: 100,
-        }
-    }
-}
 
 /// What opening found, worth saying.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -809,7 +809,9 @@ impl Model {
         change: impl Fn(&mut Delivered),
     ) -> Check {
         // Named twice, a delivery is settled once and lost once.
-        let times = |list: &[quorate_types::Delivery], of| list.iter().filter(|other| *other == of).count();
+        let times = |list: &[quorate_types::Delivery], of: &quorate_types::Delivery| {
+            list.iter().filter(|other| *other == of).count()
+        };
         let named: BTreeSet<_> = deliveries.iter().collect();
         for delivery in
             named.into_iter().filter(|delivery| times(deliveries, delivery) > times(lost, delivery))
