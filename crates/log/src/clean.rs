@@ -75,7 +75,10 @@ impl Log {
         let mut plan =
             Plan { room: self.config.segment_bytes, items: Vec::new(), run: Vec::new(), live: 0, dead: 0 };
         for segment in segments.into_iter().take_while(|segment| segment.last() <= floor) {
-            if self.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &segment)) {
+            // Only behind a segment that was synced itself: until then a power loss may undo its beginning, and the log would have
+            // neither an end there nor one here.
+            if matches!(&segment.kind, SegmentKind::Log(log) if log.header.sequence >= self.synced_at.sequence)
+            {
                 break;
             }
             let live = live_bytes(segment.first, segment.last());

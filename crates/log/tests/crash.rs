@@ -414,3 +414,25 @@ fn no_segment_is_prepared_ahead_of_one_that_a_job_has_yet_to_make() {
     disk.power_loss();
     assert_eq!(drain(open(&disk).unwrap().1).unwrap(), (1, 1));
 }
+
+/// Found by the property test: everything up to the segment in use was cleaned away while only the beginning of that one was
+/// written and never synced; a power loss left a manifest that asks for a segment which had not begun.
+#[test]
+fn nothing_is_cleaned_ahead_of_the_first_sync_of_the_segment_in_use() {
+    let unsynced = |count| Step::Append { count, sync: false };
+    let steps = [
+        Step::Append { count: 6, sync: true },
+        Step::Reopen,
+        Step::Mark,
+        unsynced(5),
+        unsynced(2),
+        unsynced(9),
+        Step::Prepare,
+        Step::Snapshot,
+        Step::Clean,
+        Step::PowerLoss,
+    ];
+    for seed in (0..64).chain([8_025_230_793_046_113_635]) {
+        play(seed, &steps);
+    }
+}
