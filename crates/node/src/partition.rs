@@ -473,12 +473,6 @@ impl<T> Partition<T> {
             || (self.queue.is_empty() && self.keep_alives.is_empty() && self.engine.in_flight() == 0)
     }
 
-    /// Why the partition has stopped, once it has.
-    #[must_use]
-    pub fn fatal(&self) -> Option<&Fatal> {
-        self.fatal.as_ref()
-    }
-
     /// Why nothing is acknowledged any more; nothing while the partition serves.
     #[must_use]
     pub fn stopped(&self) -> Option<&Fatal> {

@@ -318,7 +318,7 @@ impl Handle {
 
     /// Waits for an entry when something is due that no entry has ended yet.
     async fn barrier(&self) -> Result<(), RuntimeError> {
-        if let Some(fatal) = self.shared.lock().partition.fatal() {
+        if let Some(fatal) = self.shared.lock().partition.stopped() {
             return Err(RuntimeError::Stopped { why: fatal.why.clone() });
         }
         if self.shared.lock().partition.overdue(self.shared.now()) {
