@@ -38,9 +38,17 @@ pub struct SegmentToClean {
 }
 
 impl SegmentToClean {
-    /// First index in the files.
+    /// First index in the files. When a rewind voided all of them: the index before, as for `last`; what lives at that index is elsewhere.
     pub fn first(&self) -> Index {
-        self.sources.first().expect("a plan has at least one file").first
+        if self.is_void() {
+            return self.last();
+        }
+        self.sources.first().expect("a plan has at least one file").first()
+    }
+
+    /// Nothing in the files counts any more: they go, whatever lives.
+    fn is_void(&self) -> bool {
+        self.sources.iter().all(|segment| segment.is_void())
     }
 
     /// Last index in the files.
@@ -65,7 +73,9 @@ impl Log {
     /// between two indexes, both included. Empty while a cleaning is under way.
     pub fn clean_plan(&self, floor: Index, live_bytes: &dyn Fn(Index, Index) -> u64) -> Vec<SegmentToClean> {
         let floor = self.snapshots.first().map_or(Index::ZERO, |oldest| floor.min(*oldest));
-        if self.cleaning || self.poison.is_some() {
+        // A rewind that a power loss may still undo would bring back entries that a cleaning took for void.
+        let undone = self.rewound_at.is_some_and(|at| at >= self.synced_at);
+        if self.cleaning || self.poison.is_some() || undone {
             return Vec::new();
         }
         let segments = match self.table.read() {
@@ -81,7 +91,7 @@ impl Log {
             {
                 break;
             }
-            let live = live_bytes(segment.first, segment.last());
+            let live = if segment.is_void() { 0 } else { live_bytes(segment.first(), segment.last()) };
             plan.offer(segment, live);
         }
         plan.close();
@@ -104,6 +114,9 @@ impl Log {
         let (first, last) = (item.first(), item.last());
         live.sort_unstable();
         live.dedup();
+        if item.is_void() {
+            live.clear();
+        }
         for (index, _) in live.first().into_iter().chain(live.last()) {
             assert!((first..=last).contains(index), "entry {index} is not in files {first} to {last}");
         }
@@ -175,7 +188,7 @@ impl Log {
             }
             match &segment.kind {
                 SegmentKind::Kept(file) => manifest.history.push(History::Kept {
-                    first: segment.first,
+                    first: segment.first(),
                     last: file.last,
                     generation: file.generation,
                 }),
@@ -296,7 +309,7 @@ impl CleanJob {
         self.disk.rename(&temporary, &name).map_err(LogError::io("rename to", &name))?;
         self.disk.sync_dir().map_err(LogError::io("sync folder of", &name))?;
         let file_bytes = kept.file_bytes();
-        Ok(Arc::new(Segment { name, file, file_bytes, first, kind: SegmentKind::Kept(kept) }))
+        Ok(Arc::new(Segment::new(name, file, file_bytes, first, SegmentKind::Kept(kept))))
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) const MANIFEST_MAGIC: &[u8; 8] = b"QRTMAN\r\n";
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"QBAT");
 pub(crate) const KIND_ENTRY: u8 = 1;
 pub(crate) const FLAG_MARK: u32 = 1;
+/// The batch's first index is at or below the one before it: entries from there on that lie before it are void.
+pub(crate) const FLAG_REWIND: u32 = 4;
 /// The chain value before the first batch of a log.
 pub(crate) const GENESIS: u64 = 0x5175_6F72_6174_6531;
 
@@ -120,6 +122,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) active: bool,
     /// The file was something else before: its stale bytes are not zero.
     pub(crate) recycled: bool,
+    /// Its first batch rewinds: entries from `first` on in earlier segments are void.
+    pub(crate) rewinds: bool,
     pub(crate) sequence: u64,
     /// Never used twice in a folder.
     pub(crate) epoch: u64,
@@ -136,7 +140,8 @@ impl SegmentHeader {
         let mut out = [0u8; SEGMENT_HEADER];
         put(&mut out, 0, SEGMENT_MAGIC);
         put(&mut out, 8, &VERSION.to_le_bytes());
-        put(&mut out, 12, &(u32::from(self.active) | u32::from(self.recycled) << 1).to_le_bytes());
+        let flags = u32::from(self.active) | u32::from(self.recycled) << 1 | u32::from(self.rewinds) << 2;
+        put(&mut out, 12, &flags.to_le_bytes());
         put(&mut out, 16, &self.sequence.to_le_bytes());
         put(&mut out, 24, &self.epoch.to_le_bytes());
         put(&mut out, 32, &self.segment_bytes.to_le_bytes());
@@ -162,13 +167,14 @@ impl SegmentHeader {
         }
         check_magic(file, bytes, SEGMENT_MAGIC)?;
         let flags = u32_at(bytes, 12);
-        if flags & !3 != 0 {
+        if flags & !7 != 0 {
             let found = format!("segment flags {flags:#x}");
             return Err(LogError::damage(file, 12, found, "only the flags of format version 1"));
         }
         Ok(SegmentHeader {
             active: flags & 1 != 0,
             recycled: flags & 2 != 0,
+            rewinds: flags & 4 != 0,
             sequence: u64_at(bytes, 16),
             epoch: u64_at(bytes, 24),
             segment_bytes: u64_at(bytes, 32),
@@ -260,6 +266,15 @@ impl BatchHeader {
 
     pub(crate) fn bytes(&self) -> u64 {
         BATCH_HEADER as u64 + u64::from(self.body_bytes)
+    }
+
+    pub(crate) fn rewinds(&self) -> bool {
+        self.flags & FLAG_REWIND != 0
+    }
+
+    /// The index after its last entry.
+    pub(crate) fn next(&self) -> Index {
+        Index(self.first.0 + u64::from(self.count))
     }
 
     /// The chain value after this batch. The synced position is left out: it is filled in at the last moment and says

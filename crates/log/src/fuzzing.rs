@@ -18,6 +18,7 @@ pub fn segment(body: &[u8], count: u32, first: u64) -> Vec<u8> {
     let header = SegmentHeader {
         active: true,
         recycled: false,
+        rewinds: false,
         sequence: 1,
         epoch: 1,
         segment_bytes: bytes as u64,

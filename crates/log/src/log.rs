@@ -1,6 +1,6 @@
 //! Appending: entries gather in a buffer, a job writes the buffer with one write and one sync, its completion moves the promises.
 //!
-//! Invariant: synced <= written <= last.
+//! Invariant: synced <= written <= last. A rewind takes all three back to at most its index, whatever is still under way.
 //! Invariant: jobs run and complete in the order they were taken. After the first failure no job touches the disk again.
 //! Invariant: a segment is synced whole before the header of the next one is written, whatever the durability.
 //! Invariant: nothing here does I/O except the jobs' `run`, `space` and (in recover.rs) `Log::open`.
@@ -8,8 +8,8 @@
 //! Source: group commit: DeWitt et al., SIGMOD 1984, §5.1; failed syncs: Rebello et al., ATC 2020.
 
 use crate::format::{
-    BATCH_HEADER, BatchHeader, FLAG_MARK, Manifest, SEGMENT_HEADER, SegmentHeader, body_hash, encode_frame,
-    frame_bytes, segment_name,
+    BATCH_HEADER, BatchHeader, FLAG_MARK, FLAG_REWIND, FrameHeader, Manifest, SEGMENT_HEADER, SegmentHeader,
+    body_hash, encode_frame, frame_bytes, segment_name,
 };
 use crate::reader::{LogSegment, Places, Segment, SegmentKind, Table};
 use crate::snapshot::SnapshotWriter;
@@ -112,6 +112,14 @@ pub struct Log {
     pub(crate) plan: Position,
     /// Bytes of that segment's file.
     pub(crate) plan_bytes: u64,
+    /// That segment's first index: a batch below it begins another segment.
+    pub(crate) plan_first: Index,
+    /// The index that follows the last batch taken by a job: a batch that begins below it rewinds.
+    pub(crate) taken_next: Index,
+    /// Rewinds while jobs were under way: the last job taken before it, and where to.
+    pub(crate) rewinds: VecDeque<(u64, Index)>,
+    /// Where the newest batch that rewinds was planned.
+    pub(crate) rewound_at: Option<Position>,
     pub(crate) pending: VecDeque<Pending>,
     pub(crate) spare: Vec<Vec<u8>>,
     pub(crate) last: Index,
@@ -181,6 +189,39 @@ impl Log {
         Ok(())
     }
 
+    /// Entries after `to` are void: the next append is `to.next()`. For overwriting a suffix that was never agreed on. No I/O, and nothing
+    /// on disk is cut: the batch that comes next says that it begins below the one before it, and *later bytes win*.
+    ///
+    /// Readers stop at `to` at once. Jobs under way may still write what is void now; completing them raises nothing beyond `to`. Until
+    /// the next entry is written, a crash forgets the rewind: the void entries are back when the log is opened. (When the crash falls into
+    /// the first write of a segment that begins with the next entry, they may be gone and the next entry not there.)
+    ///
+    /// # Panics
+    /// When `to` is after the last entry, or before the newest snapshot: the caller's bug.
+    pub fn rewind(&mut self, to: Index) {
+        assert!(to <= self.last, "rewind to {to}, the log ends at {}", self.last);
+        let newest = self.snapshots.last().copied().unwrap_or_default();
+        assert!(to >= newest, "rewind to {to}, below the snapshot at {newest}");
+        if to == self.last {
+            return;
+        }
+        while self.pending.back().is_some_and(|batch| batch.first > to) {
+            let batch = self.pending.pop_back().expect("it was there a moment ago");
+            self.reuse(batch.buffer);
+        }
+        if let Some(batch) = self.pending.back_mut() {
+            batch.cut(to);
+        }
+        self.last = to;
+        self.written = self.written.min(to);
+        self.synced = self.synced.min(to);
+        if self.jobs_taken > self.jobs_done {
+            self.rewinds.push_back((self.jobs_taken, to));
+        }
+        let written = self.written;
+        self.table_mut().written = written;
+    }
+
     /// Everything buffered as one batch: one write and, with `sync`, one `fdatasync` that also covers every earlier unsynced write.
     /// More than `batch_bytes_max` makes several jobs: call until `None`. With nothing buffered and `sync`, a job that only
     /// syncs, when a sync is owed.
@@ -195,13 +236,24 @@ impl Log {
             return (sync && self.sync_owed).then(|| self.job(None, None, sync));
         };
         let bytes = batch.buffer.len() as u64;
-        let roll = if self.plan.sequence == 0 || self.plan.offset + bytes > self.plan_bytes {
-            Some(self.plan_roll()?)
+        let first = batch.first;
+        let rewinds = first < self.taken_next;
+        // A batch below its segment's first index begins a segment, so that headers alone tell which file holds an index.
+        let below = rewinds && first < self.plan_first;
+        let roll = if self.plan.sequence == 0 || self.plan.offset + bytes > self.plan_bytes || below {
+            let roll = self.plan_roll()?;
+            self.plan_first = first;
+            Some(roll)
         } else {
             None
         };
         let batch = self.pending.pop_front().expect("the front was there a moment ago");
-        let planned = Planned { batch, flags: 0, offset: self.plan.offset };
+        self.taken_next = Index(first.0 + u64::from(batch.count));
+        if rewinds {
+            self.rewound_at = Some(self.plan);
+        }
+        let flags = if rewinds { FLAG_REWIND } else { 0 };
+        let planned = Planned { batch, flags, offset: self.plan.offset };
         self.plan.offset += bytes;
         self.marked = false;
         self.sync_owed = true;
@@ -214,7 +266,9 @@ impl Log {
         let idle =
             self.pending.is_empty() && self.jobs_taken == self.jobs_done && self.synced == self.written;
         let room = self.plan.sequence > 0 && self.plan.offset + BATCH_HEADER as u64 <= self.plan_bytes;
-        if self.poison.is_some() || self.marked || !idle || !room || self.sync_owed {
+        // A mark names the index that comes next, which a rewind has taken back: the batch that says so comes first.
+        let rewound = self.taken_next != self.last.next();
+        if self.poison.is_some() || self.marked || !idle || !room || self.sync_owed || rewound {
             return None;
         }
         let batch = Pending { buffer: vec![0; BATCH_HEADER], first: self.last.next(), count: 0 };
@@ -243,13 +297,14 @@ impl Log {
             }
         };
         self.alive()?;
+        let limit = self.limit(done.number);
         if let Some(segment) = ran.rolled {
             self.synced = self.written;
             self.current = Some(Arc::clone(&segment));
-            self.table_mut().segments.push(segment);
+            self.table_mut().push(segment);
         }
         if let Some(batch) = done.batch {
-            self.note_written(&batch);
+            self.note_written(&batch, limit);
             self.reuse(batch.batch.buffer);
         }
         if ran.synced {
@@ -365,7 +420,11 @@ impl Log {
     }
 
     /// Takes a finished snapshot: the newest two are kept, older ones are removed by the next preparation.
+    ///
+    /// # Panics
+    /// When the log was rewound below it meanwhile: the caller's bug.
     pub fn snapshot_done(&mut self, done: &SnapshotDone) {
+        assert!(done.index <= self.last, "snapshot at {}, the log ends at {}", done.index, self.last);
         if !self.snapshots.contains(&done.index) {
             self.snapshots.push(done.index);
             self.snapshots.sort_unstable();
@@ -420,23 +479,32 @@ impl Log {
         WriteJob { number: self.jobs_taken, disk, tail, roll, batch, sync }
     }
 
-    fn note_written(&mut self, planned: &Planned) {
+    /// How far a job may still move the promises: rewinds that came after it was taken hold it back.
+    fn limit(&mut self, number: u64) -> Index {
+        let limit = self.rewinds.iter().map(|(_, to)| *to).min().unwrap_or(Index(u64::MAX));
+        while self.rewinds.front().is_some_and(|(taken, _)| *taken <= number) {
+            self.rewinds.pop_front();
+        }
+        limit
+    }
+
+    fn note_written(&mut self, planned: &Planned, limit: Index) {
         let batch = &planned.batch;
         let segment = self.current.as_ref().expect("a batch is written into a segment");
         let SegmentKind::Log(log) = &segment.kind else {
             unreachable!("the current segment is a log segment")
         };
         let last = Index(batch.first.0 + u64::from(batch.count) - 1);
-        {
-            let mut places = log.places();
-            places.end = planned.offset + batch.buffer.len() as u64;
-            places.last = last;
-            if batch.count > 0 {
-                places.note(batch.first, planned.offset);
-            }
+        self.written = last.min(limit);
+        // Places change under the table's lock, so that a reader who holds it sees batches and their marks agree.
+        let mut table = self.table_mut();
+        table.written = self.written;
+        let mut places = log.places();
+        places.end = planned.offset + batch.buffer.len() as u64;
+        places.last = last;
+        if batch.count > 0 {
+            places.note(batch.first, planned.offset, planned.flags & FLAG_REWIND != 0);
         }
-        self.written = last;
-        self.table_mut().written = last;
     }
 
     fn reuse(&mut self, buffer: Vec<u8>) {
@@ -451,6 +519,22 @@ pub(crate) struct Pending {
     pub(crate) buffer: Vec<u8>,
     pub(crate) first: Index,
     pub(crate) count: u32,
+}
+
+impl Pending {
+    /// Drops the entries after `to`, which is at or after its first.
+    fn cut(&mut self, to: Index) {
+        let keep = to.0 - self.first.0 + 1;
+        if keep >= u64::from(self.count) {
+            return;
+        }
+        let mut at = BATCH_HEADER;
+        for _ in 0..keep {
+            at += FrameHeader::peek(&self.buffer[at..]).bytes() as usize;
+        }
+        self.buffer.truncate(at);
+        self.count = u32::try_from(keep).expect("less than the count, a u32");
+    }
 }
 
 /// A batch with its place.
@@ -547,10 +631,11 @@ impl WriteJob {
             Some(file) => file,
             None => make_segment(&*self.disk, &ready_header(&ready), Fill::Reserved)?,
         };
-        let first = self.batch.as_ref().map(|planned| planned.batch.first);
+        let planned = self.batch.as_ref().expect("a segment is begun only for a batch");
         let header = SegmentHeader {
             active: true,
-            first: first.expect("a segment is begun only for a batch"),
+            rewinds: planned.flags & FLAG_REWIND != 0,
+            first: planned.batch.first,
             chain_before: tail.chain,
             end_before: tail.at.offset,
             ..ready_header_of(ready.sequence, ready.epoch, ready.file_bytes, ready.recycled)
@@ -562,11 +647,10 @@ impl WriteJob {
         tail.salt = header.salt();
         tail.at = Position { sequence: header.sequence, offset: SEGMENT_HEADER as u64 };
         tail.dirty = true;
-        let places =
-            Places { marks: Some(Vec::new()), end: SEGMENT_HEADER as u64, last: Index(header.first.0 - 1) };
+        let places = Places::empty(Index(header.first.0 - 1));
         let (first, file_bytes) = (header.first, header.segment_bytes);
         let kind = SegmentKind::Log(LogSegment::new(header, places));
-        Ok(Arc::new(Segment { name, file, file_bytes, first, kind }))
+        Ok(Arc::new(Segment::new(name, file, file_bytes, first, kind)))
     }
 }
 
@@ -616,6 +700,7 @@ pub(crate) fn ready_header_of(
     SegmentHeader {
         active: false,
         recycled,
+        rewinds: false,
         sequence,
         epoch,
         segment_bytes,

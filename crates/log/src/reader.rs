@@ -3,22 +3,30 @@
 //! Invariant: a segment in use by a reader is never recycled: recycling takes the last `Arc` (see `Log::complete_clean`), and a removed
 //! file's open handle goes on reading.
 //! Invariant: every payload handed out has passed its own checksum.
-//! Called by: node (stream reads, `why`), the cleaner, backup.
+//! Invariant: of several copies of an index the one written last counts (see `Log::rewind`). Segments' ranges do not overlap and ascend; a
+//! segment whose every entry is void has an empty range. Inside a segment the marks never lead to a void copy.
+//! Invariant: ranges and places change only under the table's write lock.
+//! Called by: node (stream reads, `why`), replication (`range`, `term`), the cleaner, backup.
 
 use crate::clean::KeptSegment;
 use crate::format::{
-    BATCH_HEADER, BatchHeader, FRAME_HEADER, FrameFault, FrameHeader, KIND_ENTRY, SEGMENT_HEADER,
-    SegmentHeader, check_frame_head, decode_frame, extent_at,
+    BATCH_HEADER, BatchHeader, FLAG_REWIND, FRAME_HEADER, FrameFault, FrameHeader, KIND_ENTRY,
+    SEGMENT_HEADER, SegmentHeader, check_frame_head, decode_frame, extent_at,
 };
 use crate::scan::{Scan, Step};
 use crate::{DiskFile, Extent, Index, LogError, Term};
 use bytes::Bytes;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Distance between two remembered batch places. 8 KiB: 128 KiB of memory per 64 MiB segment, one small read to find a batch.
 const STRIDE: u64 = 8 << 10;
 /// A window of a segment while looking for an entry.
 const LOOK: usize = 16 << 10;
+/// A window while reading one whole entry.
+const LOOK_WHOLE: usize = 64 << 10;
+/// The biggest window while reading a range.
+const RANGE_BYTES: u64 = 2 << 20;
 
 /// An entry as it was appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +39,8 @@ pub struct Entry {
     pub body: Bytes,
     /// The payloads inside the body.
     pub extents: Vec<Extent>,
+    /// The log was rewound to the entry before this one: all earlier copies of this index and of those after it are void.
+    pub rewinds: bool,
 }
 
 /// A handle for reading. Cheap to clone, usable from any thread.
@@ -46,7 +56,11 @@ impl LogReader {
     /// [`LogError::NoPayload`] when the entry has none such or cleaning dropped it as dead; [`LogError::Beyond`],
     /// [`LogError::Compacted`]; [`LogError::Damage`] when the bytes fail their checksum; [`LogError::Io`].
     pub fn payload(&self, index: Index, sub: u32) -> Result<Bytes, LogError> {
-        self.segment_of(index)?.payload(index, sub)
+        let (segment, place) = self.locate(index)?;
+        match &segment.kind {
+            SegmentKind::Log(log) => log.payload(&segment, place, index, sub),
+            SegmentKind::Kept(kept) => kept.payload(&segment, index, sub),
+        }
     }
 
     /// The whole entry.
@@ -54,14 +68,14 @@ impl LogReader {
     /// # Errors
     /// As [`LogReader::payload`]; [`LogError::Compacted`] also when its segment was cleaned and only payloads are left.
     pub fn entry(&self, index: Index) -> Result<Entry, LogError> {
-        let segment = self.segment_of(index)?;
+        let (segment, place) = self.locate(index)?;
         let SegmentKind::Log(log) = &segment.kind else {
             return Err(LogError::Compacted { index, first: self.first() });
         };
-        let place = log.place(&segment, index)?;
-        let mut scan = log.scan_from(&segment, place);
+        let mut scan = log.scan_from(&segment, log.place(&segment, place, index)?);
+        scan.step_bytes = LOOK_WHOLE;
         while let Step::Batch(batch) = scan.step()? {
-            if batch.header.first.0 + u64::from(batch.header.count) <= index.0 {
+            if batch.header.next() <= index {
                 continue;
             }
             let mut frames = Frames::new(segment.name.clone(), batch.offset, batch.header, batch.body);
@@ -75,7 +89,59 @@ impl LogReader {
         Err(segment.lost(index))
     }
 
-    /// Entries from `from` on, in order, to the last one written now. Every batch is verified on the way.
+    /// The term of entry `index`, from its frame's header: no body is read.
+    ///
+    /// # Errors
+    /// As [`LogReader::entry`].
+    pub fn term(&self, index: Index) -> Result<Term, LogError> {
+        let (segment, place) = self.locate(index)?;
+        let SegmentKind::Log(log) = &segment.kind else {
+            return Err(LogError::Compacted { index, first: self.first() });
+        };
+        let (at, end) = log.place(&segment, place, index)?;
+        let mut window = Window::new(&segment, end, LOOK);
+        let (_, frame) = log.frame(&mut window, at, end, index)?;
+        Ok(frame.term)
+    }
+
+    /// Entries `from` to the one before `to`, in order, none of them void: at least one when `from < to`, and no more once their bodies
+    /// have `max_bytes`. One pass in big reads; bodies are slices of them. Right from any thread, while the log grows and is rewound: what
+    /// it gives was the log's content at one moment during the call.
+    ///
+    /// # Errors
+    /// [`LogError::Beyond`] when an entry before `to` is not written (yet, or any more after a rewind); [`LogError::Compacted`] when `from`
+    /// is before [`LogReader::first`]; [`LogError::Damage`]; [`LogError::Io`].
+    pub fn range(&self, from: Index, to: Index, max_bytes: u64) -> Result<Vec<Entry>, LogError> {
+        let mut range = Range { entries: Vec::new(), next: Index(from.0.max(1)), bytes: 0, max_bytes };
+        if range.next >= to {
+            return Ok(range.entries);
+        }
+        let last = Index(to.0 - 1);
+        let views = {
+            let table = self.table();
+            if last > table.written {
+                return Err(LogError::Beyond { index: last, last: table.written });
+            }
+            let first = table.first_whole();
+            if range.next < first {
+                return Err(LogError::Compacted { index: range.next, first });
+            }
+            table.views(range.next, last)
+        };
+        for mut view in views {
+            if view.last < range.next {
+                continue;
+            }
+            view.learn()?;
+            if !range.read(&view, view.last.min(last))? {
+                break;
+            }
+        }
+        Ok(range.entries)
+    }
+
+    /// Entries from `from` on, in order, to the last one written now. Every batch is verified on the way. What is promised of a log
+    /// that was rewound: see [`Entries`].
     ///
     /// # Errors
     /// [`LogError::Compacted`] when whole entries no longer reach back to `from`.
@@ -86,9 +152,9 @@ impl LogReader {
             if from < first {
                 return Err(LogError::Compacted { index: from, first });
             }
-            (table.whole_from(from), table.written)
+            (table.views(from, table.written), table.written)
         };
-        Entries::new(segments, from, last)
+        Ok(Entries::new(segments, from, last))
     }
 
     /// The first index from which all entries are still whole.
@@ -101,15 +167,17 @@ impl LogReader {
         self.table().written
     }
 
-    fn segment_of(&self, index: Index) -> Result<Arc<Segment>, LogError> {
+    /// The segment that holds `index`, and where in it, as of one moment: a rewind that comes a moment later must not lead to a place
+    /// where the entry is no more. `None`: a segment that is not written any more, whose marks are yet to be found.
+    fn locate(&self, index: Index) -> Result<(Arc<Segment>, Option<Place>), LogError> {
         let table = self.table();
         if index > table.written {
             return Err(LogError::Beyond { index, last: table.written });
         }
-        let at = table.segments.partition_point(|segment| segment.first <= index);
+        let at = table.segments.partition_point(|segment| segment.first() <= index);
         let segment = at.checked_sub(1).map(|at| &table.segments[at]);
         match segment.filter(|segment| index <= segment.last()) {
-            Some(segment) => Ok(Arc::clone(segment)),
+            Some(segment) => Ok((Arc::clone(segment), segment.known_place(index))),
             None => Err(LogError::Compacted { index, first: table.first_whole() }),
         }
     }
@@ -134,7 +202,7 @@ impl Table {
         for segment in self.segments.iter().rev() {
             match &segment.kind {
                 SegmentKind::Log(log) if after.is_none_or(|after| log.header.sequence + 1 == after) => {
-                    first = segment.first;
+                    first = segment.first();
                     after = Some(log.header.sequence);
                 }
                 _ => break,
@@ -143,9 +211,129 @@ impl Table {
         first
     }
 
-    pub(crate) fn whole_from(&self, from: Index) -> Vec<Arc<Segment>> {
-        let at = self.segments.partition_point(|segment| segment.first <= from).saturating_sub(1);
-        self.segments[at..].to_vec()
+    /// The files that hold `from ..= last`, as they are now. Void ones between them are among them: the chain leads through them.
+    pub(crate) fn views(&self, from: Index, last: Index) -> Vec<View> {
+        if from > last {
+            return Vec::new();
+        }
+        let at = self.segments.partition_point(|segment| segment.first() <= from).saturating_sub(1);
+        self.segments[at..]
+            .iter()
+            .take_while(|segment| segment.first() <= last)
+            .map(|segment| View::new(segment, from))
+            .collect()
+    }
+
+    /// Adds the segment that was begun now. When it begins with a rewind, what it voids leaves the ranges of those before it.
+    pub(crate) fn push(&mut self, segment: Arc<Segment>) {
+        let first = segment.first();
+        for earlier in self.segments.iter().rev() {
+            if earlier.last() < first && earlier.first() <= first {
+                break;
+            }
+            earlier.void_from(first);
+        }
+        self.segments.push(segment);
+    }
+}
+
+/// Offset of a batch at or before the one wanted, and where batches end.
+type Place = (u64, u64);
+
+/// A file as it was at one moment.
+pub(crate) struct View {
+    segment: Arc<Segment>,
+    last: Index,
+    end: u64,
+    /// Where to begin for the index asked for; `None`: its marks are not known yet.
+    place: Option<Place>,
+    /// Rewinds in it; empty also when they are not known yet.
+    rewinds: Vec<(Index, u64)>,
+}
+
+impl View {
+    fn new(segment: &Arc<Segment>, from: Index) -> View {
+        let SegmentKind::Log(log) = &segment.kind else {
+            let (last, end) = (segment.last(), segment.file_bytes);
+            return View { segment: Arc::clone(segment), last, end, place: None, rewinds: Vec::new() };
+        };
+        let places = log.places();
+        let (last, end) = (places.last, places.end);
+        let (place, rewinds) = (places.place(from.max(segment.first())), places.rewinds.clone());
+        View { segment: Arc::clone(segment), last, end, place, rewinds }
+    }
+
+    /// Finds places that were not known when the view was taken: those of a segment that is not written any more do not change.
+    pub(crate) fn learn(&mut self) -> Result<(), LogError> {
+        if let (SegmentKind::Log(log), None) = (&self.segment.kind, self.place) {
+            log.find(&self.segment)?;
+            self.rewinds = log.places().rewinds.clone();
+        }
+        Ok(())
+    }
+
+    /// The last index in the batch at `offset` that no later batch in the file is known to void.
+    fn bound(&self, offset: u64) -> Index {
+        let after = self.rewinds.iter().find(|(_, at)| *at > offset);
+        after.map_or(self.last, |(first, _)| self.last.min(Index(first.0.saturating_sub(1))))
+    }
+}
+
+/// A range being read.
+struct Range {
+    entries: Vec<Entry>,
+    next: Index,
+    bytes: u64,
+    max_bytes: u64,
+}
+
+impl Range {
+    /// Adds what the file holds up to `last`; false when there is enough.
+    fn read(&mut self, view: &View, last: Index) -> Result<bool, LogError> {
+        let SegmentKind::Log(log) = &view.segment.kind else {
+            return Err(LogError::Compacted { index: self.next, first: view.last.next() });
+        };
+        let (at, _) = log.place(&view.segment, view.place, self.next)?;
+        let mut scan = log.scan_from(&view.segment, (at, view.end));
+        let room = self.max_bytes.saturating_sub(self.bytes).clamp(LOOK_WHOLE as u64, RANGE_BYTES);
+        scan.step_bytes = usize::try_from(room).unwrap_or(LOOK_WHOLE);
+        while self.next <= last {
+            match scan.step()? {
+                Step::Batch(batch) if batch.header.next() <= self.next => {}
+                Step::Batch(batch) => {
+                    let bound = view.bound(batch.offset).min(last);
+                    let name = view.segment.name.clone();
+                    let frames = Frames::new(name, batch.offset, batch.header, batch.body);
+                    if !self.take(frames, bound)? {
+                        return Ok(false);
+                    }
+                }
+                Step::Bad { offset, found, wanted, .. } => {
+                    return Err(LogError::damage(&view.segment.name, offset, found, wanted));
+                }
+                Step::End => return Err(view.segment.lost(self.next)),
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, mut frames: Frames, bound: Index) -> Result<bool, LogError> {
+        while let Some(entry) = frames.next()? {
+            if entry.index > bound {
+                break;
+            }
+            if entry.index != self.next {
+                continue;
+            }
+            let bytes = self.bytes + entry.body.len() as u64;
+            if !self.entries.is_empty() && bytes > self.max_bytes {
+                return Ok(false);
+            }
+            self.bytes = bytes;
+            self.next = self.next.next();
+            self.entries.push(entry);
+        }
+        Ok(true)
     }
 }
 
@@ -154,7 +342,8 @@ pub(crate) struct Segment {
     pub(crate) name: String,
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) file_bytes: u64,
-    pub(crate) first: Index,
+    /// First index it counts for. Changes, under the table's lock, only when all of it becomes void.
+    first: AtomicU64,
     pub(crate) kind: SegmentKind,
 }
 
@@ -164,6 +353,42 @@ pub(crate) enum SegmentKind {
 }
 
 impl Segment {
+    pub(crate) fn new(
+        name: String,
+        file: Arc<dyn DiskFile>,
+        file_bytes: u64,
+        first: Index,
+        kind: SegmentKind,
+    ) -> Segment {
+        Segment { name, file, file_bytes, first: AtomicU64::new(first.0), kind }
+    }
+
+    pub(crate) fn first(&self) -> Index {
+        Index(self.first.load(Ordering::Relaxed))
+    }
+
+    /// Holds nothing that still counts: a rewind voided all of it.
+    pub(crate) fn is_void(&self) -> bool {
+        self.last() < self.first()
+    }
+
+    /// Everything from `first` on is void.
+    fn void_from(&self, first: Index) {
+        let SegmentKind::Log(log) = &self.kind else {
+            unreachable!("a rewind never goes below a snapshot, and only what is below is cleaned");
+        };
+        let mut places = log.places();
+        places.last = places.last.min(Index(first.0 - 1));
+        self.first.fetch_min(first.0, Ordering::Relaxed);
+    }
+
+    fn known_place(&self, index: Index) -> Option<Place> {
+        match &self.kind {
+            SegmentKind::Log(log) => log.places().place(index),
+            SegmentKind::Kept(_) => None,
+        }
+    }
+
     pub(crate) fn last(&self) -> Index {
         match &self.kind {
             SegmentKind::Log(log) => log.places().last,
@@ -173,7 +398,7 @@ impl Segment {
 
     pub(crate) fn payload(&self, index: Index, sub: u32) -> Result<Bytes, LogError> {
         match &self.kind {
-            SegmentKind::Log(log) => log.payload(self, index, sub),
+            SegmentKind::Log(log) => log.payload(self, None, index, sub),
             SegmentKind::Kept(kept) => kept.payload(self, index, sub),
         }
     }
@@ -193,6 +418,8 @@ pub(crate) struct LogSegment {
     pub(crate) header: SegmentHeader,
     pub(crate) salt: u64,
     places: Mutex<Places>,
+    /// Held while places are looked for, so that it is done once; `places` never waits for the disk.
+    finding: Mutex<()>,
 }
 
 /// Where batches begin, every 8 KiB or so.
@@ -200,14 +427,44 @@ pub(crate) struct LogSegment {
 pub(crate) struct Places {
     /// (first index of the batch, its offset); `None` until somebody needs it.
     pub(crate) marks: Option<Vec<(Index, u64)>>,
+    /// (first index, offset) of the batches that rewind and that no later one rewinds further; known when `marks` are. Both ascend.
+    pub(crate) rewinds: Vec<(Index, u64)>,
     /// Where written batches end.
     pub(crate) end: u64,
+    /// Last index that counts; before the segment's first when all are void.
     pub(crate) last: Index,
 }
 
 impl Places {
-    pub(crate) fn note(&mut self, first: Index, offset: u64) {
+    /// Of a segment without a batch that begins after `last`.
+    pub(crate) fn empty(last: Index) -> Places {
+        Places { marks: Some(Vec::new()), rewinds: Vec::new(), end: SEGMENT_HEADER as u64, last }
+    }
+
+    /// Of a segment whose marks nobody knows yet.
+    pub(crate) fn unknown(end: u64, last: Index) -> Places {
+        Places { marks: None, rewinds: Vec::new(), end, last }
+    }
+
+    /// Where to begin looking for `index`, when the marks are known.
+    fn place(&self, index: Index) -> Option<Place> {
+        let marks = self.marks.as_deref()?;
+        let at = marks.partition_point(|(first, _)| *first <= index);
+        let offset = at.checked_sub(1).map_or(SEGMENT_HEADER as u64, |at| marks[at].1);
+        Some((offset, self.end))
+    }
+
+    /// A batch of entries. One that rewinds drops the marks of what it voids and leaves one of its own: so a search that starts at the
+    /// last mark at or below an index always meets the copy that counts first.
+    pub(crate) fn note(&mut self, first: Index, offset: u64, rewinds: bool) {
         let marks = self.marks.get_or_insert_default();
+        if rewinds {
+            marks.retain(|(mark, _)| *mark < first);
+            marks.push((first, offset));
+            self.rewinds.retain(|(rewound, _)| *rewound < first);
+            self.rewinds.push((first, offset));
+            return;
+        }
         if marks.last().is_none_or(|(_, at)| offset >= at + STRIDE) {
             marks.push((first, offset));
         }
@@ -217,40 +474,53 @@ impl Places {
 impl LogSegment {
     pub(crate) fn new(header: SegmentHeader, places: Places) -> LogSegment {
         let salt = header.salt();
-        LogSegment { header, salt, places: Mutex::new(places) }
+        LogSegment { header, salt, places: Mutex::new(places), finding: Mutex::new(()) }
     }
 
     pub(crate) fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Offset of a batch at or before the one that holds `index`, and where batches end.
-    fn place(&self, segment: &Segment, index: Index) -> Result<(u64, u64), LogError> {
-        let mut places = self.places();
-        if places.marks.is_none() {
-            // Found once, by hopping from header to header; readers of the same segment wait, the log never does: its
-            // current segment always has its marks.
-            let marks = self.find_places(segment, places.end)?;
-            places.marks = Some(marks);
+    /// The place that was known when the segment was found, or what looking for it gives.
+    fn place(&self, segment: &Segment, known: Option<Place>, index: Index) -> Result<Place, LogError> {
+        if let Some(place) = known {
+            return Ok(place);
         }
-        let marks = places.marks.as_deref().unwrap_or_default();
-        let at = marks.partition_point(|(first, _)| *first <= index);
-        let offset = at.checked_sub(1).map_or(SEGMENT_HEADER as u64, |at| marks[at].1);
-        Ok((offset, places.end))
+        self.find(segment)?;
+        Ok(self.places().place(index).expect("the marks were found a moment ago, and are never forgotten"))
     }
 
-    fn find_places(&self, segment: &Segment, end: u64) -> Result<Vec<(Index, u64)>, LogError> {
-        let mut found = Places { marks: Some(Vec::new()), end, last: Index::ZERO };
+    /// Finds the marks once, by hopping from header to header. Readers of the same segment wait, the log never does: its current segment
+    /// always has its marks.
+    fn find(&self, segment: &Segment) -> Result<(), LogError> {
+        let _finding = self.finding.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = {
+            let places = self.places();
+            if places.marks.is_some() {
+                return Ok(());
+            }
+            places.end
+        };
+        let mut found = Places { end, ..Places::empty(Index::ZERO) };
         let mut window = Window::new(segment, end, 256 << 10);
         let mut at = SEGMENT_HEADER as u64;
         while at < end {
             let header = self.header_at(&mut window, at)?;
             if header.count > 0 {
-                found.note(header.first, at);
+                found.note(header.first, at, header.rewinds());
             }
             at += header.bytes();
         }
-        Ok(found.marks.unwrap_or_default())
+        self.learn(found);
+        Ok(())
+    }
+
+    /// Keeps marks that were found, unless somebody was quicker.
+    fn learn(&self, found: Places) {
+        let mut places = self.places();
+        if places.marks.is_none() {
+            (places.marks, places.rewinds) = (found.marks, found.rewinds);
+        }
     }
 
     fn header_at(&self, window: &mut Window<'_>, at: u64) -> Result<BatchHeader, LogError> {
@@ -264,62 +534,65 @@ impl LogSegment {
         Scan::from_middle(&segment.name, Arc::clone(&segment.file), self.header.epoch, self.salt, at, end)
     }
 
-    fn payload(&self, segment: &Segment, index: Index, sub: u32) -> Result<Bytes, LogError> {
-        let (mut at, end) = self.place(segment, index)?;
+    fn payload(
+        &self,
+        segment: &Segment,
+        place: Option<Place>,
+        index: Index,
+        sub: u32,
+    ) -> Result<Bytes, LogError> {
+        let (at, end) = self.place(segment, place, index)?;
         let mut window = Window::new(segment, end, LOOK);
-        loop {
-            if at >= end {
-                return Err(segment.lost(index));
-            }
-            let header = self.header_at(&mut window, at)?;
-            if header.first.0 + u64::from(header.count) > index.0 {
-                return self.payload_in(
-                    &mut window,
-                    at + BATCH_HEADER as u64,
-                    at + header.bytes(),
-                    index,
-                    sub,
-                );
-            }
-            at += header.bytes();
+        let (at, frame) = self.frame(&mut window, at, end, index)?;
+        if sub >= frame.extents {
+            return Err(LogError::NoPayload { index, sub });
         }
+        let head = window.bytes(at, frame.head_bytes() as usize)?;
+        let (extent, sum) = extent_at(head, sub as usize);
+        window.take(at + frame.head_bytes() + u64::from(extent.offset), extent.len as usize, sum)
     }
 
-    fn payload_in(
+    /// The first frame of `index` from the batch at `at` on, its header checked, and its offset.
+    fn frame(
         &self,
         window: &mut Window<'_>,
         mut at: u64,
         end: u64,
         index: Index,
-        sub: u32,
-    ) -> Result<Bytes, LogError> {
-        let segment = window.segment;
+    ) -> Result<(u64, FrameHeader), LogError> {
         while at < end {
-            let peek = FrameHeader::peek(window.bytes(at, FRAME_HEADER)?);
-            if peek.bytes() > end - at {
-                return Err(LogError::damage(
-                    &segment.name,
-                    at,
-                    "a frame longer than its batch",
-                    "whole frames",
-                ));
+            let header = self.header_at(window, at)?;
+            let after = at + header.bytes();
+            if header.next() > index {
+                return frame_in(window, at + BATCH_HEADER as u64, after.min(end), index);
             }
-            if peek.index != index || peek.kind != KIND_ENTRY {
-                at += peek.bytes();
-                continue;
-            }
-            let head = window.bytes(at, peek.head_bytes() as usize)?;
-            check_frame_head(head)
-                .map_err(|found| LogError::damage(&segment.name, at, found, "a whole frame"))?;
-            if sub >= peek.extents {
-                return Err(LogError::NoPayload { index, sub });
-            }
-            let (extent, sum) = extent_at(head, sub as usize);
-            let start = at + peek.head_bytes() + u64::from(extent.offset);
-            return window.take(start, extent.len as usize, sum);
+            at = after;
         }
-        Err(segment.lost(index))
+        Err(window.segment.lost(index))
     }
+}
+
+fn frame_in(
+    window: &mut Window<'_>,
+    mut at: u64,
+    end: u64,
+    index: Index,
+) -> Result<(u64, FrameHeader), LogError> {
+    let segment = window.segment;
+    while at < end {
+        let peek = FrameHeader::peek(window.bytes(at, FRAME_HEADER)?);
+        if peek.bytes() > end - at {
+            return Err(LogError::damage(&segment.name, at, "a frame longer than its batch", "whole frames"));
+        }
+        if peek.index == index && peek.kind == KIND_ENTRY {
+            let head = window.bytes(at, peek.head_bytes() as usize)?;
+            let frame = check_frame_head(head)
+                .map_err(|found| LogError::damage(&segment.name, at, found, "a whole frame"))?;
+            return Ok((at, frame));
+        }
+        at += peek.bytes();
+    }
+    Err(segment.lost(index))
 }
 
 /// A part of a segment in memory, moved forward as needed.
@@ -380,38 +653,83 @@ impl<'a> Window<'a> {
 }
 
 /// Entries in order. After an error it ends: an error while recovering means that the node must not serve.
+///
+/// In a log that was never rewound every index comes once. In one that was, an entry that lies void in the same file as the batch that
+/// voids it may come too, when that file is read for the first time since the log was opened; then the index steps back, at an entry with
+/// [`Entry::rewinds`] set, and *the later one counts*. Void entries of other files, of the last file, and of files read before never come.
 pub struct Entries {
-    segments: std::vec::IntoIter<Arc<Segment>>,
-    current: Option<(Arc<Segment>, Scan)>,
-    frames: Option<Frames>,
-    /// Chain value and end offset of the segment finished last.
-    sealed: Option<(u64, u64)>,
+    views: std::vec::IntoIter<View>,
+    current: Option<(View, Scan)>,
+    frames: Option<(Frames, Index)>,
+    /// The segment finished last.
+    sealed: Option<Sealed>,
     /// Learns where batches begin, so that the first payload read need not look again.
     learned: Option<Places>,
+    from: Index,
+    /// The index after the last one given.
     next: Index,
     last: Index,
     failed: bool,
 }
 
+/// How a segment ended, read to its end.
+pub(crate) struct Sealed {
+    chain: u64,
+    end: u64,
+    next: Index,
+}
+
+impl Sealed {
+    /// `None` when the scan began in the middle and met nothing.
+    pub(crate) fn of(scan: &Scan) -> Option<Sealed> {
+        Some(Sealed { chain: scan.chain?, end: scan.at, next: scan.next? })
+    }
+
+    /// Does the segment after it begin where this one ended?
+    pub(crate) fn check(&self, name: &str, header: &SegmentHeader) -> Result<(), LogError> {
+        if (self.chain, self.end) != (header.chain_before, header.end_before) {
+            let found = format!("chain {:016x} after offset {}", header.chain_before, header.end_before);
+            let wanted = format!(
+                "chain {:016x} after offset {}, where the segment before it ends",
+                self.chain, self.end
+            );
+            return Err(LogError::damage(name, 48, found, wanted));
+        }
+        let fits = if header.rewinds { header.first < self.next } else { header.first == self.next };
+        if fits {
+            return Ok(());
+        }
+        let how = if header.rewinds { ", rewinding" } else { "" };
+        let found = format!("first index {}{how}", header.first);
+        Err(LogError::damage(name, 40, found, format!("{}, or less with the flag that says so", self.next)))
+    }
+}
+
 impl Entries {
-    pub(crate) fn new(segments: Vec<Arc<Segment>>, from: Index, last: Index) -> Result<Entries, LogError> {
-        Ok(Entries {
-            segments: segments.into_iter(),
+    pub(crate) fn new(views: Vec<View>, from: Index, last: Index) -> Entries {
+        let from = Index(from.0.max(1));
+        Entries {
+            views: views.into_iter(),
             current: None,
             frames: None,
             sealed: None,
             learned: None,
-            next: Index(from.0.max(1)),
+            from,
+            next: from,
             last,
             failed: false,
-        })
+        }
     }
 
     fn advance(&mut self) -> Result<Option<Entry>, LogError> {
-        while self.next <= self.last {
-            if let Some(frames) = &mut self.frames {
+        loop {
+            if let Some((frames, bound)) = &mut self.frames {
                 match frames.next()? {
-                    Some(entry) if entry.index < self.next => continue,
+                    Some(entry) if entry.index < self.from || entry.index > *bound => continue,
+                    Some(entry) if entry.index > self.next => {
+                        let why = format!("entry {} follows", entry.index);
+                        return Err(LogError::Gap { first: self.next, last: Index(entry.index.0 - 1), why });
+                    }
                     Some(entry) => {
                         self.next = entry.index.next();
                         return Ok(Some(entry));
@@ -419,66 +737,67 @@ impl Entries {
                     None => self.frames = None,
                 }
             }
-            self.next_batch()?;
+            if !self.next_batch()? {
+                return self.end();
+            }
+        }
+    }
+
+    fn end(&self) -> Result<Option<Entry>, LogError> {
+        if self.next <= self.last {
+            let why = "the last file ends before".to_owned();
+            return Err(LogError::Gap { first: self.next, last: self.last, why });
         }
         Ok(None)
     }
 
-    fn next_batch(&mut self) -> Result<(), LogError> {
-        let Some((segment, scan)) = &mut self.current else { return self.next_segment() };
+    /// Moves on by a batch or a file; false at the end.
+    fn next_batch(&mut self) -> Result<bool, LogError> {
+        let Some((view, scan)) = &mut self.current else { return self.next_segment() };
         match scan.step()? {
             Step::Batch(batch) => {
-                if let Some(places) = self.learned.as_mut().filter(|_| batch.header.count > 0) {
-                    places.note(batch.header.first, batch.offset);
+                let (header, offset) = (batch.header, batch.offset);
+                if let Some(places) = self.learned.as_mut().filter(|_| header.count > 0) {
+                    places.note(header.first, offset, header.rewinds());
                 }
-                let past = batch.header.first.0 + u64::from(batch.header.count) <= self.next.0;
-                if !past {
-                    let name = segment.name.clone();
-                    self.frames = Some(Frames::new(name, batch.offset, batch.header, batch.body));
+                let bound = view.bound(offset).min(self.last);
+                // A batch without an entry for us is passed without looking at its frames.
+                if header.next() > self.from && header.first <= bound {
+                    let name = view.segment.name.clone();
+                    self.frames = Some((Frames::new(name, offset, header, batch.body), bound));
                 }
-                Ok(())
+                Ok(true)
             }
             Step::Bad { offset, found, wanted, .. } => {
-                Err(LogError::damage(&segment.name, offset, found, wanted))
+                Err(LogError::damage(&view.segment.name, offset, found, wanted))
             }
-            Step::End => self.end_segment(),
+            Step::End => {
+                self.end_segment();
+                Ok(true)
+            }
         }
     }
 
-    fn end_segment(&mut self) -> Result<(), LogError> {
-        let Some((segment, scan)) = self.current.take() else { return Ok(()) };
-        if let (SegmentKind::Log(log), Some(learned)) = (&segment.kind, self.learned.take()) {
-            let mut places = log.places();
-            if places.marks.is_none() {
-                places.marks = Some(learned.marks.unwrap_or_default());
-            }
+    fn end_segment(&mut self) {
+        let Some((view, scan)) = self.current.take() else { return };
+        if let (SegmentKind::Log(log), Some(learned)) = (&view.segment.kind, self.learned.take()) {
+            log.learn(learned);
         }
-        self.sealed = scan.chain.map(|chain| (chain, scan.at));
-        Ok(())
+        self.sealed = Sealed::of(&scan);
     }
 
-    fn next_segment(&mut self) -> Result<(), LogError> {
-        let Some(segment) = self.segments.next() else {
-            let why = "the last file ends before".to_owned();
-            return Err(LogError::Gap { first: self.next, last: self.last, why });
+    fn next_segment(&mut self) -> Result<bool, LogError> {
+        let Some(view) = self.views.next() else { return Ok(false) };
+        let SegmentKind::Log(log) = &view.segment.kind else {
+            return Err(LogError::Compacted { index: self.next, first: view.last.next() });
         };
-        let SegmentKind::Log(log) = &segment.kind else {
-            return Err(LogError::Compacted { index: self.next, first: segment.last().next() });
-        };
-        let end = log.places().end;
-        let scan = Scan::whole(&segment.name, Arc::clone(&segment.file), &log.header, end);
-        if let Some((chain, sealed_end)) = self.sealed.take()
-            && (chain, sealed_end) != (log.header.chain_before, log.header.end_before)
-        {
-            let found =
-                format!("chain {:016x} after offset {}", log.header.chain_before, log.header.end_before);
-            let wanted =
-                format!("chain {chain:016x} after offset {sealed_end}, where the segment before it ends");
-            return Err(LogError::damage(&segment.name, 48, found, wanted));
+        let scan = Scan::whole(&view.segment.name, Arc::clone(&view.segment.file), &log.header, view.end);
+        if let Some(sealed) = self.sealed.take() {
+            sealed.check(&view.segment.name, &log.header)?;
         }
-        self.learned = Some(Places { marks: Some(Vec::new()), end, last: Index::ZERO });
-        self.current = Some((segment, scan));
-        Ok(())
+        self.learned = Some(Places { end: view.end, ..Places::empty(Index::ZERO) });
+        self.current = Some((view, scan));
+        Ok(true)
     }
 }
 
@@ -503,12 +822,15 @@ pub(crate) struct Frames {
     at: usize,
     next: Index,
     left: u32,
+    /// The batch rewinds, and its first entry is still to come.
+    rewinds: bool,
 }
 
 impl Frames {
     pub(crate) fn new(name: String, offset: u64, header: BatchHeader, body: Bytes) -> Frames {
         let body_at = offset + BATCH_HEADER as u64;
-        Frames { name, body_at, body, at: 0, next: header.first, left: header.count }
+        let rewinds = header.flags & FLAG_REWIND != 0;
+        Frames { name, body_at, body, at: 0, next: header.first, left: header.count, rewinds }
     }
 
     /// The next entry, its payloads checked against their own checksums too.
@@ -553,6 +875,8 @@ impl Frames {
         self.at += header.bytes() as usize;
         self.next = self.next.next();
         self.left -= 1;
-        Ok(Some(Entry { index: header.index, term: header.term, body: frame.body, extents: frame.extents }))
+        let rewinds = std::mem::take(&mut self.rewinds);
+        let (body, extents) = (frame.body, frame.extents);
+        Ok(Some(Entry { index: header.index, term: header.term, body, extents, rewinds }))
     }
 }

@@ -3,6 +3,8 @@
 //! The rule: bytes that some evidence shows were synced (a later batch's synced position, a next segment, a snapshot) are never cut; when
 //! they are bad, opening refuses and names file and offset. Everything else after the last good batch is a torn tail: it is cut and said.
 //!
+//! A segment that a rewind began ends the range of every segment before it at the index before its first (see `Log::rewind`).
+//!
 //! Invariant: nothing is written before every refusal that can be known here was ruled out.
 //! Invariant: what is recovered is durable when `open` returns: bytes not known to be synced are written again and synced, because after
 //! a failed sync the page cache may show what the disk never got.
@@ -93,7 +95,7 @@ impl Log {
         let table = Arc::new(RwLock::new(table));
         let snapshot = found.snapshot;
         let from = snapshot.as_ref().map_or(first, |snapshot| snapshot.index().next());
-        let entries = entries_after(&table, from, found.last)?;
+        let entries = entries_after(&table, from, found.last);
         let current = table.read().ok().and_then(|table| table.segments.last().cloned());
         let log = Log {
             disk,
@@ -101,6 +103,10 @@ impl Log {
             current,
             plan: end.tail.at,
             plan_bytes: end.file_bytes,
+            plan_first: end.first,
+            taken_next: end.next,
+            rewinds: VecDeque::new(),
+            rewound_at: None,
             synced_at: end.tail.synced_at,
             tail: Arc::new(Mutex::new(end.tail)),
             table,
@@ -140,12 +146,9 @@ impl Log {
     }
 }
 
-fn entries_after(table: &RwLock<Table>, from: Index, last: Index) -> Result<Entries, LogError> {
-    let segments = match table.read() {
-        Ok(table) if from <= last => table.whole_from(from),
-        _ => Vec::new(),
-    };
-    Entries::new(segments, from, last)
+fn entries_after(table: &RwLock<Table>, from: Index, last: Index) -> Entries {
+    let table = table.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Entries::new(table.views(from, last), from, last)
 }
 
 /// Writes the first manifest: from here on, a folder without one has lost it.
@@ -239,6 +242,7 @@ impl Folder {
         }
         self.unused(disk, &manifest, &headers, tail, &mut found)?;
         self.snapshots(disk, &mut found)?;
+        found.judge_order()?;
         found.judge_tail()?;
         found.judge_snapshots()?;
         Ok(found)
@@ -265,7 +269,7 @@ impl Folder {
                     let file = disk.open(&info.name).map_err(LogError::io("open", &info.name))?;
                     let kept = KeptSegment::open(&info.name, &*file, first, last)?;
                     let kind = SegmentKind::Kept(kept);
-                    Segment { name: info.name.clone(), file, file_bytes: info.bytes, first, kind }
+                    Segment::new(info.name.clone(), file, info.bytes, first, kind)
                 }
             };
             segments.push(Arc::new(segment));
@@ -310,6 +314,7 @@ impl Folder {
         tail: u64,
         found: &mut Found,
     ) -> Result<(), LogError> {
+        let voids = void_from(headers, manifest.base, tail);
         for sequence in manifest.base..=tail {
             let info = &self.files[&Name::Segment(sequence)];
             let header = headers[&sequence].clone()?;
@@ -321,12 +326,13 @@ impl Folder {
             let after = headers.get(&(sequence + 1)).and_then(|header| header.as_ref().ok());
             match after.filter(|_| sequence < tail) {
                 Some(after) => {
-                    let last = Index(after.first.0.saturating_sub(1));
-                    if after.first < header.first || after.end_before > info.bytes {
+                    if (after.first < header.first && !after.rewinds) || after.end_before > info.bytes {
                         let name = segment_name(sequence + 1);
                         let said = format!("first index {}, {} bytes before", after.first, after.end_before);
                         return Err(LogError::damage(&name, 40, said, format!("what fits {}", info.name)));
                     }
+                    let void = voids.get(&sequence).copied().unwrap_or(after.first);
+                    let last = Index(void.0.saturating_sub(1));
                     let segment = open_log_segment(disk, info, header, after.end_before, last)?;
                     found.segments.push(Arc::new(segment));
                 }
@@ -492,10 +498,28 @@ pub(crate) fn open_log_segment(
     last: Index,
 ) -> Result<Segment, LogError> {
     let file = disk.open(&info.name).map_err(LogError::io("open", &info.name))?;
-    let first = header.first;
-    let places = Places { marks: None, end: end.min(info.bytes), last };
+    // When a rewind voided it whole, its range is empty and its place in the order is that of the segment that did.
+    let first = header.first.min(Index(last.0.saturating_add(1)));
+    let places = Places::unknown(end.min(info.bytes), last);
     let kind = SegmentKind::Log(LogSegment::new(header, places));
-    Ok(Segment { name: info.name.clone(), file, file_bytes: info.bytes, first, kind })
+    Ok(Segment::new(info.name.clone(), file, info.bytes, first, kind))
+}
+
+/// For each segment the least first index of those after it: from there on it is void.
+fn void_from(
+    headers: &BTreeMap<u64, Result<SegmentHeader, LogError>>,
+    base: u64,
+    tail: u64,
+) -> BTreeMap<u64, Index> {
+    let mut voids = BTreeMap::new();
+    let mut least = Index(u64::MAX);
+    for (sequence, header) in headers.range(base..=tail).rev() {
+        voids.insert(*sequence, least);
+        if let Ok(header) = header {
+            least = least.min(header.first);
+        }
+    }
+    voids
 }
 
 /// What reading the folder gave.
@@ -522,6 +546,9 @@ struct FoundTail {
     end: u64,
     chain: u64,
     last: Index,
+    /// The index the next batch must have, unless it rewinds. Beyond the one after `last` when the batch that comes must rewind: its
+    /// segment was begun for that, and a crash took the batch.
+    next: Index,
     /// The greatest synced position its good batches state.
     synced: Position,
     /// The last batch is a mark that covers everything before it.
@@ -539,15 +566,16 @@ impl Found {
     fn scan_tail(&mut self, disk: &dyn Disk, info: &FileInfo, header: SegmentHeader) -> Result<(), LogError> {
         let file = disk.open(&info.name).map_err(LogError::io("open", &info.name))?;
         let mut scan = Scan::whole(&info.name, Arc::clone(&file), &header, info.bytes);
-        let mut places =
-            Places { marks: Some(Vec::new()), end: SEGMENT_HEADER as u64, last: Index(header.first.0 - 1) };
+        let mut places = Places::empty(Index(header.first.0 - 1));
+        let mut owed = header.rewinds;
         let mut synced = Position::default();
         let mut marked = false;
         let stop = loop {
             match scan.step()? {
                 Step::Batch(batch) => {
                     if batch.header.count > 0 {
-                        places.note(batch.header.first, batch.offset);
+                        places.note(batch.header.first, batch.offset, batch.header.rewinds());
+                        owed = false;
                     }
                     synced = synced.max(batch.header.synced);
                     let place = Position { sequence: header.sequence, offset: batch.offset };
@@ -567,6 +595,7 @@ impl Found {
             end: scan.at,
             chain: scan.chain.unwrap_or(header.chain_before),
             last: places.last,
+            next: if owed { places.last.next().next() } else { places.last.next() },
             synced,
             marked,
             stop,
@@ -574,8 +603,20 @@ impl Found {
         });
         let first = header.first;
         let kind = SegmentKind::Log(LogSegment::new(header, places));
-        let segment = Segment { name: info.name.clone(), file, file_bytes: info.bytes, first, kind };
+        let segment = Segment::new(info.name.clone(), file, info.bytes, first, kind);
         self.segments.push(Arc::new(segment));
+        Ok(())
+    }
+
+    /// Do the files' ranges ascend without overlap?
+    fn judge_order(&self) -> Result<(), LogError> {
+        for pair in self.segments.windows(2) {
+            let (last, first) = (pair[0].last(), pair[1].first());
+            if first <= last {
+                let wanted = format!("more than {last}, where {} ends", pair[0].name);
+                return Err(LogError::damage(&pair[1].name, 40, format!("first index {first}"), wanted));
+            }
+        }
         Ok(())
     }
 
@@ -664,7 +705,8 @@ impl Found {
                 dirty: false,
                 failed: None,
             };
-            return Ok(End { tail, file_bytes: 0, marked: true, torn: None });
+            let (first, next) = (Index::ZERO, Index(1));
+            return Ok(End { tail, file_bytes: 0, first, next, marked: true, torn: None });
         };
         let name = &found.info.name;
         if let Some((torn, to)) = &found.torn {
@@ -689,7 +731,8 @@ impl Found {
             failed: None,
         };
         let torn = found.torn.as_ref().map(|(torn, _)| torn.clone());
-        Ok(End { tail, file_bytes: found.info.bytes, marked: found.marked, torn })
+        let (first, next) = (found.header.first, found.next);
+        Ok(End { tail, file_bytes: found.info.bytes, first, next, marked: found.marked, torn })
     }
 }
 
@@ -697,6 +740,10 @@ impl Found {
 struct End {
     tail: Tail,
     file_bytes: u64,
+    /// Its segment's first index.
+    first: Index,
+    /// The index that a batch must have which does not rewind.
+    next: Index,
     marked: bool,
     torn: Option<TornTail>,
 }

@@ -1,17 +1,19 @@
 //! Walks the batches of one segment in file order, in big sequential reads, handing out bodies without copying them.
 //!
-//! Invariant: a batch handed out has passed its header hash, its body hash, the chain and the count of indexes.
+//! Invariant: a batch handed out has passed its header hash, its body hash, the chain and the count of indexes; a first index below the
+//! expected one only passes with the flag that says so.
 //! Invariant: never reads past `limit`; never allocates more than the file holds.
 //! Called by: recovery (the tail), `reader::Entries`, verify, dump.
 
 use crate::format::{
-    BATCH_HEADER, BATCH_MAGIC, BatchHeader, FLAG_MARK, HeaderFault, SEGMENT_HEADER, body_hash, u32_at, u64_at,
+    BATCH_HEADER, BATCH_MAGIC, BatchHeader, FLAG_MARK, FLAG_REWIND, HeaderFault, SEGMENT_HEADER, body_hash,
+    u32_at, u64_at,
 };
 use crate::{DiskFile, Index, LogError, Position};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// One read; also what a batch's `Bytes` keep alive while anybody holds them.
+/// One read, unless the caller wants less; also what a batch's `Bytes` keep alive while anybody holds them.
 const WINDOW: usize = 2 << 20;
 
 /// A batch that passed every check.
@@ -47,6 +49,12 @@ pub(crate) struct Scan {
     pub(crate) chain: Option<u64>,
     /// First index the next batch must have; unknown likewise.
     pub(crate) next: Option<Index>,
+    /// The segment's first index: no batch in it goes below.
+    least: Index,
+    /// Its header says that its first batch rewinds.
+    rewinds: bool,
+    /// Bytes of one read.
+    pub(crate) step_bytes: usize,
     window: Bytes,
     window_at: u64,
 }
@@ -63,6 +71,8 @@ impl Scan {
             Scan::from_middle(name, file, header.epoch, header.salt(), SEGMENT_HEADER as u64, limit);
         scan.chain = Some(header.chain_before);
         scan.next = Some(header.first);
+        scan.least = header.first;
+        scan.rewinds = header.rewinds;
         scan
     }
 
@@ -84,6 +94,9 @@ impl Scan {
             limit,
             chain: None,
             next: None,
+            least: Index::ZERO,
+            rewinds: false,
+            step_bytes: WINDOW,
             window: Bytes::new(),
             window_at: 0,
         }
@@ -126,7 +139,7 @@ impl Scan {
         let offset = self.at;
         self.at += header.bytes();
         self.chain = Some(header.chain());
-        self.next = Some(Index(header.first.0 + u64::from(header.count)));
+        self.next = Some(header.next());
         Ok(Step::Batch(Batch { offset, header, body }))
     }
 
@@ -134,15 +147,18 @@ impl Scan {
         if header.bytes() > rest {
             return Some((format!("a batch of {} bytes", header.bytes()), format!("at most {rest}")));
         }
-        if !header.body_bytes.is_multiple_of(8) || header.flags & !FLAG_MARK != 0 {
+        if !header.body_bytes.is_multiple_of(8) || header.flags & !(FLAG_MARK | FLAG_REWIND) != 0 {
             let found = format!("flags {:#x}, {} bytes of body", header.flags, header.body_bytes);
             return Some((found, "the flags of format version 1 and a multiple of 8".to_owned()));
         }
         if let Some(chain) = self.chain.filter(|chain| *chain != header.chain_before) {
             return Some((format!("chain {:016x}", header.chain_before), format!("{chain:016x}")));
         }
-        if let Some(next) = self.next.filter(|next| *next != header.first) {
-            return Some((format!("first index {}", header.first), format!("{next}")));
+        if let Some(misfit) = self.next.and_then(|next| self.misplaced(header, next)) {
+            return Some(misfit);
+        }
+        if header.rewinds() && (header.count == 0 || header.flags & FLAG_MARK != 0) {
+            return Some(("an empty batch that rewinds".to_owned(), "entries in it".to_owned()));
         }
         // A frame takes 32 bytes at least, so a count beyond that is a lie that a reader would loop on.
         if u64::from(header.count) * 32 > u64::from(header.body_bytes)
@@ -155,6 +171,18 @@ impl Scan {
         None
     }
 
+    fn misplaced(&self, header: &BatchHeader, next: Index) -> Option<(String, String)> {
+        let begins = self.at == SEGMENT_HEADER as u64;
+        let fits = match header.rewinds() {
+            rewinds if begins => header.first == next && rewinds == self.rewinds,
+            true => header.first >= self.least && header.first < next,
+            false => header.first == next,
+        };
+        let how = |rewinds| if rewinds { ", rewinding" } else { "" };
+        let found = || format!("first index {}{}", header.first, how(header.rewinds()));
+        (!fits).then(|| (found(), format!("{next}{}", how(begins && self.rewinds))))
+    }
+
     fn bad(&self, header: bool, found: String, wanted: &str) -> Result<Step, LogError> {
         Ok(Step::Bad { header, offset: self.at, found, wanted: wanted.to_owned() })
     }
@@ -164,7 +192,7 @@ impl Scan {
         let window_end = self.window_at + self.window.len() as u64;
         if at < self.window_at || at + len as u64 > window_end {
             let room = self.limit.saturating_sub(at);
-            let want = usize::try_from((len.max(WINDOW) as u64).min(room)).unwrap_or(usize::MAX);
+            let want = usize::try_from((len.max(self.step_bytes) as u64).min(room)).unwrap_or(usize::MAX);
             // The old window's memory is used again when no reader holds a part of it.
             let mut buffer = match std::mem::take(&mut self.window).try_into_mut() {
                 Ok(buffer) if buffer.capacity() >= want => Vec::from(buffer),

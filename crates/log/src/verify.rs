@@ -5,7 +5,7 @@
 
 use crate::clean::KeptSegment;
 use crate::format::{History, Name, SegmentHeader};
-use crate::reader::{Entries, Frames, Segment, SegmentKind, Table, Window};
+use crate::reader::{Entries, Frames, Sealed, Segment, SegmentKind, Table, Window};
 use crate::recover::{Folder, check_header, read_header};
 use crate::scan::{Scan, Step};
 use crate::snapshot::SnapshotReader;
@@ -30,8 +30,10 @@ pub struct VerifyReport {
     pub segments: u64,
     /// Batches.
     pub batches: u64,
-    /// Entries.
+    /// Entries, those that a rewind voided among them.
     pub entries: u64,
+    /// Batches that rewind: what lies before them from their first index on is void.
+    pub rewinds: u64,
     /// Payloads, each checked against its own checksum.
     pub payloads: u64,
     /// Snapshots.
@@ -99,7 +101,7 @@ pub fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> Result<Ver
     };
     let total = folder.files.values().map(|info| info.bytes).sum();
     let mut done = 0;
-    let segments = SegmentEnds::of(disk, &folder);
+    let mut segments = SegmentEnds::of(disk, &folder);
     for (name, info) in &folder.files {
         let result = match name {
             Name::Segment(sequence) => segments.check(disk, info, *sequence, &mut report),
@@ -126,7 +128,8 @@ pub fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> Result<Ver
     Ok(report)
 }
 
-/// Lists entries `from ..= to` of a folder that is not in use, in order, each batch verified.
+/// Lists entries `from ..= to` of a folder that is not in use, in order, each batch verified. Of an index that a rewind gave to several
+/// entries only the last is listed; where the log was rewound, [`Entry::rewinds`] says so.
 ///
 /// # Errors
 /// As opening would refuse; the iterator's items carry damage found on the way.
@@ -140,8 +143,11 @@ pub fn dump(
     let table = found.table();
     let from = from.max(table.first_whole());
     let last = to.min(found.last);
-    let segments = if from <= last { table.whole_from(from) } else { Vec::new() };
-    Ok(Dump { entries: Entries::new(segments, from, last)?, _lock: lock })
+    let mut views = table.views(from, last);
+    for view in &mut views {
+        view.learn()?;
+    }
+    Ok(Dump { entries: Entries::new(views, from, last), _lock: lock })
 }
 
 struct Dump {
@@ -162,11 +168,13 @@ struct SegmentEnds {
     ends: BTreeMap<u64, u64>,
     /// The last segment in use: where it ends is for recovery's rule to judge.
     tail: u64,
+    /// The segment checked last, and how it ended.
+    before: Option<(u64, Sealed)>,
 }
 
 impl SegmentEnds {
     fn of(disk: &dyn Disk, folder: &Folder) -> SegmentEnds {
-        let mut ends = SegmentEnds { ends: BTreeMap::new(), tail: 0 };
+        let mut ends = SegmentEnds { ends: BTreeMap::new(), tail: 0, before: None };
         for (name, info) in &folder.files {
             let Name::Segment(sequence) = name else { continue };
             if let Ok(SegmentHeader { active: true, end_before, .. }) = read_header(disk, info) {
@@ -183,7 +191,7 @@ impl SegmentEnds {
     }
 
     fn check(
-        &self,
+        &mut self,
         disk: &dyn Disk,
         info: &FileInfo,
         sequence: u64,
@@ -198,18 +206,25 @@ impl SegmentEnds {
         let file = disk.open(&info.name).map_err(LogError::io("open", &info.name))?;
         let end = self.ends.get(&sequence).filter(|_| sequence < self.tail).copied();
         let limit = end.unwrap_or(info.bytes).min(info.bytes);
+        if let Some((_, sealed)) = self.before.take().filter(|(before, _)| before + 1 == sequence) {
+            sealed.check(&info.name, &header)?;
+        }
         let mut scan = Scan::whole(&info.name, file, &header, limit);
         loop {
             match scan.step()? {
                 Step::Batch(batch) => {
                     report.batches += 1;
+                    report.rewinds += u64::from(batch.header.rewinds());
                     let mut frames = Frames::new(info.name.clone(), batch.offset, batch.header, batch.body);
                     while let Some(entry) = frames.next_checked()? {
                         report.entries += 1;
                         report.payloads += entry.extents.len() as u64;
                     }
                 }
-                Step::End => return Ok(()),
+                Step::End => {
+                    self.before = Sealed::of(&scan).map(|sealed| (sequence, sealed));
+                    return Ok(());
+                }
                 Step::Bad { .. } if sequence == self.tail => return Ok(()),
                 Step::Bad { offset, found, wanted, .. } => {
                     return Err(LogError::damage(&info.name, offset, found, wanted));
@@ -230,7 +245,7 @@ fn check_kept(
     let kept = KeptSegment::open(&info.name, &*file, first, last)?;
     report.segments += 1;
     let kind = SegmentKind::Kept(kept);
-    let segment = Segment { name: info.name.clone(), file, file_bytes: info.bytes, first, kind };
+    let segment = Segment::new(info.name.clone(), file, info.bytes, first, kind);
     let SegmentKind::Kept(kept) = &segment.kind else { return Ok(()) };
     let mut window = Window::new(&segment, info.bytes, 1 << 20);
     kept.rows(&segment, &mut |_, _, offset, len, sum| {
