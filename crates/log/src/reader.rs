@@ -730,7 +730,9 @@ impl Entries {
                         let why = format!("entry {} follows", entry.index);
                         return Err(LogError::Gap { first: self.next, last: Index(entry.index.0 - 1), why });
                     }
-                    Some(entry) => {
+                    Some(mut entry) => {
+                        // The batch that rewound may have ended before `from`.
+                        entry.rewinds |= entry.index < self.next;
                         self.next = entry.index.next();
                         return Ok(Some(entry));
                     }
