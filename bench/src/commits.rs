@@ -61,6 +61,15 @@ pub(crate) fn run(
     Ok(())
 }
 
+/// Durable commits a second of one node in process, 64 tasks: the median of some rounds.
+pub(crate) fn in_process_rate(folder: &Path, rounds: usize) -> Result<f64, Box<dyn std::error::Error>> {
+    let db = Quorate::open(folder, Config::default(), |_, _| {})?;
+    let rates =
+        (0..rounds).map(|_| Ok(many_rate(&db)?.0)).collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()?;
+    db.close();
+    Ok(median(rates))
+}
+
 fn put(key: u64) -> Commit {
     Commit::of(vec![Op::Put {
         key: Key::new(format!("key:{key:08}")),

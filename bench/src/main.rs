@@ -3,6 +3,7 @@
 //! The machines this runs on are noisy: trust the ratios. Every row says its limit, and whether it was met.
 //! Called by: people; the README's table is its output.
 
+mod cluster;
 mod commits;
 mod machine;
 mod recovery;
@@ -29,7 +30,7 @@ struct Options {
     rounds: usize,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 enum What {
     /// Everything.
     All,
@@ -41,7 +42,15 @@ enum What {
     Snapshot,
     /// Reopening a folder with a cold cache.
     Recovery,
+    /// Three nodes as processes, beside three of etcd.
+    #[command(after_help = CLUSTER_HELP)]
+    Cluster(cluster::Options),
 }
+
+const CLUSTER_HELP: &str = "\
+Example:
+  cargo build --release -p quorate -p quorate-bench
+  target/release/quorate-bench cluster --folder /var/tmp --etcd \"$(scripts/etcd.sh /var/tmp/etcd)\"";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
@@ -50,6 +59,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir_all(&folder)?;
     let all = matches!(options.what, What::All);
     let run = || -> Result<(), Box<dyn std::error::Error>> {
+        if let What::Cluster(options) = &options.what {
+            return cluster::run(options, &folder);
+        }
         if all || matches!(options.what, What::Machine) {
             machine::run(&mut report, options.rounds);
         }
@@ -68,6 +80,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let done = run();
     std::fs::remove_dir_all(&folder)?;
     done?;
-    report.print();
+    if !matches!(options.what, What::Cluster(_)) {
+        report.print();
+    }
     Ok(())
 }
