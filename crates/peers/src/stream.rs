@@ -1,0 +1,106 @@
+//! Sockets: made, tuned, wrapped in TLS where it is configured, and their failures in words.
+//!
+//! Invariant: a plain node and a TLS node tell each other so, instead of failing with a parser's complaint.
+//! Called by: `dial` (connect), `accept` (tune, accept), everyone (`explain`).
+
+use crate::config::LinksConfig;
+use crate::tls;
+use std::io::ErrorKind;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::rustls;
+
+/// Either kind of connection. The indirect call is nothing beside the system call below it.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+pub(crate) type Stream = Box<dyn Duplex>;
+
+/// First byte of a TLS handshake record (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// What an accepted connection turned out to be.
+pub(crate) enum Accepted {
+    Stream(Stream),
+    /// It speaks, but not as we do: what to tell it, in the clear, and the operator.
+    Mismatch(Stream, &'static str),
+    /// It was closed without a byte, as port checks do.
+    Silent,
+}
+
+/// Connects, TLS included. `address` is `host:port`.
+pub(crate) async fn connect(address: &str, config: &LinksConfig) -> Result<Stream, String> {
+    let tcp = connect_tcp(address, config.connect_timeout).await?;
+    tune(&tcp, config.idle_timeout);
+    let Some(tls) = &config.tls else { return Ok(Box::new(tcp)) };
+    let name = tls.server_name(address).map_err(|error| error.to_string())?;
+    match tls.connector().connect(name, tcp).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => Err(explain(&error)),
+    }
+}
+
+/// Tries each address that the name has, each for as long as the limit says.
+async fn connect_tcp(address: &str, limit: Duration) -> Result<TcpStream, String> {
+    let found = match timeout(limit, tokio::net::lookup_host(address)).await {
+        Err(_) => return Err(format!("its name was not resolved within {limit:?}")),
+        Ok(Err(error)) => return Err(format!("its name cannot be resolved: {error}")),
+        Ok(Ok(found)) => found,
+    };
+    let mut why = "its name has no address".to_owned();
+    for found in found.take(8) {
+        match timeout(limit, TcpStream::connect(found)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => why = error.to_string(),
+            Err(_) => why = format!("no connection within {limit:?}"),
+        }
+    }
+    Err(why)
+}
+
+/// Messages are small and wanted at once, and a peer that stopped acknowledging is gone.
+pub(crate) fn tune(tcp: &TcpStream, unacknowledged_max: Duration) {
+    // Both only make things better: a kernel that refuses them leaves a link that works.
+    let _ = tcp.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(unacknowledged_max));
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged_max;
+}
+
+/// Looks at the first byte to know what is spoken, then shakes TLS hands when that is configured.
+pub(crate) async fn accept(tcp: TcpStream, config: &LinksConfig) -> Result<Accepted, String> {
+    let mut first = [0];
+    match tcp.peek(&mut first).await {
+        Ok(0) => return Ok(Accepted::Silent),
+        Ok(_) => {}
+        Err(error) => return Err(explain(&error)),
+    }
+    match (&config.tls, first[0] == TLS_HANDSHAKE) {
+        (None, false) => Ok(Accepted::Stream(Box::new(tcp))),
+        (None, true) => Ok(Accepted::Mismatch(
+            Box::new(tcp),
+            "it speaks TLS and this node does not: configure TLS between nodes on all of them, or on none",
+        )),
+        (Some(_), false) => Ok(Accepted::Mismatch(
+            Box::new(tcp),
+            "it does not speak TLS and this node does: configure TLS between nodes on all of them, or on none",
+        )),
+        (Some(tls), true) => match tls.acceptor().accept(tcp).await {
+            Ok(stream) => Ok(Accepted::Stream(Box::new(stream))),
+            Err(error) => Err(explain(&error)),
+        },
+    }
+}
+
+/// A failure of a connection, in words that help.
+pub(crate) fn explain(error: &std::io::Error) -> String {
+    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return tls::explain(tls);
+    }
+    match error.kind() {
+        ErrorKind::UnexpectedEof => "the peer closed the connection".into(),
+        _ => error.to_string(),
+    }
+}
