@@ -118,6 +118,16 @@ pub enum LogError {
         /// `entry_bytes_max`.
         wanted: u64,
     },
+    /// The content does not fit a small durable file. It did not happen.
+    #[error("{file} has room for {wanted} bytes, {found} were offered. It did not happen")]
+    SlotTooLarge {
+        /// The file's name in its folder.
+        file: String,
+        /// Bytes offered.
+        found: usize,
+        /// Room for content.
+        wanted: usize,
+    },
     /// The entry is older than everything kept.
     #[error("entry {index} is no longer kept as an entry: the log begins at {first}")]
     Compacted {

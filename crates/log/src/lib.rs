@@ -24,6 +24,7 @@ mod log;
 mod reader;
 mod recover;
 mod scan;
+mod slot;
 mod snapshot;
 mod verify;
 
@@ -34,6 +35,7 @@ pub use error::LogError;
 pub use log::{AppendEntry, JobDone, Log, LogConfig, PrepareDone, PrepareJob, Space, WriteJob};
 pub use reader::{Entries, Entry, LogReader};
 pub use recover::{Recovery, TornTail};
+pub use slot::SlotFile;
 pub use snapshot::{SnapshotDone, SnapshotReader, SnapshotWriter};
 pub use verify::{Finding, VerifyReport, dump, verify};
 

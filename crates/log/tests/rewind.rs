@@ -714,9 +714,12 @@ impl Run {
         let last = recovery.last.0;
         let entries = later_wins(recovery.entries.map(Result::unwrap).collect());
         let first = entries.first().map_or(last + 1, |entry| entry.index.0);
-        let found: Model = entries.iter().map(|entry| entry.term.0).collect();
+        // Those before the snapshot that are still whole tell apart what the others do not.
+        let reader = log.reader();
+        let whole = reader.first();
+        let found: Model = (whole.0..=last).map(|index| reader.term(Index(index)).unwrap().0).collect();
         let fits = |state: &&Model| {
-            state.len() as u64 == last && state.get(first as usize - 1..).is_some_and(|rest| rest == found)
+            state.len() as u64 == last && state.get(whole.0 as usize - 1..).is_some_and(|rest| rest == found)
         };
         let state = self.model.states.iter().find(fits);
         let state = state.unwrap_or_else(|| {

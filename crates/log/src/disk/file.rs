@@ -3,7 +3,7 @@
 //! Invariant: one handle holds the folder's `lock` file (flock), so that two processes never write one log.
 //! Called by: the runtime opens one per partition; `Log`, backup and verify use it through `Disk`.
 
-use super::{Disk, DiskFile, DiskLock, FileInfo, Fill};
+use super::{Disk, DiskFile, DiskLock, FileInfo, Fill, plain};
 use crate::LogError;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -85,6 +85,34 @@ impl Disk for FileDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn folder(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        let path = self.path.join(plain(name)?);
+        match std::fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            made => made?,
+        }
+        // Also when it was there: whoever made it may have died before this.
+        self.sync_dir()?;
+        Ok(Arc::new(FileDisk { path }))
+    }
+
+    fn remove_folder(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_dir_all(self.path.join(plain(name)?))
+    }
+
+    fn folders(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            // A name that is not UTF-8 is none of ours.
+            if let (true, Ok(name)) = (entry.file_type()?.is_dir(), entry.file_name().into_string()) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
     }
 
     fn lock(&self) -> Result<Box<dyn DiskLock>, LogError> {

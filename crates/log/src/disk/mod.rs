@@ -38,9 +38,9 @@ pub enum Fill {
 /// Held while a process uses a folder; dropping it lets the next one in.
 pub trait DiskLock: Send + Sync {}
 
-/// A flat folder of files.
+/// A folder of files, and of sub-folders that are disks of their own.
 pub trait Disk: Send + Sync + 'static {
-    /// Every file, sorted by name.
+    /// Every file, sorted by name; no sub-folders.
     ///
     /// # Errors
     /// As the operating system says.
@@ -82,11 +82,47 @@ pub trait Disk: Send + Sync + 'static {
     /// As the operating system says.
     fn free_bytes(&self) -> io::Result<u64>;
 
+    /// The sub-folder `name` as a disk of its own; made when it is missing. Its name is durable when this returns, and with it every
+    /// other name in this folder. A disk without sub-folders, which is what this trait's own method is for, refuses.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `name` is not one plain name; `Unsupported`; else as the operating system says.
+    fn folder(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        let _ = plain(name)?;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Removes a sub-folder with everything in it; durable only after [`Disk::sync_dir`]. A crash may leave a part of it.
+    ///
+    /// # Errors
+    /// `NotFound` and as [`Disk::folder`].
+    fn remove_folder(&self, name: &str) -> io::Result<()> {
+        let _ = plain(name)?;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Names of the sub-folders, sorted. A disk without any has none.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn folders(&self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Takes the folder for this handle alone.
     ///
     /// # Errors
     /// [`LogError::Locked`] when somebody has it.
     fn lock(&self) -> Result<Box<dyn DiskLock>, LogError>;
+}
+
+/// Refuses what would lead elsewhere: a name comes from a caller, and some day from a peer.
+fn plain(name: &str) -> io::Result<&str> {
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\\', '\0']) {
+        let what = format!("{name:?} is no name of a folder: wanted one without separators");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    Ok(name)
 }
 
 /// An open file.

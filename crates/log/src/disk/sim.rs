@@ -2,14 +2,15 @@
 //!
 //! Model: bytes written live in a cache until `sync_data`; at power loss every unsynced 512-byte sector comes back as any
 //! of the contents it had since the last sync, each on its own (lost, torn and reordered writes). Creates, renames and
-//! removes since the last `sync_dir` each happen or not, on their own. A failed sync leaves the cache readable but
+//! removes since the last `sync_dir` of their folder each happen or not, on their own; a sub-folder that is lost takes along all that is
+//! in it. A failed sync leaves the cache readable but
 //! forgotten: those bytes never reach the disk unless written again, as ext4 and xfs behave.
 //!
 //! Invariant: what was synced is never lost by the simulation itself; only `flip` changes it.
 //! Called by: this crate's tests and the simulator.
 //! Source: Rebello et al., ATC 2020 (fsync failures); Pillai et al., OSDI 2014 (crash states).
 
-use super::{Disk, DiskFile, DiskLock, FileInfo, Fill};
+use super::{Disk, DiskFile, DiskLock, FileInfo, Fill, plain};
 use crate::LogError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -26,11 +27,11 @@ pub enum Op {
     Sync,
     /// `DiskFile::set_len`
     SetLen,
-    /// `Disk::create`
+    /// `Disk::create`, and `Disk::folder` where it makes one
     Create,
     /// `Disk::rename`
     Rename,
-    /// `Disk::remove`
+    /// `Disk::remove`, and `Disk::remove_folder` for each file in it and for itself
     Remove,
     /// `Disk::sync_dir`
     SyncDir,
@@ -45,10 +46,12 @@ pub struct SimFaults {
     pub sync_error_ppm: u32,
 }
 
-/// A simulated folder. Clones are handles on the same folder.
+/// A simulated folder. Clones are handles on the same folder; sub-folders share its power, faults, capacity and count of operations.
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    /// Empty, or the path of a sub-folder, with a slash at its end.
+    prefix: String,
 }
 
 impl SimDisk {
@@ -59,6 +62,8 @@ impl SimDisk {
             names: BTreeMap::new(),
             names_durable: BTreeMap::new(),
             names_pending: Vec::new(),
+            folders: BTreeSet::new(),
+            folders_durable: BTreeSet::new(),
             inodes: BTreeMap::new(),
             next_inode: 1,
             capacity: 1 << 40,
@@ -67,10 +72,10 @@ impl SimDisk {
             crash_at: None,
             crashed: false,
             fail_next: None,
-            locked: false,
+            locked: BTreeSet::new(),
             generation: 0,
         };
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        SimDisk { state: Arc::new(Mutex::new(state)), prefix: String::new() }
     }
 
     /// A folder holding these files, all durable.
@@ -135,13 +140,32 @@ impl SimDisk {
         self.state().restart();
     }
 
+    /// The sub-folder `name`, made when it is missing, as [`Disk::folder`] does; with the means of a simulated one.
+    ///
+    /// # Errors
+    /// As [`Disk::folder`].
+    pub fn sub(&self, name: &str) -> io::Result<SimDisk> {
+        let folder = format!("{}{}/", self.prefix, plain(name)?);
+        let mut state = self.state();
+        state.alive()?;
+        state.here(&self.prefix)?;
+        if !state.folders.contains(&folder) {
+            let crashing = state.begin(Op::Create)?;
+            state.folders.insert(folder.clone());
+            state.names_pending.push(NameOp::SetFolder { folder: folder.clone() });
+            state.end(crashing)?;
+        }
+        state.sync_folder(&self.prefix)?;
+        Ok(SimDisk { state: Arc::clone(&self.state), prefix: folder })
+    }
+
     /// Changes one byte on the medium: `file[offset] ^= mask`.
     ///
     /// # Panics
     /// When there is no such file or byte: a test that flips nothing tests nothing.
     pub fn flip(&self, name: &str, offset: u64, mask: u8) {
         let mut state = self.state();
-        let inode = *state.names.get(name).expect("flip names an existing file");
+        let inode = *state.names.get(&self.path(name)).expect("flip names an existing file");
         let file = state.inode(inode);
         let at = usize::try_from(offset).expect("an offset in memory");
         file.cache[at] ^= mask;
@@ -176,7 +200,7 @@ impl SimDisk {
     /// The file's bytes as a reader sees them now.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();
-        let inode = state.names.get(name)?;
+        let inode = state.names.get(&self.path(name))?;
         state.inodes.get(inode).map(|file| file.cache.clone())
     }
 
@@ -187,8 +211,9 @@ impl SimDisk {
         let file = state.inode(inode);
         file.cache = bytes.to_vec();
         file.sync_whole();
-        state.names.insert(name.to_owned(), inode);
-        state.names_durable.insert(name.to_owned(), inode);
+        let path = self.path(name);
+        state.names.insert(path.clone(), inode);
+        state.names_durable.insert(path, inode);
     }
 
     /// A copy of the folder as it is now, with a chance of its own.
@@ -196,7 +221,7 @@ impl SimDisk {
         let mut state = self.state().clone();
         state.random = seed;
         state.restart();
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        SimDisk { state: Arc::new(Mutex::new(state)), prefix: self.prefix.clone() }
     }
 
     /// A hash over every name and byte, durable and cached: equal for equal seeds and equal calls.
@@ -218,6 +243,10 @@ impl SimDisk {
         hash.digest()
     }
 
+    fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panicking test leaves the state as it was; reading it for the report is the point.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -228,15 +257,18 @@ impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<FileInfo>> {
         let state = self.state();
         state.alive()?;
-        let info = |(name, inode): (&String, &u64)| FileInfo {
-            name: name.clone(),
-            bytes: state.inodes.get(inode).map_or(0, |file| file.cache.len() as u64),
+        state.here(&self.prefix)?;
+        let info = |(path, inode): (&String, &u64)| {
+            let name = inside(&self.prefix, path)?.to_owned();
+            Some(FileInfo { name, bytes: state.inodes.get(inode).map_or(0, |file| file.cache.len() as u64) })
         };
-        Ok(state.names.iter().map(info).collect())
+        Ok(state.names.iter().filter_map(info).collect())
     }
 
     fn create(&self, name: &str, bytes: u64, fill: Fill) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
+        let name = self.path(name);
+        state.here(&self.prefix)?;
         let crashing = state.begin(Op::Create)?;
         state.room(bytes)?;
         let inode = state.new_inode();
@@ -245,8 +277,8 @@ impl Disk for SimDisk {
         if fill == Fill::Written {
             file.sync_whole();
         }
-        state.names.insert(name.to_owned(), inode);
-        state.names_pending.push(NameOp::Set { name: name.to_owned(), inode });
+        state.names.insert(name.clone(), inode);
+        state.names_pending.push(NameOp::Set { name, inode });
         state.end(crashing)?;
         let generation = state.generation;
         Ok(Arc::new(SimFile { disk: self.clone(), inode, generation }))
@@ -255,35 +287,33 @@ impl Disk for SimDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let state = self.state();
         state.alive()?;
-        let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        let inode = *state.names.get(&self.path(name)).ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::new(SimFile { disk: self.clone(), inode, generation: state.generation }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
         let crashing = state.begin(Op::Rename)?;
-        let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        state.names.insert(to.to_owned(), inode);
-        state.names_pending.push(NameOp::Move { from: from.to_owned(), to: to.to_owned(), inode });
+        let (from, to) = (self.path(from), self.path(to));
+        let inode = state.names.remove(&from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.clone(), inode);
+        state.names_pending.push(NameOp::Move { from, to, inode });
         state.end(crashing)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         let crashing = state.begin(Op::Remove)?;
-        let inode = state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
-        state.names_pending.push(NameOp::Drop { name: name.to_owned(), inode });
+        let name = self.path(name);
+        let inode = state.names.remove(&name).ok_or(io::ErrorKind::NotFound)?;
+        state.names_pending.push(NameOp::Drop { name, inode });
         state.end(crashing)
     }
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.state();
-        let crashing = state.begin(Op::SyncDir)?;
-        if !crashing || state.chance(2) {
-            state.names_durable = state.names.clone();
-            state.names_pending.clear();
-        }
-        state.end(crashing)
+        state.here(&self.prefix)?;
+        state.sync_folder(&self.prefix)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -294,12 +324,55 @@ impl Disk for SimDisk {
 
     fn lock(&self) -> Result<Box<dyn DiskLock>, LogError> {
         let mut state = self.state();
-        if state.locked {
+        if !state.locked.insert(self.prefix.clone()) {
             return Err(LogError::Locked { holder: None });
         }
-        state.locked = true;
         Ok(Box::new(SimLock { disk: self.clone(), generation: state.generation }))
     }
+
+    fn folder(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        Ok(Arc::new(self.sub(name)?))
+    }
+
+    fn remove_folder(&self, name: &str) -> io::Result<()> {
+        let folder = format!("{}{}/", self.prefix, plain(name)?);
+        let mut state = self.state();
+        state.alive()?;
+        if !state.folders.contains(&folder) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let within = |path: &String| path.starts_with(&folder);
+        for path in state.names.keys().filter(|path| within(path)).cloned().collect::<Vec<_>>() {
+            let crashing = state.begin(Op::Remove)?;
+            if let Some(inode) = state.names.remove(&path) {
+                state.names_pending.push(NameOp::Drop { name: path, inode });
+            }
+            state.end(crashing)?;
+        }
+        let crashing = state.begin(Op::Remove)?;
+        state.folders.retain(|path| !path.starts_with(&folder));
+        state.names_pending.push(NameOp::DropFolder { folder });
+        state.end(crashing)
+    }
+
+    fn folders(&self) -> io::Result<Vec<String>> {
+        let state = self.state();
+        state.alive()?;
+        state.here(&self.prefix)?;
+        let name = |path: &String| Some(inside(&self.prefix, path.strip_suffix('/')?)?.to_owned());
+        Ok(state.folders.iter().filter_map(name).collect())
+    }
+}
+
+/// The name of a path directly in a folder.
+fn inside<'a>(folder: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(folder).filter(|name| !name.contains('/'))
+}
+
+/// The folder a path is directly in.
+fn parent(path: &str) -> &str {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    path.rfind('/').map_or("", |at| &path[..=at])
 }
 
 struct SimLock {
@@ -314,7 +387,7 @@ impl Drop for SimLock {
         let mut state = self.disk.state();
         // A handle from before a restart must not free the lock of the one after it.
         if state.generation == self.generation {
-            state.locked = false;
+            state.locked.remove(&self.disk.prefix);
         }
     }
 }
@@ -401,6 +474,9 @@ struct State {
     names: BTreeMap<String, u64>,
     names_durable: BTreeMap<String, u64>,
     names_pending: Vec<NameOp>,
+    /// Paths of sub-folders, each with a slash at its end.
+    folders: BTreeSet<String>,
+    folders_durable: BTreeSet<String>,
     inodes: BTreeMap<u64, Inode>,
     next_inode: u64,
     capacity: u64,
@@ -409,7 +485,8 @@ struct State {
     crash_at: Option<u64>,
     crashed: bool,
     fail_next: Option<Op>,
-    locked: bool,
+    /// Folders somebody holds.
+    locked: BTreeSet<String>,
     /// Restarts so far: a handle knows which life it belongs to.
     generation: u64,
 }
@@ -419,6 +496,21 @@ enum NameOp {
     Set { name: String, inode: u64 },
     Move { from: String, to: String, inode: u64 },
     Drop { name: String, inode: u64 },
+    SetFolder { folder: String },
+    DropFolder { folder: String },
+}
+
+impl NameOp {
+    /// The folders whose sync makes it durable.
+    fn touches(&self, folder: &str) -> bool {
+        match self {
+            NameOp::Set { name, .. } | NameOp::Drop { name, .. } => parent(name) == folder,
+            NameOp::Move { to, .. } => parent(to) == folder,
+            NameOp::SetFolder { folder: path } | NameOp::DropFolder { folder: path } => {
+                parent(path) == folder
+            }
+        }
+    }
 }
 
 impl State {
@@ -480,31 +572,70 @@ impl State {
         self.inodes.get_mut(&inode).expect("inodes are removed only at a restart, which ends every handle")
     }
 
-    fn settle_names(&mut self) {
-        let mut names = std::mem::take(&mut self.names_durable);
-        for op in std::mem::take(&mut self.names_pending) {
-            if !self.chance(2) {
-                continue;
+    /// Is the folder (still) there?
+    fn here(&self, folder: &str) -> io::Result<()> {
+        if folder.is_empty() || self.folders.contains(folder) {
+            return Ok(());
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn sync_folder(&mut self, folder: &str) -> io::Result<()> {
+        let crashing = self.begin(Op::SyncDir)?;
+        if !crashing || self.chance(2) {
+            let (mine, rest): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.names_pending).into_iter().partition(|op| op.touches(folder));
+            for op in mine {
+                self.settle_name(op);
             }
-            match op {
-                NameOp::Set { name, inode } => {
-                    names.insert(name, inode);
+            self.names_pending = rest;
+        }
+        self.end(crashing)
+    }
+
+    /// The change of a name reaches the medium.
+    fn settle_name(&mut self, op: NameOp) {
+        let names = &mut self.names_durable;
+        match op {
+            NameOp::Set { name, inode } => {
+                names.insert(name, inode);
+            }
+            NameOp::Move { from, to, inode } => {
+                if names.get(&from) == Some(&inode) {
+                    names.remove(&from);
                 }
-                NameOp::Move { from, to, inode } => {
-                    if names.get(&from) == Some(&inode) {
-                        names.remove(&from);
-                    }
-                    names.insert(to, inode);
+                names.insert(to, inode);
+            }
+            NameOp::Drop { name, inode } => {
+                if names.get(&name) == Some(&inode) {
+                    names.remove(&name);
                 }
-                NameOp::Drop { name, inode } => {
-                    if names.get(&name) == Some(&inode) {
-                        names.remove(&name);
-                    }
-                }
+            }
+            NameOp::SetFolder { folder } => {
+                self.folders_durable.insert(folder);
+            }
+            NameOp::DropFolder { folder } => {
+                names.retain(|name, _| !name.starts_with(&folder));
+                self.folders_durable.retain(|path| !path.starts_with(&folder));
             }
         }
-        self.names = names.clone();
-        self.names_durable = names;
+    }
+
+    fn settle_names(&mut self) {
+        for op in std::mem::take(&mut self.names_pending) {
+            if self.chance(2) {
+                self.settle_name(op);
+            }
+        }
+        // What is in a folder that was lost is lost with it.
+        let folders = std::mem::take(&mut self.folders_durable);
+        let there = |path: &str| {
+            path.match_indices('/').map(|(at, _)| &path[..=at]).all(|folder| folders.contains(folder))
+        };
+        self.names_durable.retain(|name, _| there(name));
+        self.folders_durable = folders.iter().filter(|folder| there(folder)).cloned().collect();
+        self.names = self.names_durable.clone();
+        self.folders = self.folders_durable.clone();
     }
 
     fn settle_files(&mut self) {
@@ -521,7 +652,7 @@ impl State {
         self.crashed = false;
         self.crash_at = None;
         self.fail_next = None;
-        self.locked = false;
+        self.locked.clear();
         self.generation += 1;
     }
 
