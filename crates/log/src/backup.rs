@@ -4,12 +4,11 @@
 //! Invariant: neither a backup nor a restore writes into a folder that holds anything.
 //! Called by: the runtime (backup), the command line (restore).
 
+use crate::export::{Export, Pinned};
 use crate::format::{MANIFEST, Name};
-use crate::reader::{Segment, SegmentKind};
 use crate::recover::write_manifest;
 use crate::verify::{VerifyReport, verify};
-use crate::{Disk, DiskFile, Fill, Index, Log, LogError};
-use std::sync::{Arc, PoisonError};
+use crate::{Disk, Fill, Index, Log, LogError};
 
 const STEP: usize = 1 << 20;
 
@@ -25,69 +24,29 @@ pub struct BackupReport {
 }
 
 impl Log {
-    /// Pins everything synced now. Run the job on a slow thread; appending, cleaning and snapshots go on meanwhile.
+    /// Pins everything synced now, as [`Log::export`] does. Run the job on a slow thread; appending, cleaning and snapshots go on meanwhile.
     ///
     /// # Errors
     /// [`LogError::Poisoned`], [`LogError::Io`] when the newest snapshot cannot be opened.
     pub fn backup(&self) -> Result<BackupJob, LogError> {
-        self.alive()?;
-        // A mark after the last batch goes along: in the copy too it tells damage from a torn tail.
-        let whole = self.marked && self.jobs_taken == self.jobs_done && self.pending.is_empty();
-        let end = if whole { self.plan } else { self.synced_at };
-        let mut files = Vec::new();
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        for segment in &table.segments {
-            let bytes = match &segment.kind {
-                SegmentKind::Kept(_) => segment.file_bytes,
-                SegmentKind::Log(log) if log.header.sequence > end.sequence => continue,
-                SegmentKind::Log(log) if log.header.sequence == end.sequence => end.offset,
-                SegmentKind::Log(log) => log.places().end,
-            };
-            files.push(Pinned {
-                name: segment.name.clone(),
-                file: Arc::clone(&segment.file),
-                bytes,
-                file_bytes: segment.file_bytes,
-                _segment: Some(Arc::clone(segment)),
-            });
-        }
-        if let Some(newest) = self.snapshots.last() {
-            let name = Name::Snapshot(*newest).file();
-            let file = self.disk.open(&name).map_err(LogError::io("open", &name))?;
-            let bytes = file.len().map_err(LogError::io("ask for the length of", &name))?;
-            files.push(Pinned { name, file, bytes, file_bytes: bytes, _segment: None });
-        }
-        Ok(BackupJob { files, manifest: self.manifest.clone(), last: self.synced })
+        Ok(BackupJob { export: self.export()? })
     }
 }
 
-/// A backup, begun. `Send`. While it exists, the files it pins are not recycled.
+/// A backup, begun: an [`Export`] to be copied to a folder. `Send`. While it exists, the files it pins are not recycled.
 pub struct BackupJob {
-    files: Vec<Pinned>,
-    manifest: crate::format::Manifest,
-    last: Index,
-}
-
-struct Pinned {
-    name: String,
-    file: Arc<dyn DiskFile>,
-    /// Bytes to copy.
-    bytes: u64,
-    /// Bytes of the whole file; those after `bytes` are zeros in the copy.
-    file_bytes: u64,
-    /// Held so that the cleaner does not recycle the file.
-    _segment: Option<Arc<Segment>>,
+    export: Export,
 }
 
 impl BackupJob {
-    /// The last index the backup will hold.
+    /// The last index the backup will hold; see [`Export::last`].
     pub fn last(&self) -> Index {
-        self.last
+        self.export.last()
     }
 
     /// Bytes to copy.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+        self.export.bytes()
     }
 
     /// Copies into an empty folder and verifies the copy. `progress` is told (bytes copied, bytes in all).
@@ -102,15 +61,16 @@ impl BackupJob {
         check_empty(target)?;
         let total = self.bytes();
         let mut done = 0;
-        for pinned in &self.files {
+        for pinned in &self.export.pinned {
             copy(pinned, target, &mut |step| {
                 done += step;
                 progress(done, total);
             })?;
         }
-        write_manifest(target, &self.manifest)?;
+        write_manifest(target, &self.export.manifest)?;
+        progress(total, total);
         let verified = verify(target, &mut |_, _| {})?.clean()?;
-        Ok(BackupReport { files: self.files.len() as u64 + 1, bytes: total, verified })
+        Ok(BackupReport { files: self.export.files().len() as u64, bytes: total, verified })
     }
 }
 

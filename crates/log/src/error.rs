@@ -178,7 +178,22 @@ pub enum LogError {
         /// One of the files found.
         found: String,
     },
-    /// A backup or a restore read something damaged.
+    /// The folder is the target of a copy that was not finished.
+    #[error(
+        "{file} is there: this folder is a copy of a log that was not finished. Go on with the copy, or empty the folder: nothing in it \
+         was ever served"
+    )]
+    Unfinished {
+        /// The file that says so.
+        file: String,
+    },
+    /// A copy from a peer was offered something that does not fit. Nothing of it was written.
+    #[error("the copy does not fit: {what}. Ask the peer for its files again")]
+    Import {
+        /// What was found and what was wanted.
+        what: String,
+    },
+    /// A backup, a restore or a copy read something damaged.
     #[error("{findings} findings, the first: {first}")]
     NotVerified {
         /// How many findings there are.
@@ -189,7 +204,8 @@ pub enum LogError {
 }
 
 impl LogError {
-    pub(crate) fn io<'a>(op: &'static str, file: &'a str) -> impl FnOnce(std::io::Error) -> LogError + 'a {
+    /// Wraps what the operating system says of an operation on a file or folder: `disk.list().map_err(LogError::io("list", "the folder"))`.
+    pub fn io<'a>(op: &'static str, file: &'a str) -> impl FnOnce(std::io::Error) -> LogError + 'a {
         move |error| LogError::Io { op, file: file.to_owned(), detail: error.to_string(), kind: error.kind() }
     }
 

@@ -15,6 +15,7 @@ use crate::format::{
     BATCH_HEADER, BatchHeader, FLAG_MARK, History, MANIFEST, Manifest, Name, SEGMENT_HEADER, SegmentHeader,
     salt, segment_name, u64_at,
 };
+use crate::import::IMPORT;
 use crate::log::{Ready, Tail, make_segment, ready_header_of};
 use crate::reader::{Entries, LogSegment, Places, Segment, SegmentKind, Table};
 use crate::scan::{Scan, Step, search_rest};
@@ -176,7 +177,18 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// # Errors
+    /// [`LogError::Unfinished`] for a copy from a peer that was not finished; as [`Folder::read_copy`].
     pub(crate) fn read(disk: &dyn Disk) -> Result<Folder, LogError> {
+        match disk.open(IMPORT) {
+            Ok(_) => Err(LogError::Unfinished { file: IMPORT.to_owned() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Folder::read_copy(disk),
+            Err(error) => Err(LogError::io("open", IMPORT)(error)),
+        }
+    }
+
+    /// The folder, finished or not.
+    pub(crate) fn read_copy(disk: &dyn Disk) -> Result<Folder, LogError> {
         let list = disk.list().map_err(LogError::io("list", "the data folder"))?;
         let mut files = BTreeMap::new();
         let mut leftovers = Vec::new();
@@ -559,6 +571,11 @@ struct FoundTail {
 }
 
 impl Found {
+    /// Where the batches of the last segment in use end: its file and the offset.
+    pub(crate) fn end(&self) -> Option<(&str, u64)> {
+        self.tail.as_ref().map(|tail| (tail.info.name.as_str(), tail.end))
+    }
+
     pub(crate) fn torn(&self) -> Option<&TornTail> {
         Some(&self.tail.as_ref()?.torn.as_ref()?.0)
     }

@@ -51,7 +51,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    fn find(&mut self, error: LogError) {
+    pub(crate) fn find(&mut self, error: LogError) {
         let (file, offset) = match &error {
             LogError::Damage { file, offset, .. } | LogError::UnknownKind { file, offset, .. } => {
                 (file.clone(), *offset)
@@ -90,18 +90,27 @@ impl VerifyReport {
 /// [`LogError::Locked`] while the folder is in use, [`LogError::Io`] when it cannot be listed. Everything else is a finding.
 pub fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport, LogError> {
     let _lock = disk.lock()?;
-    let mut report = VerifyReport::default();
-    let folder = match Folder::read(disk) {
-        Ok(folder) => folder,
-        Err(error @ (LogError::Io { .. } | LogError::Locked { .. })) => return Err(error),
+    match Folder::read(disk) {
+        Ok(folder) => Ok(check_folder(disk, &folder, progress).0),
+        Err(error @ (LogError::Io { .. } | LogError::Locked { .. })) => Err(error),
         Err(error) => {
+            let mut report = VerifyReport::default();
             report.find(error);
-            return Ok(report);
+            Ok(report)
         }
-    };
+    }
+}
+
+/// Checks every file of a folder that the caller has locked. Gives the last segment's name and where its batches end, too.
+pub(crate) fn check_folder(
+    disk: &dyn Disk,
+    folder: &Folder,
+    progress: &mut dyn FnMut(u64, u64),
+) -> (VerifyReport, Option<(String, u64)>) {
+    let mut report = VerifyReport::default();
     let total = folder.files.values().map(|info| info.bytes).sum();
     let mut done = 0;
-    let mut segments = SegmentEnds::of(disk, &folder);
+    let mut segments = SegmentEnds::of(disk, folder);
     for (name, info) in &folder.files {
         let result = match name {
             Name::Segment(sequence) => segments.check(disk, info, *sequence, &mut report),
@@ -114,18 +123,20 @@ pub fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> Result<Ver
         progress(done, total);
     }
     report.bytes = done;
+    let mut end = None;
     match folder.assess(disk) {
         Ok(found) => {
             report.last = found.last;
             report.first = found.table().first_whole();
             report.torn = found.torn().cloned();
+            end = found.end().map(|(name, end)| (name.to_owned(), end));
             for error in found.damage {
                 report.find(error);
             }
         }
         Err(error) => report.find(error),
     }
-    Ok(report)
+    (report, end)
 }
 
 /// Lists entries `from ..= to` of a folder that is not in use, in order, each batch verified. Of an index that a rewind gave to several
