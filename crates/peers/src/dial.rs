@@ -37,7 +37,8 @@ pub(crate) async fn keep(shared: Arc<Shared>, peer: Arc<Peer>, before: Option<Jo
                 failures = if stood.elapsed() >= shared.config.redial_max { 0 } else { failures + 1 };
             }
             Err(error) => {
-                shared.note(&peer.title(), &error.to_string());
+                // The error names the address.
+                shared.note(&format!("node {}", peer.node), &error.to_string());
                 failures += 1;
             }
         }
@@ -139,9 +140,7 @@ async fn greet(
 ) -> Result<(Stream, Hello), PeersError> {
     let hello = shared.host.hello();
     handshake::check_features(&hello)?;
-    let mut stream = stream::connect(address, &shared.config)
-        .await
-        .map_err(|why| PeersError::Unreachable { address: address.into(), why })?;
+    let mut stream = stream::connect(address, &shared.config).await?;
     let failed = |why: String| PeersError::Handshake { address: address.into(), why };
     let dial = Envelope::Dial { purpose, target, hello };
     // Whoever refuses us may do so before it has read all: its reason counts for more than our broken write.

@@ -4,6 +4,7 @@
 //! Called by: `dial` (connect), `accept` (tune, accept), everyone (`explain`).
 
 use crate::config::LinksConfig;
+use crate::error::PeersError;
 use crate::tls;
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -30,14 +31,19 @@ pub(crate) enum Accepted {
 }
 
 /// Connects, TLS included. `address` is `host:port`.
-pub(crate) async fn connect(address: &str, config: &LinksConfig) -> Result<Stream, String> {
-    let tcp = connect_tcp(address, config.connect_timeout).await?;
+///
+/// # Errors
+/// [`PeersError::Unreachable`], [`PeersError::TlsName`], or [`PeersError::Handshake`] when TLS fails.
+pub(crate) async fn connect(address: &str, config: &LinksConfig) -> Result<Stream, PeersError> {
+    let tcp = connect_tcp(address, config.connect_timeout)
+        .await
+        .map_err(|why| PeersError::Unreachable { address: address.into(), why })?;
     tune(&tcp, config.idle_timeout);
     let Some(tls) = &config.tls else { return Ok(Box::new(tcp)) };
-    let name = tls.server_name(address).map_err(|error| error.to_string())?;
+    let name = tls.server_name(address)?;
     match tls.connector().connect(name, tcp).await {
         Ok(stream) => Ok(Box::new(stream)),
-        Err(error) => Err(explain(&error)),
+        Err(error) => Err(PeersError::Handshake { address: address.into(), why: explain(&error) }),
     }
 }
 
