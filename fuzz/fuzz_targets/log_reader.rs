@@ -1,4 +1,4 @@
-//! Any bytes as a log segment, raw and under correct checksums: refused or read, never a panic, never memory beyond the file.
+//! Any bytes as a log segment, raw, under correct checksums, and as a batch that rewinds: refused or read, never a panic, never memory beyond the file.
 //!
 //! Called by: `cargo +nightly fuzz run log_reader`.
 #![no_main]
@@ -17,8 +17,11 @@ const CONFIG: LogConfig = LogConfig {
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, body)) = bytes.split_first() else { return };
-    let sealed = first & 1 == 1;
-    let segment = if sealed { fuzzing::segment(body, u32::from(first >> 1), 1) } else { body.to_vec() };
+    let segment = match first & 3 {
+        1 => fuzzing::segment(body, u32::from(first >> 2), 1),
+        3 => fuzzing::rewound(body, u32::from(first >> 4), u64::from(first >> 2 & 3)),
+        _ => body.to_vec(),
+    };
     let manifest = fuzzing::manifest();
     let disk = SimDisk::with_files(
         1,
@@ -32,6 +35,8 @@ fuzz_target!(|bytes: &[u8]| {
         recovery.entries.for_each(drop);
         for index in 1..4 {
             let _ = log.reader().payload(Index(index), 0);
+            let _ = log.reader().term(Index(index));
+            let _ = log.reader().range(Index(index), log.last().next(), 100);
         }
     }
 });

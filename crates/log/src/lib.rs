@@ -8,10 +8,13 @@
 //! write (and one sync) for everything waiting, the caller runs the [`WriteJob`] where it likes and gives the [`JobDone`] back to
 //! [`Log::complete`]. Read `log.rs` first, then `recover.rs`; the bytes are in docs/formats/log.md and docs/formats/snapshot.md.
 //!
-//! Invariant: what `complete` reported as synced is there after any crash; the rest is there as a prefix, or not.
+//! A replicated log overwrites a suffix that was never agreed on by [`Log::rewind`]; a follower is served by [`LogReader::range`] and
+//! [`LogReader::term`], or gets the whole log by [`Export`] and [`Import`]. A vote goes into a [`SlotFile`].
+//!
+//! Invariant: what `complete` reported as synced is there after any crash, unless it was rewound; the rest is there as a prefix, or not.
 //! Invariant: bytes that were synced are never cut: when they are damaged, the log refuses to open and names file and offset.
 //! Invariant: no clock, no thread, no randomness here, so that the simulator replays it byte for byte.
-//! Called by: the engine (append, recover), the runtime (runs jobs), node (reads payloads and history), the command line (verify, dump).
+//! Called by: the engine (append, rewind, recover), the runtime (runs jobs), node (reads payloads and history), the command line (verify, dump).
 
 mod backup;
 mod clean;

@@ -23,6 +23,8 @@ fn read_all(disk: &SimDisk) {
         for index in first..first.saturating_add(5) {
             let _ = log.reader().payload(Index(index), 0);
             let _ = log.reader().entry(Index(index));
+            let _ = log.reader().term(Index(index));
+            let _ = log.reader().range(Index(index), log.last().next(), 500);
         }
     }
 }
@@ -95,6 +97,38 @@ proptest! {
         let manifest = fuzzing::manifest();
         let files = [("manifest.qman", manifest.as_slice()), ("seg-0000000000000001.qseg", segment.as_slice())];
         read_all(&SimDisk::with_files(1, files));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_batch_that_rewinds_under_correct_checksums_is_refused_or_read(
+        body in prop::collection::vec(prop_oneof![3 => Just(0u8), 2 => 1..5u8, 1 => any::<u8>()], 0..300),
+        count in prop_oneof![4 => 0..9u32, 1 => any::<u32>()],
+        first in prop_oneof![4 => 0..6u64, 1 => any::<u64>()],
+    ) {
+        let segment = fuzzing::rewound(&body, count, first);
+        let manifest = fuzzing::manifest();
+        let files = [("manifest.qman", manifest.as_slice()), ("seg-0000000000000001.qseg", segment.as_slice())];
+        read_all(&SimDisk::with_files(1, files));
+    }
+}
+
+#[test]
+fn a_batch_that_rewinds_to_nowhere_is_torn_or_refused() {
+    for (count, first, last) in [(1, 2, 2), (1, 1, 1), (1, 3, 3), (1, 4, 3), (1, 9, 3), (0, 2, 3), (1, 0, 3)]
+    {
+        let mut body = vec![0u8; 32];
+        body[0] = 1;
+        body[16] = first as u8;
+        let (segment, manifest) = (fuzzing::rewound(&body, count, first), fuzzing::manifest());
+        let files =
+            [("manifest.qman", manifest.as_slice()), ("seg-0000000000000001.qseg", segment.as_slice())];
+        let (log, recovery) = open(&SimDisk::with_files(1, files)).unwrap();
+        assert_eq!((recovery.last, log.reader().last()), (Index(last), Index(last)), "{count} from {first}");
+        assert_eq!(recovery.entries.map(Result::unwrap).count() as u64, last);
     }
 }
 
