@@ -3,13 +3,10 @@
 //! Invariant: an entry is given back only when its durability is met: synced (`always`), or written (`interval`, `none`).
 //! Called by: `node` through [`Engine`].
 
-use crate::{Durability, Engine, EngineError, Proposal};
-use quorate_log::{
-    AppendEntry, Disk, Entries, Extent, Index, JobDone, Log, LogConfig, LogError, SnapshotReader, TornTail,
-    WriteJob,
-};
+use crate::{Durability, Engine, EngineError, Job, JobDone, Opened, Proposal, Replay, Standing};
+use quorate_log::{AppendEntry, Disk, Extent, Index, Log, LogConfig, LogError};
 use quorate_types::codec::Writer;
-use quorate_types::{Entry, LogIndex, Term};
+use quorate_types::{Entry, LogIndex, NodeId, Term};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -23,37 +20,6 @@ pub struct Local {
     /// Proposed entries, oldest first, kept so that applying them needs no decoding.
     in_flight: VecDeque<Entry>,
     scratch: Writer,
-}
-
-/// What opening found: restore the snapshot, then apply the entries, before anything is proposed.
-pub struct Opened {
-    /// The newest good snapshot.
-    pub snapshot: Option<SnapshotReader>,
-    /// The entries after it.
-    pub entries: Replay,
-    /// What a crash left unfinished and was cut.
-    pub torn: Option<TornTail>,
-    /// Everything else worth saying.
-    pub notes: Vec<String>,
-    /// The last entry.
-    pub last: LogIndex,
-}
-
-/// Entries of the log, decoded, in order.
-pub struct Replay(Entries);
-
-impl Iterator for Replay {
-    type Item = Result<Entry, EngineError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let entry = match self.0.next()? {
-            Ok(entry) => entry,
-            Err(error) => return Some(Err(error.into())),
-        };
-        let index = LogIndex(entry.index.0);
-        let decoded = Entry::decode_body(index, Term(entry.term.0), &entry.body);
-        Some(decoded.map_err(|error| EngineError::Entry { index, error }))
-    }
 }
 
 impl Local {
@@ -71,7 +37,7 @@ impl Local {
         notes.extend(recovery.damaged_snapshots.iter().map(LogError::to_string));
         let opened = Opened {
             snapshot: recovery.snapshot,
-            entries: Replay(recovery.entries),
+            entries: Replay(Some(recovery.entries)),
             torn: recovery.torn,
             notes,
             last: LogIndex(recovery.last.0),
@@ -87,11 +53,13 @@ impl Local {
 }
 
 impl Engine for Local {
+    fn standing(&self) -> Standing {
+        Standing { term: TERM, leader: Some(NodeId::ZERO), leads: true, orders: true }
+    }
+
     fn propose(&mut self, proposal: Proposal) -> Result<LogIndex, EngineError> {
         let index = LogIndex(self.log.last().next().0);
-        let Proposal { wall, time, seed, machine_version, commands, decided } = proposal;
-        let mut entry = Entry { index, term: TERM, wall, time, seed, machine_version, commands, decided };
-        entry.seal();
+        let entry = proposal.into_entry(index, TERM);
         self.scratch.clear();
         entry.encode_body(&mut self.scratch);
         let extent = |e: &quorate_types::codec::Extent| Extent { offset: e.offset, len: e.len };
@@ -107,29 +75,39 @@ impl Engine for Local {
         Ok(index)
     }
 
-    fn take_job(&mut self) -> Option<WriteJob> {
+    fn take_job(&mut self) -> Option<Job> {
         if self.log.buffered_bytes() == 0 {
             return None;
         }
-        self.log.take_job(self.durability == Durability::Always)
+        self.log.take_job(self.durability == Durability::Always).map(Job::of)
     }
 
-    fn take_sync_job(&mut self) -> Option<WriteJob> {
-        self.log.take_job(true)
+    fn take_sync_job(&mut self) -> Option<Job> {
+        self.log.take_job(true).map(Job::of)
+    }
+
+    fn take_mark_job(&mut self) -> Option<Job> {
+        self.log.mark_job().map(Job::of)
     }
 
     fn complete(&mut self, done: JobDone) -> Result<(), EngineError> {
-        self.log.complete(done)?;
+        done.identity?;
+        if let Some(done) = done.write {
+            self.log.complete(done)?;
+        }
         Ok(())
     }
 
-    fn next_committed(&mut self) -> Option<Entry> {
+    fn next_committed(&mut self) -> Result<Option<Entry>, EngineError> {
+        Ok(if self.has_committed() { self.in_flight.pop_front() } else { None })
+    }
+
+    fn has_committed(&self) -> bool {
         let certain = match self.durability {
             Durability::Always => self.log.synced(),
             Durability::Interval | Durability::None => self.log.written(),
         };
-        let entry = self.in_flight.front()?;
-        if entry.index.0 <= certain.0 { self.in_flight.pop_front() } else { None }
+        self.in_flight.front().is_some_and(|entry| entry.index.0 <= certain.0)
     }
 
     fn last(&self) -> LogIndex {
@@ -146,6 +124,10 @@ impl Engine for Local {
 
     fn log_mut(&mut self) -> &mut Log {
         &mut self.log
+    }
+
+    fn snapshot_meta(&self) -> Vec<u8> {
+        Vec::new()
     }
 }
 
@@ -182,12 +164,12 @@ mod tests {
             assert!(found.is_empty());
             engine.propose(proposal("a")).unwrap();
             engine.propose(proposal("b")).unwrap();
-            assert_eq!(engine.next_committed(), None);
+            assert!(!engine.has_committed());
             let job = engine.take_job().unwrap();
             assert_eq!(job.syncs(), durability == Durability::Always);
             assert!(engine.take_job().is_none(), "both went into one batch");
             engine.complete(job.run()).unwrap();
-            let committed: Vec<Entry> = std::iter::from_fn(|| engine.next_committed()).collect();
+            let committed: Vec<Entry> = std::iter::from_fn(|| engine.next_committed().unwrap()).collect();
             assert_eq!(committed.len(), 2);
             drop(engine);
             assert_eq!(open(folder.path(), durability).1, committed);

@@ -33,7 +33,7 @@ pub use snapshot::{RestoreError, Restorer, Snapshot};
 pub use streams::{BatchRef, Batches, PartitionView, StreamId, StreamView};
 pub use tasks::{Due, TaskView};
 
-use quorate_types::codec::Writer;
+use quorate_types::codec::{Wire, Writer};
 use quorate_types::{
     Blob, Command, CommandBody, Commit, Entry, FencingToken, GroupName, Key, Keyspace, LeaseId, LockName,
     LogIndex, LogTime, Millis, OnRefused, Op, OpError, Outcome, Principal, Refusal, RequestId, Resolution,
@@ -156,6 +156,8 @@ pub struct Machine {
     moved: bool,
     /// Locks given back by the command in hand, whose queues have to be looked at when it is done.
     touched: Vec<LockName>,
+    /// See [`Machine::trail`].
+    trail: u128,
     snapshot: Option<snapshot::Progress>,
     /// Memory to encode in; holds nothing between commands.
     scratch: Writer,
@@ -183,6 +185,7 @@ impl Machine {
             groups: groups::Groups::default(),
             moved: false,
             touched: Vec::new(),
+            trail: 0,
             snapshot: None,
             scratch: Writer::default(),
             near: Vec::new(),
@@ -190,6 +193,7 @@ impl Machine {
     }
 
     /// Applies one entry. Same state and same entry: same outcomes, byte for byte, on every replica and every replay.
+    /// An entry of the engine's own has both clocks at zero and moves neither.
     ///
     /// Keep-alives at the head of the entry come first: they arrived before it was stamped, and must not lose to the
     /// expiry it brings. Then everything due at its log time ends, then the other commands run in order.
@@ -203,11 +207,14 @@ impl Machine {
             self.applied,
             entry.index
         );
-        assert!(entry.time >= self.time, "log time ran backwards: {} after {}", entry.time, self.time);
-        assert!(entry.wall >= self.wall, "wall time ran backwards: {} after {}", entry.wall, self.wall);
-        self.wall = entry.wall;
-        self.time = entry.time;
-        let now = Now { index: entry.index, wall: entry.wall, time: entry.time, seed: entry.seed };
+        let engines = entry.commands.is_empty() && entry.wall == WallTime::ZERO && entry.time == LogTime::ZERO;
+        let (wall, time) = if engines { (self.wall, self.time) } else { (entry.wall, entry.time) };
+        assert!(time >= self.time, "log time ran backwards: {time} after {}", self.time);
+        assert!(wall >= self.wall, "wall time ran backwards: {wall} after {}", self.wall);
+        self.wall = wall;
+        self.time = time;
+        let now = Now { index: entry.index, wall, time, seed: entry.seed };
+        let (told, revision) = (out.outcomes.len(), self.revision);
         let keep_alive = |command: &Command| matches!(command.body, CommandBody::KeepAlive { .. });
         let head = entry.commands.iter().take_while(|command| keep_alive(command)).count();
         for (place, command) in entry.commands.iter().enumerate() {
@@ -225,6 +232,31 @@ impl Machine {
             self.expire(&now, out);
         }
         self.applied = entry.index;
+        if out.outcomes.len() > told || self.revision > revision {
+            self.follow_trail(&out.outcomes[told..]);
+        }
+    }
+
+    /// A digest of everything that entries have come to so far, carried in snapshots: replicas that applied the same entries to the same
+    /// state have the same trail, so one that went astray is found by comparing a number.
+    #[must_use]
+    pub fn trail(&self) -> u128 {
+        self.trail
+    }
+
+    /// Takes what an entry came to into the trail. Answers alone would leave out what happens by itself: the revision tells of it.
+    fn follow_trail(&mut self, outcomes: &[Outcome]) {
+        let scratch = &mut self.scratch;
+        scratch.clear();
+        scratch.raw(&self.trail.to_le_bytes());
+        self.applied.put(scratch);
+        self.revision.put(scratch);
+        self.time.put(scratch);
+        for outcome in outcomes {
+            outcome.put(scratch);
+        }
+        self.trail = xxhash_rust::xxh3::xxh3_128(&scratch.buffer);
+        scratch.clear();
     }
 
     /// When something is due next: by log time, and by wall time. Either may be a little early, never late.

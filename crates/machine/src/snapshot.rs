@@ -14,7 +14,7 @@ use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{DecodeError, LimitName, LogIndex, LogTime, Revision, Settings, WallTime};
 
 /// Version of the snapshot's contents.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Sections in the order in which they are written.
 const HEADER: u64 = 0;
@@ -44,6 +44,7 @@ pub struct Snapshot {
 pub(crate) struct Progress {
     section: u64,
     header: Header,
+    trail: u128,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,7 +135,7 @@ impl Machine {
         self.tasks.table().walk_begin();
         self.streams.walk_begin();
         self.groups.walk_begin();
-        self.snapshot = Some(Progress { section: HEADER, header });
+        self.snapshot = Some(Progress { section: HEADER, header, trail: self.trail });
         Snapshot { index: self.applied, revision: self.revision }
     }
 
@@ -177,6 +178,7 @@ impl Machine {
         match progress.section {
             HEADER => {
                 progress.header.put(out);
+                out.raw(&progress.trail.to_le_bytes());
                 (1, true)
             }
             KEYS => self.keys.walk_rows(rows, out),
@@ -230,6 +232,7 @@ impl Machine {
         self.wall.put(&mut scratch);
         self.time.put(&mut scratch);
         self.settings.put(&mut scratch);
+        scratch.raw(&self.trail.to_le_bytes());
         table_digest(&scratch)
     }
 }
@@ -314,10 +317,13 @@ impl Restorer {
 
     fn header(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         let header = Header::take(from)?;
-        if header.version != VERSION {
-            return Err(DecodeError::Version { what: "snapshot", found: header.version, wanted: VERSION });
-        }
         let machine = &mut self.machine;
+        match header.version {
+            // The first version had no trail.
+            1 => {}
+            VERSION => machine.trail = u128::from_le_bytes(from.raw(16)?.try_into().expect("16 bytes were read")),
+            found => return Err(DecodeError::Version { what: "snapshot", found, wanted: VERSION }),
+        }
         machine.applied = header.applied;
         machine.revision = header.revision;
         machine.wall = header.wall;

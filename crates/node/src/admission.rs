@@ -33,6 +33,12 @@ pub enum Refused {
         /// Disk or memory.
         what: &'static str,
     },
+    /// There is no leader, or none that can be reached.
+    #[error("{why}: it did not happen, try again later or at another node")]
+    NoLeader {
+        /// What is missing.
+        why: String,
+    },
     /// The node does not take commands any more.
     #[error("the node has stopped ({why}): it did not happen")]
     Stopped {

@@ -7,6 +7,7 @@
 //! Called by: `Partition` at the end of turns; the driver runs [`Work`] where it may wait.
 
 use crate::config::Config;
+use quorate_engine::Engine;
 use quorate_log::{
     CleanDone, CleanJob, Index, Log, LogError, PrepareDone, PrepareJob, SegmentToClean, SnapshotDone,
     SnapshotWriter,
@@ -98,6 +99,8 @@ struct Planned {
 /// A snapshot being taken.
 struct Taking {
     index: LogIndex,
+    /// What the engine has to tell beside the state.
+    meta: Vec<u8>,
     chunks: Vec<Vec<u8>>,
     bytes: usize,
     /// All rows are in `chunks` or on their way.
@@ -163,7 +166,8 @@ impl Background {
     }
 
     /// A slice of the snapshot, or the beginning of one.
-    pub(crate) fn turn(&mut self, machine: &mut Machine, log: &Log, config: &Config) {
+    pub(crate) fn turn(&mut self, machine: &mut Machine, engine: &dyn Engine, config: &Config) {
+        let log = engine.log();
         if self.snapshot.is_none() {
             let grown = log.file_bytes().saturating_sub(self.bytes_at_snapshot);
             let wanted =
@@ -175,8 +179,9 @@ impl Background {
             self.commands = 0;
             self.bytes_at_snapshot = log.file_bytes();
             let index = machine.snapshot_begin().index;
-            self.snapshot =
-                Some(Taking { index, chunks: Vec::new(), bytes: 0, walked: false, writer: Writer::Wanted });
+            let meta = engine.snapshot_meta();
+            let (chunks, writer) = (Vec::new(), Writer::Wanted);
+            self.snapshot = Some(Taking { index, meta, chunks, bytes: 0, walked: false, writer });
         }
         let Some(taking) = &mut self.snapshot else { return };
         if taking.walked || taking.bytes >= CHUNK_BYTES_MAX {
@@ -209,7 +214,8 @@ impl Background {
         self.clean(machine, log, config).map(Work::Clean)
     }
 
-    pub(crate) fn done(&mut self, done: Done, log: &mut Log) -> Option<String> {
+    pub(crate) fn done(&mut self, done: Done, engine: &mut dyn Engine) -> Option<String> {
+        let log = engine.log_mut();
         match done {
             Done::Prepare(done) => {
                 let failed = log.complete_prepare(done).err()?;
@@ -224,7 +230,9 @@ impl Background {
             }
             Done::SnapshotFinished(Ok(done)) => {
                 log.snapshot_done(&done);
-                self.snapshot = None;
+                if let (Some(taken), Some(replica)) = (self.snapshot.take(), engine.replica()) {
+                    replica.snapshot_taken(taken.index, &taken.meta);
+                }
                 self.looked = LogIndex::ZERO; // More may be cleaned now.
                 None
             }
@@ -246,7 +254,7 @@ impl Background {
     fn part(&mut self, log: &Log, logged: LogIndex) -> Option<SnapshotPart> {
         let taking = self.snapshot.as_mut()?;
         if matches!(taking.writer, Writer::Wanted) && log.synced().0 >= taking.index.0 {
-            match log.snapshot_writer(Index(taking.index.0), b"") {
+            match log.snapshot_writer(Index(taking.index.0), &taking.meta) {
                 Ok(writer) => taking.writer = Writer::Here(Box::new(writer)),
                 Err(_) => return None, // The log has failed; the partition says so.
             }

@@ -12,16 +12,20 @@
 
 mod admission;
 mod background;
+mod cluster;
 mod config;
 mod partition;
+mod replica;
 mod router;
 mod waiters;
 mod why;
 
 pub use admission::Refused;
 pub use background::{Done, Work};
+pub use cluster::AdminRequest;
 pub use config::Config;
 pub use partition::{Fatal, NotAdmitted, OpenError, OpenReport, Partition, Reply, Status};
+pub use replica::{ClusterStatus, MemberStatus, ReadBarrier, ReplicaConfig};
 pub use router::{PartitionId, Router, SLOTS};
 pub use waiters::{Interest, WatchId};
 pub use why::{WhyQuery, WhyRecord, WhyVerdict, WhyWhat, search};

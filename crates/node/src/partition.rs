@@ -1,4 +1,4 @@
-//! A partition: one log, one machine, driven in turns.
+//! A partition: one log, one machine, driven in turns. What only a replica does is in `replica.rs`.
 //!
 //! Invariant: outcomes leave in the order of the log; a ticket is answered exactly once.
 //! Invariant: once the log has failed, nothing is acknowledged any more.
@@ -8,13 +8,16 @@ use crate::admission::{Bounds, Pressure, Refused, Waiting, admit};
 use crate::background::{Background, Done, Work};
 use crate::config::Config;
 use crate::waiters::{Interest, Waiters, WatchId};
+use crate::replica::{Replica, ReplicaConfig};
 use crate::why::Decisions;
-use quorate_engine::{Clock, Engine, EngineError, Instant, Local, Proposal};
-use quorate_log::{Disk, JobDone, LogReader, WriteJob};
+use quorate_engine::{
+    Clock, Engine, EngineError, Instant, Job, JobDone, Local, Opened, Proposal, Raft, RaftConfig,
+};
+use quorate_log::{Disk, LogReader};
 use quorate_machine::{MACHINE_VERSION, Machine, Outputs, RestoreError, Restorer};
 use quorate_types::{
-    Command, CommandBody, Decided, Entry, GuardFailed, LimitName, LogIndex, LogTime, Outcome, Refusal,
-    Revision, WallTime,
+    Command, CommandBody, Decided, Entry, GuardFailed, LimitName, LogIndex, LogTime, NodeId, Origin, Outcome,
+    Refusal, Revision, Term, WallTime,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -80,8 +83,14 @@ pub enum Reply {
     Outcome(Outcome),
     /// To a registered interest: look again.
     Changed,
-    /// The node stops: a command may or may not have happened.
+    /// The node stops, or lost its leader: a command may or may not have happened.
     Indeterminate,
+    /// To a read: the state may be read now.
+    MayRead,
+    /// To a command or read that was admitted, and then never was sent anywhere: it did not happen.
+    Refused(Refused),
+    /// To a change of the cluster: nothing, or why it was refused.
+    Admin(Option<String>),
 }
 
 /// How the partition is, for people and metrics.
@@ -127,32 +136,53 @@ pub struct Status {
 
 /// Names of which unlogged denials are counted until the next entry.
 const DENIED_NAMES_MAX: usize = 1024;
+/// Commands applied in one slice, about: a few milliseconds.
+const SLICE_COMMANDS: u64 = 8192;
 
 /// See the module's documentation. `T` is the driver's ticket for an answer.
 pub struct Partition<T> {
-    config: Config,
-    engine: Local,
-    machine: Machine,
-    clock: Clock,
+    pub(crate) config: Config,
+    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) machine: Machine,
+    pub(crate) clock: Clock,
     /// Admitted and not yet ordered: keep-alives first.
-    keep_alives: VecDeque<(Command, T)>,
-    queue: VecDeque<(Command, T)>,
-    waiting: Waiting,
-    pressure: Pressure,
+    pub(crate) keep_alives: VecDeque<(Command, T)>,
+    pub(crate) queue: VecDeque<(Command, T)>,
+    pub(crate) waiting: Waiting,
+    pub(crate) pressure: Pressure,
     /// Denials answered without an entry, to be counted in the next.
     denied: BTreeMap<LimitName, u64>,
-    /// Tickets of the entries in flight, with the bytes they hold of the bounds.
-    in_flight: VecDeque<(Vec<T>, Waiting)>,
-    waiters: Waiters<T>,
-    replies: Vec<(T, Reply)>,
+    /// This node, and the life of its process, as origins of commands name them.
+    pub(crate) node: NodeId,
+    pub(crate) life: u64,
+    next_batch: u64,
+    /// Batches ordered here or sent to the leader, and not yet applied, by number.
+    pub(crate) in_flight: VecDeque<InFlight<T>>,
+    /// The term of the last entry applied.
+    applied_term: Term,
+    pub(crate) waiters: Waiters<T>,
+    pub(crate) replies: Vec<(T, Reply)>,
     outputs: Outputs,
-    decisions: Decisions,
+    pub(crate) decisions: Decisions,
     background: Background,
     fatal: Option<Fatal>,
+    /// What only a replica has.
+    pub(crate) replica: Option<Box<Replica<T>>>,
     commands: u64,
     refused: u64,
     not_admitted: u64,
     entries: u64,
+}
+
+/// Commands on their way into the log.
+pub(crate) struct InFlight<T> {
+    pub(crate) batch: u64,
+    /// The term in which they were ordered or sent: among the entries of another they cannot be.
+    pub(crate) term: Term,
+    pub(crate) tickets: Vec<T>,
+    pub(crate) taken: Waiting,
+    /// The commands, when they were sent to another node; the engine keeps those that were ordered here.
+    pub(crate) commands: Option<Vec<Command>>,
 }
 
 /// A command that was not admitted, with its ticket.
@@ -172,6 +202,44 @@ impl<T> Partition<T> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Self, OpenReport), OpenError> {
         let (engine, opened) = Local::open(disk, config.log, config.durability)?;
+        Self::assemble(Box::new(engine), opened, config, (NodeId::ZERO, hash_seed), hash_seed, progress)
+    }
+
+    /// Opens the folder of a replica, or begins one that is no member of a cluster yet. What is after its snapshot is applied once
+    /// a leader has told how far the log is certain.
+    ///
+    /// # Errors
+    /// As [`Partition::open`]; the folder belongs to another node.
+    pub fn open_replica(
+        disk: Arc<dyn Disk>,
+        config: Config,
+        replica: ReplicaConfig,
+        hash_seed: u64,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Self, OpenReport), OpenError> {
+        let raft = RaftConfig {
+            node: replica.node,
+            durability: config.durability,
+            log: config.log,
+            boot: replica.boot.clone(),
+            seed: replica.life,
+        };
+        let (engine, opened) = Raft::open(disk, &raft)?;
+        let who = (replica.node, replica.life);
+        let (mut partition, report) =
+            Self::assemble(Box::new(engine), opened, config, who, hash_seed, progress)?;
+        partition.replica = Some(Box::new(Replica::new(replica)));
+        Ok((partition, report))
+    }
+
+    fn assemble(
+        engine: Box<dyn Engine>,
+        opened: Opened,
+        config: Config,
+        (node, life): (NodeId, u64),
+        hash_seed: u64,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Self, OpenReport), OpenError> {
         let mut report = OpenReport { notes: opened.notes, ..OpenReport::default() };
         report.notes.extend(opened.torn.map(|torn| torn.to_string()));
         let mut machine = match opened.snapshot {
@@ -222,13 +290,18 @@ impl<T> Partition<T> {
             waiting: Waiting::default(),
             pressure: Pressure::default(),
             denied: BTreeMap::new(),
+            node,
+            life,
+            next_batch: 1,
             in_flight: VecDeque::new(),
+            applied_term: Term::ZERO,
             waiters: Waiters::default(),
             replies: Vec::new(),
             outputs,
             decisions,
             background,
             fatal: None,
+            replica: None,
             commands: 0,
             refused: 0,
             not_admitted: 0,
@@ -248,11 +321,15 @@ impl<T> Partition<T> {
         if let Some(fatal) = &self.fatal {
             return Err((ticket, Refused::Stopped { why: fatal.why.clone() }));
         }
+        if let Some(why) = self.leaderless() {
+            self.not_admitted += 1;
+            return Err((ticket, Refused::NoLeader { why }));
+        }
         let bounds = Bounds {
             commands_max: self.config.waiting_commands_max,
             bytes_max: self.config.waiting_bytes_max,
         };
-        let bytes = match admit(&command, &self.config.limits, bounds, self.waiting, self.pressure) {
+        let bytes = match admit(&command, &self.config.limits, bounds, self.waiting, self.pressure()) {
             Ok(bytes) => bytes,
             Err(refused) => {
                 self.not_admitted += 1;
@@ -273,9 +350,10 @@ impl<T> Partition<T> {
     }
 
     /// Answers at once a command that a limit alone denies: a flood of them costs no log. The denials are counted in the next entry.
+    /// A replica would have to ask its quorum first whether it still leads, so it lets the log decide.
     pub fn deny(&mut self, command: &Command, now: Instant) -> Option<Outcome> {
         let CommandBody::Commit { commit } = &command.body else { return None };
-        if commit.guards.is_empty() || self.fatal.is_some() {
+        if commit.guards.is_empty() || self.fatal.is_some() || self.replica.is_some() {
             return None;
         }
         let (wall, time) = self.clock.clone().tick(now);
@@ -298,60 +376,109 @@ impl<T> Partition<T> {
     /// # Errors
     /// [`Fatal`] once the log has failed.
     pub fn turn(&mut self, now: Instant, seed: u64) -> Result<(), Fatal> {
-        self.alive()?;
+        self.beat(now)?;
+        if self.engine.standing().orders {
+            self.order_all(now, seed)?;
+        } else {
+            self.forward_all();
+        }
+        self.apply_certain()?;
+        self.background.turn(&mut self.machine, self.engine.as_ref(), &self.config);
+        Ok(())
+    }
+
+    fn order_all(&mut self, now: Instant, seed: u64) -> Result<(), Fatal> {
         let (wall, time) = self.clock.tick(now);
         // Logged at the very first too: what a later release holds for a default must not change what this log means.
         let unsaid =
             self.machine.applied() == LogIndex::ZERO || self.machine.settings() != &self.config.settings;
-        if unsaid && self.engine.in_flight() == 0 {
+        if unsaid && self.is_up_to_date() {
             let settings = self.config.settings.clone();
             let configure = Command::new("server".into(), CommandBody::Configure { settings });
-            self.order(vec![configure], Vec::new(), Waiting::default(), (wall, time, seed))?;
+            self.order(vec![configure], Vec::new(), (wall, time, seed))?;
         }
         let mut salt = seed;
-        while !self.keep_alives.is_empty() || !self.queue.is_empty() {
-            let mut commands = Vec::with_capacity((self.queue.len() + self.keep_alives.len()).min(1024));
-            let mut tickets = Vec::with_capacity(commands.capacity());
-            let mut taken = Waiting::default();
-            while taken.bytes < self.config.entry_bytes
-                && let Some((command, ticket)) =
-                    self.keep_alives.pop_front().or_else(|| self.queue.pop_front())
-            {
-                taken.commands += 1;
-                taken.bytes += self.config.limits.weigh(&command).unwrap_or(0);
-                commands.push(command);
-                tickets.push(ticket);
-            }
-            // They have no ticket: nobody waits for them.
+        while self.has_arrivals() {
+            let (mut commands, origins) = self.gather();
+            // They have no origin: nobody waits for them.
             commands.extend(
                 std::mem::take(&mut self.denied)
                     .into_iter()
                     .map(|(name, count)| Command::new("server".into(), CommandBody::Denied { name, count })),
             );
-            self.order(commands, tickets, taken, (wall, time, salt))?;
+            self.order(commands, origins, (wall, time, salt))?;
             salt = salt.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         }
         let wants_entry = self.due(wall, time) || self.background.wants_entry(self.decisions.logged());
-        if wants_entry && self.engine.in_flight() == 0 {
-            self.order(Vec::new(), Vec::new(), Waiting::default(), (wall, time, salt))?;
+        if wants_entry && self.is_up_to_date() {
+            self.order(Vec::new(), Vec::new(), (wall, time, salt))?;
         }
-        self.background.turn(&mut self.machine, self.engine.log(), &self.config);
         Ok(())
     }
 
+    /// Commands for one entry, and whose they are: keep-alives first, wherever they came from.
+    fn gather(&mut self) -> (Vec<Command>, Vec<Origin>) {
+        let mut commands = Vec::with_capacity((self.queue.len() + self.keep_alives.len()).min(1024));
+        let mut origins = Vec::new();
+        let mut room = self.config.entry_bytes;
+        for keep_alives in [true, false] {
+            self.gather_arrived(keep_alives, &mut room, &mut commands, &mut origins);
+            let Some((own, tickets, taken)) = self.gather_own(keep_alives, room) else { continue };
+            room = room.saturating_sub(taken.bytes);
+            let term = self.engine.standing().term;
+            origins.push(self.launch(own.len(), term, tickets, taken, None));
+            commands.extend(own);
+        }
+        (commands, origins)
+    }
+
+    /// Commands of this node's clients, up to about `room` bytes and at least one.
+    pub(crate) fn gather_own(&mut self, keep_alives: bool, room: u64) -> Option<(Vec<Command>, Vec<T>, Waiting)> {
+        let queue = if keep_alives { &mut self.keep_alives } else { &mut self.queue };
+        if queue.is_empty() || room == 0 {
+            return None;
+        }
+        let (mut commands, mut tickets, mut taken) = (Vec::new(), Vec::new(), Waiting::default());
+        while taken.bytes < room
+            && let Some((command, ticket)) = queue.pop_front()
+        {
+            taken.commands += 1;
+            taken.bytes += self.config.limits.weigh(&command).unwrap_or(0);
+            commands.push(command);
+            tickets.push(ticket);
+        }
+        Some((commands, tickets, taken))
+    }
+
+    /// Numbers a batch of commands, so that it is found again in its entry.
+    pub(crate) fn launch(
+        &mut self,
+        count: usize,
+        term: Term,
+        tickets: Vec<T>,
+        taken: Waiting,
+        commands: Option<Vec<Command>>,
+    ) -> Origin {
+        let batch = self.next_batch;
+        self.next_batch += 1;
+        self.in_flight.push_back(InFlight { batch, term, tickets, taken, commands });
+        let commands = u32::try_from(count).expect("an entry has fewer than 2^32 commands");
+        Origin { node: self.node, life: self.life, batch, commands }
+    }
+
     /// I/O to be run now; one at a time makes the largest batches. Its outcome comes back by [`Partition::complete`].
-    pub fn take_job(&mut self) -> Option<WriteJob> {
+    pub fn take_job(&mut self) -> Option<Job> {
         self.engine.take_job()
     }
 
     /// I/O that syncs what was written before: every so often under [`Durability::Interval`].
-    pub fn take_sync_job(&mut self) -> Option<WriteJob> {
+    pub fn take_sync_job(&mut self) -> Option<Job> {
         self.engine.take_sync_job()
     }
 
     /// I/O that notes on disk, without a sync, that everything is synced: when idle, and at the end.
-    pub fn take_mark_job(&mut self) -> Option<WriteJob> {
-        self.engine.log_mut().mark_job()
+    pub fn take_mark_job(&mut self) -> Option<Job> {
+        self.engine.take_mark_job()
     }
 
     /// Takes the outcome of a job and applies what is certain now.
@@ -362,10 +489,22 @@ impl<T> Partition<T> {
         if let Err(error) = self.engine.complete(done) {
             return Err(self.fail(error.to_string()));
         }
-        while let Some(entry) = self.engine.next_committed() {
-            self.apply(&entry);
+        self.apply_certain()?;
+        self.background.turn(&mut self.machine, self.engine.as_ref(), &self.config);
+        Ok(())
+    }
+
+    /// Applies what is certain, up to a slice: a replica that catches up must not hold its thread for long.
+    pub(crate) fn apply_certain(&mut self) -> Result<(), Fatal> {
+        let until = self.commands + self.entries + SLICE_COMMANDS;
+        while self.commands + self.entries < until {
+            match self.engine.next_committed() {
+                Ok(Some(entry)) => self.apply(&entry),
+                Ok(None) => break,
+                Err(error) => return Err(self.fail(error.to_string())),
+            }
         }
-        self.background.turn(&mut self.machine, self.engine.log(), &self.config);
+        self.answer_reads();
         Ok(())
     }
 
@@ -376,12 +515,13 @@ impl<T> Partition<T> {
 
     /// Slow I/O to be run where it may wait: segments made ahead, snapshots, cleaning.
     pub fn take_work(&mut self) -> Option<Work> {
-        self.background.take_work(&self.machine, self.engine.log_mut(), &self.config, self.decisions.logged())
+        let logged = self.decisions.logged();
+        self.background.take_work(&self.machine, self.engine.log_mut(), &self.config, logged)
     }
 
     /// Takes the outcome of slow work; what is worth telling an operator comes back in words.
     pub fn work_done(&mut self, done: Done) -> Option<String> {
-        self.background.done(done, self.engine.log_mut())
+        self.background.done(done, self.engine.as_mut())
     }
 
     /// The state, for reading. What is applied is certain, so reading it is linearizable unless [`Partition::overdue`].
@@ -393,6 +533,9 @@ impl<T> Partition<T> {
     /// Whether something is due at `now` that no entry has ended yet: a read must wait for an entry first.
     #[must_use]
     pub fn overdue(&self, now: Instant) -> bool {
+        if !self.engine.standing().orders {
+            return false;
+        }
         let (wall, time) = self.clock.clone().tick(now);
         self.due(wall, time)
     }
@@ -400,14 +543,18 @@ impl<T> Partition<T> {
     /// Nanoseconds of monotonic time until a turn is needed though nothing arrives; 0 for now.
     #[must_use]
     pub fn next_wake(&self, now: Instant) -> Option<u64> {
-        if self.background.wants_turn() {
+        if self.background.wants_turn() || self.engine.has_committed() {
             return Some(0);
+        }
+        let tick = self.engine.as_replica().map(|replica| replica.next_tick(now));
+        if !self.engine.standing().orders {
+            return tick;
         }
         let (wall, time) = self.clock.clone().tick(now);
         let (due_log, due_wall) = self.machine.next_due();
         let log = due_log.map(|due| due.0.saturating_sub(time.0));
         let wall = due_wall.map(|due| due.0.saturating_sub(wall.0).saturating_mul(1_000_000));
-        log.into_iter().chain(wall).min()
+        log.into_iter().chain(wall).chain(tick).min()
     }
 
     /// Registers for one change; the ticket comes back as [`Reply::Changed`]. Look at the machine first, in the same breath.
@@ -433,8 +580,8 @@ impl<T> Partition<T> {
 
     /// The engine, for backups and free space.
     #[must_use]
-    pub fn engine(&self) -> &Local {
-        &self.engine
+    pub fn engine(&self) -> &dyn Engine {
+        self.engine.as_ref()
     }
 
     /// Whether the disk has too little room for growth; an unanswered question counts as no.
@@ -463,14 +610,14 @@ impl<T> Partition<T> {
     /// Whether something has arrived that no turn has ordered yet.
     #[must_use]
     pub fn has_arrivals(&self) -> bool {
-        !self.queue.is_empty() || !self.keep_alives.is_empty()
+        !self.queue.is_empty() || !self.keep_alives.is_empty() || self.has_arrived()
     }
 
     /// Whether everything proposed is applied, or never will be.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.fatal.is_some()
-            || (self.queue.is_empty() && self.keep_alives.is_empty() && self.engine.in_flight() == 0)
+            || (!self.has_arrivals() && self.in_flight.is_empty() && self.engine.in_flight() == 0)
     }
 
     /// Why nothing is acknowledged any more; nothing while the partition serves.
@@ -510,16 +657,20 @@ impl<T> Partition<T> {
         }
     }
 
-    fn order(
+    /// Whether everything ordered is applied: what the machine shows is all there is.
+    fn is_up_to_date(&self) -> bool {
+        self.engine.last() == self.machine.applied()
+    }
+
+    pub(crate) fn order(
         &mut self,
         commands: Vec<Command>,
-        tickets: Vec<T>,
-        taken: Waiting,
+        origins: Vec<Origin>,
         (wall, time, seed): (WallTime, LogTime, u64),
     ) -> Result<(), Fatal> {
         let decided = self.decisions.take();
-        let proposal = Proposal { wall, time, seed, machine_version: MACHINE_VERSION, commands, decided };
-        self.in_flight.push_back((tickets, taken));
+        let machine_version = MACHINE_VERSION;
+        let proposal = Proposal { wall, time, seed, machine_version, commands, origins, decided };
         match self.engine.propose(proposal) {
             Ok(_) => Ok(()),
             Err(error) => Err(self.fail(error.to_string())),
@@ -527,9 +678,10 @@ impl<T> Partition<T> {
     }
 
     fn apply(&mut self, entry: &Entry) {
-        let (tickets, taken) = self.in_flight.pop_front().expect("every proposed entry has its tickets");
-        self.waiting.commands -= taken.commands;
-        self.waiting.bytes -= taken.bytes;
+        if entry.term > self.applied_term {
+            self.applied_term = entry.term;
+            self.send_again();
+        }
         let before = self.machine.revision();
         self.outputs.clear();
         self.machine.apply(entry, &mut self.outputs);
@@ -538,17 +690,29 @@ impl<T> Partition<T> {
         self.decisions.note(entry, &self.outputs, &self.machine, before);
         self.background.applied(entry);
         // Outcomes before events: a waiter must be parked before its grant is told.
-        for ((ticket, command), outcome) in
-            tickets.into_iter().zip(&entry.commands).zip(self.outputs.outcomes.drain(..))
-        {
-            self.refused += u64::from(matches!(outcome, Outcome::Refused { .. }));
-            match (&outcome, &command.body) {
-                (Outcome::Queued { .. }, CommandBody::Wait { wait }) => {
-                    self.waiters.park(wait.lock.clone(), wait.lease, wait.request, ticket);
+        let mut outcomes = self.outputs.outcomes.drain(..).zip(&entry.commands);
+        for origin in &entry.origins {
+            let count = origin.commands as usize;
+            let own = (origin.node, origin.life) == (self.node, self.life);
+            let found = self.in_flight.binary_search_by_key(&origin.batch, |batch| batch.batch);
+            let batch = found.ok().filter(|_| own).and_then(|at| self.in_flight.remove(at));
+            let Some(batch) = batch else {
+                outcomes.by_ref().take(count).for_each(drop);
+                continue;
+            };
+            self.waiting.commands -= batch.taken.commands;
+            self.waiting.bytes -= batch.taken.bytes;
+            for ((outcome, command), ticket) in outcomes.by_ref().take(count).zip(batch.tickets) {
+                self.refused += u64::from(matches!(outcome, Outcome::Refused { .. }));
+                match (&outcome, &command.body) {
+                    (Outcome::Queued { .. }, CommandBody::Wait { wait }) => {
+                        self.waiters.park(wait.lock.clone(), wait.lease, wait.request, ticket);
+                    }
+                    _ => self.replies.push((ticket, Reply::Outcome(outcome))),
                 }
-                _ => self.replies.push((ticket, Reply::Outcome(outcome))),
             }
         }
+        drop(outcomes);
         let (mut told, mut answered) = (Vec::new(), Vec::new());
         for event in &self.outputs.events {
             self.waiters.happened(event, &mut told, &mut answered);
@@ -559,23 +723,59 @@ impl<T> Partition<T> {
         }
         self.replies.extend(answered.into_iter().map(|(ticket, outcome)| (ticket, Reply::Outcome(outcome))));
         self.replies.extend(told.into_iter().map(|ticket| (ticket, Reply::Changed)));
+        self.applied_one();
     }
 
-    fn due(&self, wall: WallTime, time: LogTime) -> bool {
+    /// Takes back what was ordered or sent in an earlier term and is not among its entries: it never will be, so it goes again. Its
+    /// order among itself stays.
+    fn send_again(&mut self) {
+        let term = self.applied_term;
+        if self.in_flight.front().is_none_or(|batch| batch.term >= term) {
+            return;
+        }
+        let mut own: BTreeMap<u64, Vec<Command>> = BTreeMap::new();
+        for entry in self.engine.replica().map(Raft::take_superseded).unwrap_or_default() {
+            self.decisions.give_back(entry.decided);
+            let mut commands = entry.commands.into_iter();
+            for origin in entry.origins {
+                own.insert(origin.batch, commands.by_ref().take(origin.commands as usize).collect());
+            }
+        }
+        // Numbers rise with terms, so that the old ones are all in front.
+        let old = self.in_flight.partition_point(|batch| batch.term < term);
+        let lost: Vec<InFlight<T>> = self.in_flight.drain(..old).collect();
+        for batch in lost.into_iter().rev() {
+            let Some(commands) = batch.commands.or_else(|| own.remove(&batch.batch)) else {
+                // Nobody else can tell what it was.
+                self.waiting.commands -= batch.taken.commands;
+                self.waiting.bytes -= batch.taken.bytes;
+                let unsure = batch.tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate));
+                self.replies.extend(unsure);
+                continue;
+            };
+            for (command, ticket) in commands.into_iter().zip(batch.tickets).rev() {
+                let keep_alive = matches!(command.body, CommandBody::KeepAlive { .. });
+                if keep_alive { &mut self.keep_alives } else { &mut self.queue }.push_front((command, ticket));
+            }
+        }
+    }
+
+    pub(crate) fn due(&self, wall: WallTime, time: LogTime) -> bool {
         let (due_log, due_wall) = self.machine.next_due();
         due_log.is_some_and(|due| due <= time) || due_wall.is_some_and(|due| due <= wall)
     }
 
-    fn alive(&self) -> Result<(), Fatal> {
+    pub(crate) fn alive(&self) -> Result<(), Fatal> {
         self.fatal.clone().map_or(Ok(()), Err)
     }
 
     /// Ends everything; what was not answered is indeterminate.
-    fn fail(&mut self, why: String) -> Fatal {
+    pub(crate) fn fail(&mut self, why: String) -> Fatal {
         let fatal = self.fatal.get_or_insert(Fatal { why }).clone();
         let queued = self.keep_alives.drain(..).chain(self.queue.drain(..)).map(|(_, ticket)| ticket);
-        let in_flight = self.in_flight.drain(..).flat_map(|(tickets, _)| tickets);
-        let tickets: Vec<T> = in_flight.chain(queued).chain(self.waiters.drain()).collect();
+        let in_flight = self.in_flight.drain(..).flat_map(|batch| batch.tickets);
+        let reads = self.replica.as_mut().map(|replica| replica.drain()).unwrap_or_default();
+        let tickets: Vec<T> = in_flight.chain(queued).chain(self.waiters.drain()).chain(reads).collect();
         self.replies.extend(tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate)));
         self.waiting = Waiting::default();
         fatal

@@ -114,6 +114,14 @@ impl Decisions {
         taken
     }
 
+    /// Takes back what was to go into an entry that never will be in the log.
+    pub(crate) fn give_back(&mut self, decided: Vec<Decided>) {
+        let logged = self.logged;
+        self.pending.extend(decided.into_iter().filter(|decided| decided.index > logged));
+        self.pending.make_contiguous().sort_by_key(|decided| decided.index);
+        self.on_its_way = self.logged;
+    }
+
     pub(crate) fn pending(&self) -> Vec<Decided> {
         self.pending.iter().cloned().collect()
     }

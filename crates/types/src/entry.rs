@@ -4,14 +4,14 @@ use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::command::{Command, CommandBody};
 use crate::outcome::Refusal;
 use crate::units::{
-    IdempotencyKey, Key, LeaseId, LimitName, LockName, LogIndex, LogTime, Revision, ServiceName, TaskName,
-    Term, WallTime,
+    IdempotencyKey, Key, LeaseId, LimitName, LockName, LogIndex, LogTime, NodeId, Revision, ServiceName,
+    TaskName, Term, WallTime,
 };
 use crate::{wire_enum, wire_struct};
 use bytes::Bytes;
 
-/// Version of the wire form of entries.
-pub const ENTRY_VERSION: u64 = 1;
+/// Version of the wire form of entries. Version 1 had no origins and is still read; version 0, like an empty body, is the engine's.
+pub const ENTRY_VERSION: u64 = 2;
 
 /// What the log holds at one index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,9 +30,26 @@ pub struct Entry {
     pub machine_version: u32,
     /// The commands in order.
     pub commands: Vec<Command>,
+    /// Which node took which of the commands from its clients, as runs from the first command on. The machine does not look at it.
+    pub origins: Vec<Origin>,
     /// What earlier entries came to, for `why`. The machine does not look at it.
     pub decided: Vec<Decided>,
 }
+
+/// Commands that one node took from its clients, next to each other in an entry. The node finds them there when it applies the
+/// entry, wherever the entry was ordered, and answers its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The node.
+    pub node: NodeId,
+    /// The life of its process, drawn at random at each start: a number of an earlier life means nothing to a later one.
+    pub life: u64,
+    /// The node's number for this batch of commands, rising in each life.
+    pub batch: u64,
+    /// How many commands.
+    pub commands: u32,
+}
+wire_struct!(Origin { node, life, batch, commands });
 
 /// What an entry came to, as the orderer found when it applied it. Logged with a later entry, so that the log alone can
 /// tell why something is as it is; derived, so that losing it changes no state.
@@ -184,17 +201,22 @@ impl Entry {
         self.seed.put(out);
         self.machine_version.put(out);
         self.commands.put(out);
+        self.origins.put(out);
         self.decided.put(out);
     }
 
-    /// Reads a body.
+    /// Reads a body. What the engine wrote for itself (a leader's first entry, a change of membership) comes as an entry without
+    /// commands, with both clocks at zero.
     ///
     /// # Errors
     /// [`DecodeError`]: the bytes are not an entry, or of a version that this build does not read.
     pub fn decode_body(index: LogIndex, term: Term, body: &Bytes) -> Result<Self, DecodeError> {
         let mut from = Reader::new(body);
+        if Self::is_the_engines(body) {
+            return Ok(Self { index, term, ..Self::default() });
+        }
         let found = from.varint()?;
-        if found != ENTRY_VERSION {
+        if !(1..=ENTRY_VERSION).contains(&found) {
             return Err(DecodeError::Version { what: "entry", found, wanted: ENTRY_VERSION });
         }
         let entry = Self {
@@ -205,10 +227,30 @@ impl Entry {
             seed: Wire::take(&mut from)?,
             machine_version: Wire::take(&mut from)?,
             commands: Wire::take(&mut from)?,
+            origins: if found == 1 { Vec::new() } else { Wire::take(&mut from)? },
             decided: Wire::take(&mut from)?,
         };
         from.finish()?;
         Ok(entry)
+    }
+
+    /// Whether a body holds no commands but something of the engine's own.
+    #[must_use]
+    pub fn is_the_engines(body: &[u8]) -> bool {
+        body.first().is_none_or(|version| *version == 0)
+    }
+
+    /// The two clocks of a body, without reading the rest; nothing for one of the engine's own.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: the bytes are not an entry.
+    pub fn peek_clocks(body: &Bytes) -> Result<Option<(WallTime, LogTime)>, DecodeError> {
+        if Self::is_the_engines(body) {
+            return Ok(None);
+        }
+        let mut from = Reader::new(body);
+        from.varint()?;
+        Ok(Some((Wire::take(&mut from)?, Wire::take(&mut from)?)))
     }
 }
 

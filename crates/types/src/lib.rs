@@ -25,7 +25,7 @@ pub use commit::{
     KeyField, KeyRange, LimitPolicy, LockMode, Mode, OnRefused, Op, Order, PartitionChoice, Payload,
     PayloadRef, RangeRead, Retention, Sort, StreamSettings, When,
 };
-pub use entry::{AutomaticChange, Decided, Entry, FiredTask, Subject, Verdict};
+pub use entry::{AutomaticChange, Decided, Entry, FiredTask, Origin, Subject, Verdict};
 pub use limits::{Invalid, Limits};
 pub use outcome::{
     Branch, Committed, GuardFailed, Holder, KeyValue, LimitReport, OpError, OpResult, Outcome, Refusal,

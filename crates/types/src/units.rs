@@ -76,6 +76,14 @@ number!(
     /// A duration in milliseconds.
     Millis
 );
+number!(
+    /// A node of a cluster; 0 stands for the one node there is without a cluster.
+    NodeId
+);
+number!(
+    /// A cluster, told from every other by chance: drawn at random when it is made; 0 means "none yet".
+    ClusterId
+);
 
 impl LogTime {
     /// The instant `after` this one; saturates.

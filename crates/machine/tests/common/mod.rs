@@ -79,6 +79,7 @@ impl Driver {
             seed: self.index.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             machine_version: 1,
             commands,
+            origins: vec![],
             decided: vec![],
         };
         entry.seal();

@@ -1,0 +1,71 @@
+//! Who a data folder is: its cluster, its node, its vote. Small, synced at every change, and apart from the log, so that damage to the
+//! log never costs a vote.
+//!
+//! Invariant: a term or vote is in this file, synced, before any message tells of it.
+//! Source: Raft §5.2 (currentTerm and votedFor are persistent state).
+//! Called by: `Raft`.
+
+use super::Member;
+use quorate_types::codec::{self, Wire, Writer};
+use quorate_types::{ClusterId, DecodeError, NodeId, Term, wire_struct};
+
+const VERSION: u64 = 1;
+/// The file in the data folder.
+pub(crate) const FILE: &str = "cluster.qid";
+
+/// What the file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster; zero until the node is a member of one.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// The folder itself, drawn at random when it was made: a folder that was wiped is not the member it was.
+    pub instance: u64,
+    /// The newest term seen.
+    pub term: Term,
+    /// Whom this node voted for in that term; zero for nobody.
+    pub vote: NodeId,
+    /// The operating system's boot in which the folder was last opened.
+    pub boot: String,
+    /// Whether it was closed in good order after that.
+    pub clean: bool,
+    /// Which sub-folder holds the log: `log-N`, or the folder itself for 0.
+    pub log: u64,
+    /// The members that the cluster began with, before any change of membership in the log.
+    pub first: Vec<Member>,
+    /// The members last known: whom to dial before the log has told.
+    pub known: Vec<Member>,
+    /// Set while this replica may have lost what it once acknowledged: it neither votes nor campaigns until it has caught up.
+    pub recovering: bool,
+}
+wire_struct!(Identity { cluster, node, instance, term, vote, boot, clean, log, first, known, recovering });
+
+impl Identity {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.varint(VERSION);
+        self.put(&mut out);
+        out.buffer
+    }
+
+    pub(crate) fn decode(bytes: &bytes::Bytes) -> Result<Self, DecodeError> {
+        let mut from = codec::Reader::new(bytes);
+        let found = from.varint()?;
+        if found != VERSION {
+            return Err(DecodeError::Version { what: "cluster identity", found, wanted: VERSION });
+        }
+        let identity = Self::take(&mut from)?;
+        from.finish()?;
+        Ok(identity)
+    }
+
+    /// The sub-folder of the log; the data folder itself when there is none.
+    pub(crate) fn log_folder(&self) -> Option<String> {
+        (self.log > 0).then(|| log_folder(self.log))
+    }
+}
+
+pub(crate) fn log_folder(number: u64) -> String {
+    format!("log-{number}")
+}

@@ -1,0 +1,949 @@
+//! What only a replica does: hears its peers, passes commands to the leader, has reads confirmed, watches clocks and trails.
+//!
+//! Invariant: a read is answered only when a quorum has confirmed, after the read was asked for, that the leader still leads, and
+//! everything committed by then is applied here.
+//! Invariant: without a leader nothing waits for longer than [`LEADERLESS_NS`] to be told so; what was already sent is said to be
+//! indeterminate after twice that.
+//! Invariant: a replica whose machine went another way than a quorum's stops and says at which entry.
+//! Called by: `Partition`, and the runtime and the simulator through it.
+//! Source: reads: Ongaro's thesis §6.4 (read index).
+
+use crate::admission::{Pressure, Refused};
+use crate::cluster::{
+    AdminRequest, CLOCK_OFF_MS, How, LEADERLESS_NS, Outbox, PING_NS, Peer, PeerMessage, READ_AGAIN_NS, Trails,
+    median_ahead_ms, read_frame,
+};
+use crate::partition::{Fatal, Partition, Reply};
+use bytes::Bytes;
+use quorate_engine::{
+    Clock, CopyWanted, EngineError, Identity, Instant, Member, Raft, Role, Standing,
+};
+use quorate_log::Disk;
+use quorate_machine::MACHINE_VERSION;
+use quorate_types::{ClusterId, Command, LogIndex, LogTime, NodeId, Origin, Term};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Groups of reads that wait for a confirmation at the same time.
+const READS_ASKED_MAX: usize = 4;
+/// Reads of peers that may wait at the leader.
+const PEER_READS_MAX: usize = 1024;
+/// How long a change of the cluster waits for the leader's answer.
+const ADMIN_NS: u64 = 5_000_000_000;
+/// Pings after which a peer that needs a copy and does not fetch one is offered it anew.
+const COPY_IDLE_PINGS: u32 = 10;
+
+/// Who a replica is.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaConfig {
+    /// The node's number, 1 or more.
+    pub node: NodeId,
+    /// The life of this process, drawn at random, never zero.
+    pub life: u64,
+    /// The operating system's boot.
+    pub boot: String,
+    /// Where clients reach this node, as peers are to tell theirs.
+    pub url: String,
+}
+
+/// What a read has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBarrier {
+    /// Nothing: what is applied is all there is.
+    Free,
+    /// An entry, which ends what is due.
+    Entry,
+    /// The quorum: ask with [`Partition::request_read`].
+    Quorum,
+}
+
+/// How a member of the cluster is, as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// The member.
+    pub member: Member,
+    /// Where clients reach it; empty until it was heard.
+    pub url: String,
+    /// Milliseconds since it was last heard; nothing when it never was, 0 for this node.
+    pub heard_ms: Option<u64>,
+    /// The last entry it told to have applied.
+    pub applied: LogIndex,
+    /// The last entry that the leader knows to be on its disk; on a leader only.
+    pub matched: Option<LogIndex>,
+    /// It is copying the leader's log.
+    pub copying: bool,
+    /// It may have lost what it acknowledged, and does not vote until it has caught up.
+    pub recovering: bool,
+    /// Milliseconds that its wall clock is ahead of this node's.
+    pub ahead_ms: Option<i64>,
+}
+
+/// How the cluster is, as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// This node.
+    pub node: NodeId,
+    /// The cluster; zero until the node is a member of one.
+    pub cluster: ClusterId,
+    /// Term and leader.
+    pub standing: Standing,
+    /// The last entry known to be committed.
+    pub committed: LogIndex,
+    /// The last entry of this node's log.
+    pub last: LogIndex,
+    /// The members, by number.
+    pub members: Vec<MemberStatus>,
+    /// This replica may have lost what it acknowledged, and does not vote until it has caught up.
+    pub recovering: bool,
+    /// What is missing, when nothing can be served.
+    pub missing: Option<String>,
+    /// Where clients reach the leader, when that is known.
+    pub leader_url: Option<String>,
+}
+
+enum ReadFor<T> {
+    Here(T),
+    Peer(NodeId, u64),
+    /// To know that this replica has caught up.
+    Recovery,
+}
+
+/// Reads that wait for the same confirmation.
+struct Asked<T> {
+    id: u64,
+    at_ns: u64,
+    /// An entry that must be applied too: it ends what was due.
+    floor: LogIndex,
+    reads: Vec<ReadFor<T>>,
+}
+
+struct Arrived {
+    origin: Origin,
+    commands: Vec<Command>,
+}
+
+/// See the module's documentation.
+pub(crate) struct Replica<T> {
+    config: ReplicaConfig,
+    peers: BTreeMap<NodeId, Peer>,
+    standing: Standing,
+    leaderless_since: Option<u64>,
+    now: Instant,
+    /// Batches of other nodes, to be ordered here: keep-alives, and the rest.
+    arrived: [VecDeque<Arrived>; 2],
+    /// The newest batch taken of each node in this term.
+    taken: BTreeMap<(NodeId, u64), u64>,
+    waiting: Vec<ReadFor<T>>,
+    asked: VecDeque<Asked<T>>,
+    confirmed: BTreeMap<LogIndex, Vec<ReadFor<T>>>,
+    next_read: u64,
+    recovery_asked: bool,
+    pinged_ns: Option<u64>,
+    trails: Trails,
+    outbox: Outbox,
+    admin: BTreeMap<u64, (T, u64)>,
+    next_admin: u64,
+    copying: bool,
+    copy_idle: BTreeMap<NodeId, u32>,
+    reopen: bool,
+    notes: Vec<String>,
+}
+
+impl<T> Replica<T> {
+    pub(crate) fn new(config: ReplicaConfig) -> Self {
+        Self {
+            config,
+            peers: BTreeMap::new(),
+            standing: Standing::default(),
+            leaderless_since: None,
+            now: Instant::default(),
+            arrived: [VecDeque::new(), VecDeque::new()],
+            taken: BTreeMap::new(),
+            waiting: Vec::new(),
+            asked: VecDeque::new(),
+            confirmed: BTreeMap::new(),
+            next_read: 1,
+            recovery_asked: false,
+            pinged_ns: None,
+            trails: Trails::default(),
+            outbox: Outbox::default(),
+            admin: BTreeMap::new(),
+            next_admin: 1,
+            copying: false,
+            copy_idle: BTreeMap::new(),
+            reopen: false,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Everybody who waits for something.
+    pub(crate) fn drain(&mut self) -> Vec<T> {
+        let asked = self.asked.drain(..).flat_map(|asked| asked.reads);
+        let confirmed = std::mem::take(&mut self.confirmed).into_values().flatten();
+        let reads = self.waiting.drain(..).chain(asked).chain(confirmed);
+        let here = reads.filter_map(|read| if let ReadFor::Here(ticket) = read { Some(ticket) } else { None });
+        here.chain(std::mem::take(&mut self.admin).into_values().map(|(ticket, _)| ticket)).collect()
+    }
+
+    fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+}
+
+impl<T> Partition<T> {
+    /// What a read has to wait for now.
+    #[must_use]
+    pub fn read_barrier(&self, now: Instant) -> ReadBarrier {
+        if self.replica.is_some() {
+            ReadBarrier::Quorum
+        } else if self.overdue(now) {
+            ReadBarrier::Entry
+        } else {
+            ReadBarrier::Free
+        }
+    }
+
+    /// Asks for a linearizable read: the ticket comes back as [`Reply::MayRead`] when the state may be read, or as
+    /// [`Reply::Refused`].
+    pub fn request_read(&mut self, ticket: T) {
+        let leaderless = self.leaderless();
+        match (&mut self.replica, leaderless) {
+            (None, _) => self.replies.push((ticket, Reply::MayRead)),
+            (Some(_), Some(why)) => {
+                self.replies.push((ticket, Reply::Refused(Refused::NoLeader { why })));
+            }
+            (Some(replica), None) => replica.waiting.push(ReadFor::Here(ticket)),
+        }
+    }
+
+    /// Whether what is applied is at most `staleness_ns` old: everything committed so long ago is in it.
+    #[must_use]
+    pub fn is_fresh(&self, now: Instant, staleness_ns: u64) -> bool {
+        let Some(replica) = &self.replica else { return true };
+        let applied = self.machine.applied();
+        let fresh = |(at, committed): (u64, LogIndex)| {
+            committed <= applied && now.monotonic_ns.saturating_sub(at) <= staleness_ns
+        };
+        replica.peers.values().filter_map(|peer| peer.led).any(fresh)
+    }
+
+    /// Takes a frame from a peer.
+    ///
+    /// # Errors
+    /// [`Fatal`] when this replica went astray or its disk failed.
+    pub fn receive(&mut self, from: NodeId, frame: &Bytes, now: Instant) -> Result<(), Fatal> {
+        self.alive()?;
+        let messages = match read_frame(frame) {
+            Ok(messages) => messages,
+            Err(error) => {
+                if let Some(replica) = &mut self.replica {
+                    replica.note(format!("node {from} sent what this build cannot read: {error}"));
+                }
+                return Ok(());
+            }
+        };
+        let Some(replica) = &mut self.replica else { return Ok(()) };
+        replica.now = now;
+        replica.peers.entry(from).or_default().heard_ns = Some(now.monotonic_ns);
+        for message in messages {
+            self.take_message(from, message, now)?;
+        }
+        self.look_around(now)
+    }
+
+    /// The link to a peer stands anew: what was sent before may be lost. `stranger` when its folder is no member of any cluster yet.
+    pub fn peer_up(&mut self, node: NodeId, stranger: bool) {
+        let Some(replica) = &mut self.replica else { return };
+        let Some(raft) = self.engine.as_replica() else { return };
+        let identity = raft.identity();
+        if stranger && identity.cluster != ClusterId::ZERO && raft.members().member(node).is_some() {
+            let (cluster, first) = (identity.cluster, identity.first.clone());
+            replica.outbox.push(node, &PeerMessage::Adopt { cluster, first });
+        }
+        let standing = self.engine.standing();
+        if standing.leader == Some(node) {
+            for batch in self.in_flight.iter_mut().filter(|batch| batch.term == standing.term) {
+                let Some(commands) = batch.commands.take() else { continue };
+                let again =
+                    PeerMessage::Forward { term: batch.term, life: self.life, batch: batch.batch, commands };
+                replica.outbox.push(node, &again);
+                let PeerMessage::Forward { commands, .. } = again else { unreachable!("it was just made") };
+                batch.commands = Some(commands);
+            }
+        }
+    }
+
+    /// The link to a peer is gone.
+    pub fn peer_down(&mut self, node: NodeId) {
+        if let Some(raft) = self.engine.replica() {
+            raft.peer_unreachable(node);
+        }
+    }
+
+    /// Frames for the peers, in order.
+    pub fn take_frames(&mut self) -> Vec<(NodeId, Bytes)> {
+        let Some(replica) = &mut self.replica else { return Vec::new() };
+        if let Some(raft) = self.engine.replica() {
+            for message in raft.take_messages() {
+                replica.outbox.push(message.to(), &PeerMessage::Consensus { message });
+            }
+        }
+        if replica.outbox.is_empty() { Vec::new() } else { replica.outbox.take().collect() }
+    }
+
+    /// Changes the cluster, here or by the leader; the ticket comes back as [`Reply::Admin`].
+    pub fn admin(&mut self, request: AdminRequest, ticket: T) {
+        let standing = self.engine.standing();
+        let Some(replica) = &mut self.replica else {
+            let why = "this node runs alone: start it with --node-id to make it part of a cluster";
+            return self.replies.push((ticket, Reply::Admin(Some(why.to_owned()))));
+        };
+        match standing.leader {
+            _ if standing.leads => {
+                let refused = self.administer(request);
+                self.replies.push((ticket, Reply::Admin(refused)));
+            }
+            Some(leader) => {
+                let id = replica.next_admin;
+                replica.next_admin += 1;
+                replica.admin.insert(id, (ticket, replica.now.monotonic_ns));
+                replica.outbox.push(leader, &PeerMessage::Admin { id, request });
+            }
+            None => {
+                let why = self.leaderless_now();
+                self.replies.push((ticket, Reply::Admin(Some(why))));
+            }
+        }
+    }
+
+    /// The copy of the leader's log that this replica needs, if any.
+    #[must_use]
+    pub fn copy_wanted(&self) -> Option<CopyWanted> {
+        self.engine.as_replica().and_then(Raft::copy_wanted)
+    }
+
+    /// Says whether a copy is being fetched.
+    pub fn set_copying(&mut self, copying: bool) {
+        if let Some(replica) = &mut self.replica {
+            replica.copying = copying;
+        }
+    }
+
+    /// Where a copy is gathered.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn staging(&self) -> Result<Arc<dyn Disk>, EngineError> {
+        let raft = self.engine.as_replica();
+        raft.ok_or_else(|| EngineError::Identity("this node is not part of a cluster".to_owned()))?.staging()
+    }
+
+    /// Makes a gathered copy this replica's log. When it says yes, open the folder again.
+    ///
+    /// # Errors
+    /// The folder's identity cannot be written.
+    pub fn install(&mut self, wanted: CopyWanted, last: LogIndex) -> Result<bool, EngineError> {
+        let Some(raft) = self.engine.replica() else { return Ok(false) };
+        let installed = raft.install(wanted, last)?;
+        if let Some(replica) = &mut self.replica {
+            replica.reopen |= installed;
+        }
+        Ok(installed)
+    }
+
+    /// Begins a cluster with this node as its only member, dialled at `address`. Then open the folder again.
+    ///
+    /// # Errors
+    /// It is a member of a cluster already, or not a replica.
+    pub fn init_cluster(&mut self, cluster: ClusterId, address: String) -> Result<(), EngineError> {
+        let Some(raft) = self.engine.replica() else {
+            let why = "this node runs alone: start it with --node-id to make it part of a cluster";
+            return Err(EngineError::Identity(why.to_owned()));
+        };
+        raft.init(cluster, address)?;
+        if let Some(replica) = &mut self.replica {
+            replica.reopen = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the folder has to be opened again: its log or its cluster is another one now.
+    #[must_use]
+    pub fn wants_reopening(&self) -> bool {
+        self.replica.as_ref().is_some_and(|replica| replica.reopen)
+    }
+
+    /// Ends the replica's life in good order: everything is on disk.
+    ///
+    /// # Errors
+    /// The folder's identity cannot be written.
+    pub fn close(&mut self) -> Result<(), EngineError> {
+        match self.engine.replica() {
+            Some(raft) if !self.replica.as_ref().is_some_and(|replica| replica.reopen) => raft.close(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands leadership to the best other voter, if there is one; whether it was handed on.
+    pub fn hand_over(&mut self) -> bool {
+        let leads = self.engine.standing().leads;
+        match self.engine.replica() {
+            Some(raft) if leads => {
+                let to = raft.successor();
+                to.into_iter().for_each(|to| raft.transfer(to));
+                to.is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Who this folder is; nothing when the node runs alone.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.engine.as_replica().map(Raft::identity)
+    }
+
+    /// The members of the cluster, as far as this folder knows them.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        let Some(raft) = self.engine.as_replica() else { return Vec::new() };
+        let (now, known) = (raft.members().list(), raft.known());
+        // Right after opening, changes in the log are not applied yet, and the folder knows more.
+        if known.len() > now.len() { known.to_vec() } else { now }
+    }
+
+    /// Operators should hear of these, oldest first.
+    pub fn take_replica_notes(&mut self) -> Vec<String> {
+        self.replica.as_mut().map(|replica| std::mem::take(&mut replica.notes)).unwrap_or_default()
+    }
+
+    /// How the cluster is, as this node sees it; nothing when it runs alone.
+    #[must_use]
+    pub fn cluster_status(&self) -> Option<ClusterStatus> {
+        let (replica, raft) = (self.replica.as_ref()?, self.engine.as_replica()?);
+        let progress = raft.progress();
+        let now_ns = replica.now.monotonic_ns;
+        let status = |member: Member| {
+            let node = member.node;
+            if node == self.node {
+                return MemberStatus {
+                    url: replica.config.url.clone(),
+                    heard_ms: Some(0),
+                    applied: self.machine.applied(),
+                    matched: raft.progress().iter().find(|p| p.node == node).map(|p| p.matched),
+                    copying: replica.copying,
+                    recovering: raft.is_recovering(),
+                    ahead_ms: Some(0),
+                    member,
+                };
+            }
+            let peer = replica.peers.get(&node);
+            let how = peer.map(|peer| peer.how.clone()).unwrap_or_default();
+            let heard = peer.and_then(|peer| peer.heard_ns);
+            MemberStatus {
+                url: how.url,
+                heard_ms: heard.map(|heard| now_ns.saturating_sub(heard) / 1_000_000),
+                applied: how.applied,
+                matched: progress.iter().find(|p| p.node == node).map(|p| p.matched),
+                copying: how.copying,
+                recovering: how.recovering,
+                ahead_ms: peer.and_then(|peer| peer.ahead_ms),
+                member,
+            }
+        };
+        let standing = self.engine.standing();
+        let members: Vec<MemberStatus> = self.members().into_iter().map(status).collect();
+        let leader_url =
+            members.iter().find(|m| Some(m.member.node) == standing.leader).map(|m| m.url.clone());
+        Some(ClusterStatus {
+            node: self.node,
+            cluster: raft.identity().cluster,
+            standing,
+            committed: raft.committed(),
+            last: self.engine.last(),
+            recovering: raft.is_recovering(),
+            missing: standing.leader.is_none().then(|| self.leaderless_now()),
+            leader_url: leader_url.filter(|url| !url.is_empty()),
+            members,
+        })
+    }
+
+    /// Lets time pass for a replica: ticks, pings, reads. Nothing for a node that runs alone.
+    pub(crate) fn beat(&mut self, now: Instant) -> Result<(), Fatal> {
+        if self.replica.is_none() {
+            return Ok(());
+        }
+        let leads = self.engine.standing().leads;
+        let time = if leads { self.clock.tick(now).1 } else { LogTime::ZERO };
+        if let Some(raft) = self.engine.replica() {
+            raft.tick(now, time);
+        }
+        if let Some(replica) = &mut self.replica {
+            replica.now = now;
+        }
+        self.look_around(now)?;
+        self.ping(now);
+        self.watch_clock(now);
+        self.drive_reads(now)?;
+        self.give_up(now);
+        Ok(())
+    }
+
+    /// What nearly everything is full of, here or at the leader: growth is refused.
+    pub(crate) fn pressure(&self) -> Pressure {
+        let leader = self.replica.as_ref().and_then(|replica| {
+            let leader = replica.standing.leader?;
+            replica.peers.get(&leader)
+        });
+        Pressure {
+            disk: self.pressure.disk || leader.is_some_and(|peer| peer.how.disk_low),
+            memory: self.pressure.memory || leader.is_some_and(|peer| peer.how.memory_low),
+        }
+    }
+
+    /// Why nothing can be served, once that has lasted a while.
+    pub(crate) fn leaderless(&self) -> Option<String> {
+        let replica = self.replica.as_ref()?;
+        let since = replica.leaderless_since?;
+        let lasted = replica.now.monotonic_ns.saturating_sub(since);
+        (lasted >= LEADERLESS_NS).then(|| self.leaderless_now())
+    }
+
+    fn leaderless_now(&self) -> String {
+        let (Some(replica), Some(raft)) = (&self.replica, self.engine.as_replica()) else { return String::new() };
+        if raft.identity().cluster == ClusterId::ZERO {
+            return format!(
+                "node {} is not a member of a cluster yet: run `quorate cluster init` here, or `quorate cluster add` at a member",
+                self.node
+            );
+        }
+        let now_ns = replica.now.monotonic_ns;
+        let members = self.members();
+        let voters = members.iter().filter(|member| member.role != Role::Learner {});
+        let silent: Vec<String> = voters
+            .clone()
+            .filter(|member| member.node != self.node)
+            .filter(|member| !replica.peers.get(&member.node).is_some_and(|peer| peer.is_heard(now_ns)))
+            .map(|member| format!("node {} at {}", member.node, member.address))
+            .collect();
+        let count = voters.count();
+        let quorum = count / 2 + 1;
+        let reachable = count - silent.len();
+        if reachable < quorum {
+            format!(
+                "the quorum is lost: {reachable} of {count} voters can be reached from node {}, {quorum} are needed; nothing is heard of {}",
+                self.node,
+                silent.join(", ")
+            )
+        } else {
+            format!("no leader is elected yet: {reachable} of {count} voters can be reached from node {}", self.node)
+        }
+    }
+
+    /// Whether batches of other nodes wait to be ordered.
+    pub(crate) fn has_arrived(&self) -> bool {
+        self.replica.as_ref().is_some_and(|replica| replica.arrived.iter().any(|queue| !queue.is_empty()))
+    }
+
+    /// Takes batches of other nodes into an entry.
+    pub(crate) fn gather_arrived(
+        &mut self,
+        keep_alives: bool,
+        room: &mut u64,
+        commands: &mut Vec<Command>,
+        origins: &mut Vec<Origin>,
+    ) {
+        let Some(replica) = &mut self.replica else { return };
+        let queue = &mut replica.arrived[usize::from(!keep_alives)];
+        while *room > 0
+            && let Some(batch) = queue.pop_front()
+        {
+            let weigh = |command| self.config.limits.weigh(command).unwrap_or(0);
+            *room = room.saturating_sub(batch.commands.iter().map(weigh).sum());
+            origins.push(batch.origin);
+            commands.extend(batch.commands);
+        }
+    }
+
+    /// Sends what has arrived from clients to the leader, when there is one.
+    pub(crate) fn forward_all(&mut self) {
+        let standing = self.engine.standing();
+        let Some(leader) = standing.leader.filter(|leader| *leader != self.node) else { return };
+        for keep_alives in [true, false] {
+            while let Some((commands, tickets, taken)) = self.gather_own(keep_alives, self.config.entry_bytes) {
+                let origin = self.launch(commands.len(), standing.term, tickets, taken, None);
+                let Origin { life, batch, .. } = origin;
+                let message = PeerMessage::Forward { term: standing.term, life, batch, commands };
+                if let Some(replica) = &mut self.replica {
+                    replica.outbox.push(leader, &message);
+                }
+                let PeerMessage::Forward { commands, .. } = message else { unreachable!("it was just made") };
+                self.in_flight.back_mut().expect("it was just launched").commands = Some(commands);
+            }
+        }
+    }
+
+    /// After an entry was applied.
+    pub(crate) fn applied_one(&mut self) {
+        if let Some(replica) = &mut self.replica {
+            replica.trails.note(self.machine.applied(), self.machine.trail());
+        }
+    }
+
+    /// Answers reads whose index is applied.
+    pub(crate) fn answer_reads(&mut self) {
+        let applied = self.machine.applied();
+        let Some(replica) = &mut self.replica else { return };
+        let mut recovered = false;
+        while let Some(entry) = replica.confirmed.first_entry().filter(|entry| *entry.key() <= applied) {
+            let index = *entry.key();
+            for read in entry.remove() {
+                match read {
+                    ReadFor::Here(ticket) => self.replies.push((ticket, Reply::MayRead)),
+                    ReadFor::Peer(node, id) => {
+                        replica.outbox.push(node, &PeerMessage::MayRead { id, index });
+                    }
+                    ReadFor::Recovery => recovered = true,
+                }
+            }
+        }
+        if recovered && let Some(raft) = self.engine.replica() {
+            raft.recovered();
+            replica.note("this replica has caught up and votes again".to_owned());
+        }
+    }
+
+    fn take_message(&mut self, from: NodeId, message: PeerMessage, now: Instant) -> Result<(), Fatal> {
+        match message {
+            PeerMessage::Consensus { message } => {
+                if message.from() == from
+                    && let Some(raft) = self.engine.replica()
+                {
+                    raft.step(message);
+                }
+            }
+            PeerMessage::Forward { term, life, batch, commands } => {
+                self.take_batch(from, term, life, batch, commands);
+            }
+            PeerMessage::AskRead { id } => {
+                let leads = self.engine.standing().leads;
+                if let Some(replica) = self.replica.as_mut().filter(|_| leads)
+                    && replica.waiting.len() < PEER_READS_MAX
+                {
+                    replica.waiting.push(ReadFor::Peer(from, id));
+                }
+            }
+            PeerMessage::MayRead { id, index } => self.confirm(id, index),
+            PeerMessage::Ping { sent_ns, how } => return self.take_ping(from, sent_ns, *how, now),
+            PeerMessage::Pong { sent_ns, wall_ms, committed, leads, term } => {
+                self.take_pong(from, sent_ns, wall_ms, (leads && term == self.engine.standing().term).then_some(committed), now);
+            }
+            PeerMessage::Adopt { cluster, first } => {
+                if let Some(raft) = self.engine.replica()
+                    && raft.identity().cluster == ClusterId::ZERO
+                    && let Some(replica) = &mut self.replica
+                {
+                    match raft.adopt(cluster, first) {
+                        Ok(()) => replica.reopen = true,
+                        Err(error) => replica.note(format!("joining the cluster failed: {error}")),
+                    }
+                }
+            }
+            PeerMessage::Admin { id, request } => {
+                let refused = if self.engine.standing().leads {
+                    self.administer(request)
+                } else {
+                    Some("leadership has just moved: nothing happened, try again".to_owned())
+                };
+                if let Some(replica) = &mut self.replica {
+                    replica.outbox.push(from, &PeerMessage::AdminDone { id, refused });
+                }
+            }
+            PeerMessage::AdminDone { id, refused } => {
+                let waited = self.replica.as_mut().and_then(|replica| replica.admin.remove(&id));
+                self.replies.extend(waited.map(|(ticket, _)| (ticket, Reply::Admin(refused))));
+            }
+        }
+        Ok(())
+    }
+
+    /// A batch of another node's clients: taken once, and only in the term it was sent in.
+    fn take_batch(&mut self, from: NodeId, term: Term, life: u64, batch: u64, commands: Vec<Command>) {
+        let standing = self.engine.standing();
+        let Some(replica) = self.replica.as_mut() else { return };
+        // A number is drawn by each life of a process; a bound keeps one that restarts without end from filling memory.
+        if !standing.leads || standing.term != term || commands.is_empty() || replica.taken.len() > PEER_READS_MAX {
+            return;
+        }
+        let taken = replica.taken.entry((from, life)).or_default();
+        if batch <= *taken {
+            return;
+        }
+        *taken = batch;
+        let keep_alive =
+            |command: &Command| matches!(command.body, quorate_types::CommandBody::KeepAlive { .. });
+        let queue = usize::from(!commands.iter().all(keep_alive));
+        let count = u32::try_from(commands.len()).expect("a frame holds fewer than 2^32 commands");
+        let origin = Origin { node: from, life, batch, commands: count };
+        replica.arrived[queue].push_back(Arrived { origin, commands });
+    }
+
+    fn take_ping(&mut self, from: NodeId, sent_ns: u64, how: How, now: Instant) -> Result<(), Fatal> {
+        let standing = self.engine.standing();
+        let Some(replica) = self.replica.as_mut() else { return Ok(()) };
+        let Some(raft) = self.engine.replica() else { return Ok(()) };
+        let committed = raft.committed();
+        replica.outbox.push(
+            from,
+            &PeerMessage::Pong {
+                sent_ns,
+                wall_ms: now.wall_ms,
+                committed,
+                leads: standing.leads,
+                term: standing.term,
+            },
+        );
+        let peer = replica.peers.entry(from).or_default();
+        let restarted = peer.how.life != how.life;
+        let needs_copy = raft.progress().iter().any(|progress| progress.node == from && progress.copying);
+        let idle = replica.copy_idle.entry(from).or_default();
+        *idle = if needs_copy && !how.copying { *idle + 1 } else { 0 };
+        if restarted {
+            raft.peer_restarted(from, how.last);
+        } else if *idle >= COPY_IDLE_PINGS {
+            *idle = 0;
+            raft.copy_ended(from, false);
+        }
+        let members = raft.members();
+        let (quorum, voters) = (members.quorum(), members.voters());
+        // Of two, the one that follows gives way: it can be copied anew.
+        let enough = if voters.len() == 2 && !standing.leads { 1 } else { quorum };
+        let astray = replica.trails.compare(from, &how.trails, enough);
+        peer.how = how;
+        if let Some((index, others)) = astray {
+            let others: Vec<String> = others.iter().map(NodeId::to_string).collect();
+            return Err(self.fail(format!(
+                "this replica's state differs at entry {index} from that of nodes {}: it must not be trusted. Stop this node, keep its folder for diagnosis, and start it with an empty one after `quorate cluster remove {}` and `add`",
+                others.join(", "),
+                self.node
+            )));
+        }
+        Ok(())
+    }
+
+    fn take_pong(&mut self, from: NodeId, sent_ns: u64, wall_ms: u64, led: Option<LogIndex>, now: Instant) {
+        let Some(replica) = self.replica.as_mut() else { return };
+        let trip_ns = now.monotonic_ns.saturating_sub(sent_ns);
+        let peer = replica.peers.entry(from).or_default();
+        // A slow answer says little about the clock.
+        if trip_ns < 500_000_000 {
+            let here = now.wall_ms as i64 - (trip_ns / 2_000_000) as i64;
+            peer.ahead_ms = Some(wall_ms as i64 - here);
+        }
+        if let Some(committed) = led {
+            peer.led = Some((sent_ns, committed));
+        }
+    }
+
+    /// Looks at what the engine has come to: leadership, confirmed reads, committed entries.
+    fn look_around(&mut self, now: Instant) -> Result<(), Fatal> {
+        let standing = self.engine.standing();
+        let (machine_wall, machine_time) = (self.machine.wall(), self.machine.log_time());
+        let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.replica()) else { return Ok(()) };
+        if (standing.term, standing.leader, standing.leads)
+            != (replica.standing.term, replica.standing.leader, replica.standing.leads)
+        {
+            if standing.leads {
+                let (wall, time) = raft.office();
+                self.clock = Clock::resume(wall.max(machine_wall), time.max(machine_time));
+                self.clock.tick(now);
+            }
+            replica.arrived.iter_mut().for_each(VecDeque::clear);
+            replica.taken.clear();
+            replica.waiting.retain(|read| !matches!(read, ReadFor::Peer(..)));
+            // They are asked for again, of the new leader.
+            for asked in &mut replica.asked {
+                asked.at_ns = 0;
+                asked.reads.retain(|read| !matches!(read, ReadFor::Peer(..)));
+            }
+        }
+        replica.standing = standing;
+        replica.leaderless_since = match standing.leader {
+            Some(_) => None,
+            None => replica.leaderless_since.or(Some(now.monotonic_ns)),
+        };
+        let wanted = raft.take_snapshot_wanted();
+        let mut confirmed = Vec::new();
+        while let Some(read) = raft.next_read() {
+            confirmed.push(read);
+        }
+        if wanted {
+            self.snapshot_soon();
+        }
+        for (id, index) in confirmed {
+            self.confirm(id, index);
+        }
+        self.apply_certain()
+    }
+
+    fn confirm(&mut self, id: u64, index: LogIndex) {
+        let Some(replica) = self.replica.as_mut() else { return };
+        let Some(at) = replica.asked.iter().position(|asked| asked.id == id) else { return };
+        let asked = replica.asked.remove(at).expect("it was just found");
+        replica.confirmed.entry(index.max(asked.floor)).or_default().extend(asked.reads);
+        self.answer_reads();
+    }
+
+    fn ping(&mut self, now: Instant) {
+        let due = |replica: &Replica<T>| {
+            replica.pinged_ns.is_none_or(|at| now.monotonic_ns.saturating_sub(at) >= PING_NS)
+        };
+        if !self.replica.as_ref().is_some_and(|replica| due(replica)) {
+            return;
+        }
+        let (last, applied) = (self.engine.last(), self.machine.applied());
+        let members = self.members();
+        let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.as_replica()) else { return };
+        replica.pinged_ns = Some(now.monotonic_ns);
+        let how = How {
+            life: self.life,
+            last,
+            applied,
+            copying: replica.copying,
+            recovering: raft.is_recovering(),
+            disk_low: self.pressure.disk,
+            memory_low: self.pressure.memory,
+            machine_version: MACHINE_VERSION,
+            url: replica.config.url.clone(),
+            trails: replica.trails.told(),
+        };
+        let message = PeerMessage::Ping { sent_ns: now.monotonic_ns, how: Box::new(how) };
+        for member in members.iter().filter(|member| member.node != self.node) {
+            replica.outbox.push(member.node, &message);
+        }
+    }
+
+    /// A node whose wall clock is far from the others' does not lead: its entries would date everybody's records.
+    fn watch_clock(&mut self, now: Instant) {
+        let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.replica()) else { return };
+        let heard = replica.peers.values().filter(|peer| peer.is_heard(now.monotonic_ns));
+        let median = median_ahead_ms(heard.filter_map(|peer| peer.ahead_ms));
+        let off = median.abs() > CLOCK_OFF_MS;
+        raft.set_clock_off(off);
+        let standing = self.engine.standing();
+        if off && standing.orders && self.hand_over() && let Some(replica) = &mut self.replica {
+            replica.note(format!(
+                "this node's wall clock is {median} ms behind the others' median: it hands leadership over. Set the clock (NTP)"
+            ));
+        }
+    }
+
+    fn drive_reads(&mut self, now: Instant) -> Result<(), Fatal> {
+        let standing = self.engine.standing();
+        let recovering = self.engine.as_replica().is_some_and(Raft::is_recovering);
+        let Some(replica) = self.replica.as_mut() else { return Ok(()) };
+        if recovering && !replica.recovery_asked && standing.leader.is_some() {
+            replica.recovery_asked = true;
+            replica.waiting.push(ReadFor::Recovery);
+        }
+        if !replica.waiting.is_empty() && replica.asked.len() < READS_ASKED_MAX && standing.leader.is_some() {
+            let id = replica.next_read;
+            replica.next_read += 1;
+            let reads = std::mem::take(&mut replica.waiting);
+            let at_ns = now.monotonic_ns;
+            replica.asked.push_back(Asked { id, at_ns, floor: LogIndex::ZERO, reads });
+            let (wall, time) = self.clock.clone().tick(now);
+            if standing.orders && self.due(wall, time) {
+                // What is due ends before anybody reads past it.
+                self.order(Vec::new(), Vec::new(), (wall, time, id))?;
+                let floor = self.engine.last();
+                let replica = self.replica.as_mut().expect("it was there a moment ago");
+                replica.asked.back_mut().expect("it was just pushed").floor = floor;
+            }
+            self.ask(id, standing);
+        }
+        let Some(replica) = self.replica.as_mut() else { return Ok(()) };
+        let mut again = Vec::new();
+        for asked in &mut replica.asked {
+            if now.monotonic_ns.saturating_sub(asked.at_ns) >= READ_AGAIN_NS {
+                asked.at_ns = now.monotonic_ns;
+                again.push(asked.id);
+            }
+        }
+        for id in again {
+            self.ask(id, standing);
+        }
+        self.look_around(now)
+    }
+
+    fn ask(&mut self, id: u64, standing: Standing) {
+        let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.replica()) else { return };
+        match standing.leader {
+            _ if standing.leads => raft.read(id),
+            Some(leader) => replica.outbox.push(leader, &PeerMessage::AskRead { id }),
+            None => {}
+        }
+    }
+
+    /// Tells those who wait in vain.
+    fn give_up(&mut self, now: Instant) {
+        let leaderless = self.leaderless();
+        let Some(replica) = self.replica.as_mut() else { return };
+        let late = |(_, (_, at)): &(&u64, &(T, u64))| now.monotonic_ns.saturating_sub(*at) >= ADMIN_NS;
+        let late: Vec<u64> = replica.admin.iter().filter(late).map(|(id, _)| *id).collect();
+        for id in late {
+            let why = "the leader did not answer in time: see `quorate cluster status` for what became of it";
+            let waited = replica.admin.remove(&id);
+            self.replies.extend(waited.map(|(ticket, _)| (ticket, Reply::Admin(Some(why.to_owned())))));
+        }
+        let Some(why) = leaderless else { return };
+        let lasted = replica.leaderless_since.map_or(0, |since| now.monotonic_ns.saturating_sub(since));
+        let reads = replica.waiting.drain(..).chain(replica.asked.drain(..).flat_map(|asked| asked.reads));
+        replica.recovery_asked = false;
+        for read in reads {
+            if let ReadFor::Here(ticket) = read {
+                self.replies.push((ticket, Reply::Refused(Refused::NoLeader { why: why.clone() })));
+            }
+        }
+        let queued: Vec<(Command, T)> = self.keep_alives.drain(..).chain(self.queue.drain(..)).collect();
+        for (command, ticket) in queued {
+            self.waiting.commands -= 1;
+            self.waiting.bytes -= self.config.limits.weigh(&command).unwrap_or(0);
+            self.replies.push((ticket, Reply::Refused(Refused::NoLeader { why: why.clone() })));
+        }
+        if lasted >= 2 * LEADERLESS_NS {
+            for batch in self.in_flight.drain(..) {
+                self.waiting.commands -= batch.taken.commands;
+                self.waiting.bytes -= batch.taken.bytes;
+                self.replies.extend(batch.tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate)));
+            }
+        }
+    }
+
+    /// Does what the leader alone may: nothing, or why it is refused.
+    fn administer(&mut self, request: AdminRequest) -> Option<String> {
+        let raft = self.engine.replica()?;
+        match request {
+            AdminRequest::Change { changes, vote } => {
+                raft.change(&changes, vote).err().map(|error| error.to_string())
+            }
+            AdminRequest::Transfer { to } => {
+                let successor = raft.successor();
+                let Some(to) = (if to == NodeId::ZERO { successor } else { Some(to) }) else {
+                    return Some("no other voter can be reached: leadership stays where it is".to_owned());
+                };
+                if to == self.node {
+                    return Some(format!("node {to} leads already"));
+                }
+                match raft.members().member(to) {
+                    Some(member) if member.role == (Role::Voter {}) => {
+                        raft.transfer(to);
+                        None
+                    }
+                    Some(_) => Some(format!("node {to} is not a voter: it cannot lead")),
+                    None => Some(format!("node {to} is not a member of this cluster")),
+                }
+            }
+        }
+    }
+}
