@@ -32,7 +32,7 @@ use quorate_types::codec::{Writer, encode};
 use quorate_types::{Entry, LogIndex, LogTime, NodeId, Term, WallTime};
 use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, EntryType, MessageType};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use storage::Storage;
 
@@ -126,8 +126,6 @@ pub struct Raft {
     copy: Option<CopyWanted>,
     /// The last entry acknowledged to the leader of a term.
     acknowledged: (u64, u64),
-    /// Learners that become voters once they have caught up.
-    joining: BTreeMap<NodeId, ()>,
     jitter: u64,
     scratch: Writer,
     body: Vec<u8>,
@@ -263,12 +261,11 @@ impl Raft {
         std::mem::take(&mut self.superseded)
     }
 
-    /// Changes the membership; several changes take effect together. A node that is learned and not promoted in the same breath
-    /// becomes a voter by itself once it has caught up, when `vote` is set.
+    /// Changes the membership; several changes take effect together.
     ///
     /// # Errors
     /// [`ChangeError`]: nothing happened.
-    pub fn change(&mut self, changes: &[Change], vote: bool) -> Result<(), ChangeError> {
+    pub fn change(&mut self, changes: &[Change]) -> Result<(), ChangeError> {
         if !self.is_leader() {
             return Err(ChangeError::NotLeader);
         }
@@ -279,13 +276,6 @@ impl Raft {
         }
         let (change, context) = self.members.conf_change(changes);
         self.raw.propose_conf_change(context, change).map_err(|_| ChangeError::UnderWay)?;
-        for change in changes {
-            match change {
-                Change::Learn { node, .. } if vote => drop(self.joining.insert(*node, ())),
-                Change::Remove { node } => drop(self.joining.remove(node)),
-                _ => {}
-            }
-        }
         self.pump();
         Ok(())
     }
@@ -462,19 +452,23 @@ impl Raft {
 
     /// Learners that have caught up become voters, one at a time.
     fn promote(&mut self) {
-        if self.joining.is_empty() || !self.is_leader() || self.raw.raft.has_pending_conf() {
+        if !self.members.has_learners() {
+            return;
+        }
+        if !self.is_leader() || self.raw.raft.has_pending_conf() || self.members.is_joint() {
             return;
         }
         let last = self.raw.raft.raft_log.last_index();
-        let ready = self.progress().into_iter().find(|peer| {
-            self.joining.contains_key(&peer.node)
-                && peer.active
-                && !peer.copying
-                && peer.matched.0 + PROMOTE_ENTRIES >= last
-        });
-        let Some(peer) = ready else { return };
-        if self.change(&[Change::Promote { node: peer.node }], false).is_ok() {
-            self.joining.remove(&peer.node);
+        let learners = self.members.list().into_iter().filter(|m| m.role == (Role::Learner {}) && m.vote);
+        let progress = self.progress();
+        let caught_up = |learner: &Member| {
+            let peer = progress.iter().find(|peer| peer.node == learner.node);
+            peer.is_some_and(|peer| peer.active && !peer.copying && peer.matched.0 + PROMOTE_ENTRIES >= last)
+        };
+        let ready = learners.into_iter().find(caught_up);
+        if let Some(learner) = ready {
+            // A refusal (a hand-over is under way) is tried again at the next tick.
+            let _ = self.change(&[Change::Promote { node: learner.node }]);
         }
     }
 
@@ -494,7 +488,6 @@ impl Raft {
                 self.take_office();
             } else {
                 self.reads_waiting.clear();
-                self.joining.clear();
             }
         }
     }

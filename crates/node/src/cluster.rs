@@ -115,12 +115,10 @@ impl Wire for Box<How> {
 /// A request that changes the cluster itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminRequest {
-    /// Changes the membership; with `vote`, nodes that are learned become voters once they have caught up.
+    /// Changes the membership.
     Change {
         /// The changes, which take effect together.
         changes: Vec<Change>,
-        /// Whether learned nodes are to vote.
-        vote: bool,
     },
     /// Hands leadership to another voter; the best one when it is zero.
     Transfer {
@@ -128,7 +126,7 @@ pub enum AdminRequest {
         to: NodeId,
     },
 }
-wire_enum!(AdminRequest { 1 = Change { changes, vote }, 2 = Transfer { to } });
+wire_enum!(AdminRequest { 1 = Change { changes }, 2 = Transfer { to } });
 
 /// What is known of a peer.
 #[derive(Clone, Debug, Default)]

@@ -468,6 +468,19 @@ impl<T> Partition<T> {
         })
     }
 
+    /// What a replica does while a write is under way: everything but ordering, so that what arrives gathers for the next entry.
+    ///
+    /// # Errors
+    /// [`Fatal`] once the log has failed.
+    pub fn pulse(&mut self, now: Instant) -> Result<(), Fatal> {
+        self.alive()?;
+        self.beat(now)?;
+        if !self.engine.standing().orders {
+            self.forward_all();
+        }
+        self.apply_certain()
+    }
+
     /// Lets time pass for a replica: ticks, pings, reads. Nothing for a node that runs alone.
     pub(crate) fn beat(&mut self, now: Instant) -> Result<(), Fatal> {
         if self.replica.is_none() {
@@ -924,9 +937,7 @@ impl<T> Partition<T> {
     fn administer(&mut self, request: AdminRequest) -> Option<String> {
         let raft = self.engine.replica()?;
         match request {
-            AdminRequest::Change { changes, vote } => {
-                raft.change(&changes, vote).err().map(|error| error.to_string())
-            }
+            AdminRequest::Change { changes } => raft.change(&changes).err().map(|error| error.to_string()),
             AdminRequest::Transfer { to } => {
                 let successor = raft.successor();
                 let Some(to) = (if to == NodeId::ZERO { successor } else { Some(to) }) else {

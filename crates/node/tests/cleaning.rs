@@ -1,7 +1,7 @@
 //! What cleaning may take away, and when.
 #![allow(clippy::unwrap_used)] // A test may panic.
 
-use quorate_engine::{Durability, Engine, Instant};
+use quorate_engine::{Durability, Instant};
 use quorate_log::{LogConfig, SimDisk};
 use quorate_node::{Config, Partition, Work};
 use quorate_types::{

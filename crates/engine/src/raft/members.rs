@@ -32,8 +32,10 @@ pub struct Member {
     pub instance: u64,
     /// What it may do.
     pub role: Role,
+    /// Whether it becomes a voter by itself once it has caught up.
+    pub vote: bool,
 }
-wire_struct!(Member { node, address, instance, role });
+wire_struct!(Member { node, address, instance, role, vote });
 
 /// A change of membership. Several given together take effect together, by joint consensus.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub enum Change {
         address: String,
         /// Its data folder.
         instance: u64,
+        /// Whether it becomes a voter by itself once it has caught up.
+        vote: bool,
     },
     /// A learner becomes a voter.
     Promote {
@@ -59,7 +63,7 @@ pub enum Change {
     },
 }
 wire_enum!(Change {
-    1 = Learn { node, address, instance },
+    1 = Learn { node, address, instance, vote },
     2 = Promote { node },
     3 = Remove { node },
 });
@@ -106,10 +110,19 @@ pub enum ChangeError {
     Zero,
 }
 
+/// What is known of a member beside its role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    address: String,
+    instance: u64,
+    vote: bool,
+}
+wire_struct!(Known { address, instance, vote });
+
 /// The members, and the roles as the consensus library has them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Members {
-    all: BTreeMap<NodeId, (String, u64)>,
+    all: BTreeMap<NodeId, Known>,
     conf: ConfState,
 }
 
@@ -119,7 +132,8 @@ impl Members {
     pub fn of(list: &[Member]) -> Self {
         let mut members = Self::default();
         for member in list {
-            members.all.insert(member.node, (member.address.clone(), member.instance));
+            let Member { address, instance, vote, .. } = member.clone();
+            members.all.insert(member.node, Known { address, instance, vote });
             match member.role {
                 Role::Voter {} => members.conf.mut_voters().push(member.node.0),
                 Role::Learner {} => members.conf.mut_learners().push(member.node.0),
@@ -132,20 +146,14 @@ impl Members {
     /// Every member, by number.
     #[must_use]
     pub fn list(&self) -> Vec<Member> {
-        let member = |(node, (address, instance)): (&NodeId, &(String, u64))| Member {
-            node: *node,
-            address: address.clone(),
-            instance: *instance,
-            role: self.role(*node),
-        };
-        self.all.iter().map(member).collect()
+        self.all.keys().filter_map(|node| self.member(*node)).collect()
     }
 
     /// One member.
     #[must_use]
     pub fn member(&self, node: NodeId) -> Option<Member> {
-        let (address, instance) = self.all.get(&node)?;
-        Some(Member { node, address: address.clone(), instance: *instance, role: self.role(node) })
+        let Known { address, instance, vote } = self.all.get(&node)?.clone();
+        Some(Member { node, address, instance, role: self.role(node), vote })
     }
 
     /// The voters, by number.
@@ -154,6 +162,12 @@ impl Members {
         let mut voters: Vec<NodeId> = self.conf.voters.iter().map(|node| NodeId(*node)).collect();
         voters.sort_unstable();
         voters
+    }
+
+    /// Whether somebody is replicated to without a vote.
+    #[must_use]
+    pub fn has_learners(&self) -> bool {
+        !self.conf.learners.is_empty()
     }
 
     /// How many voters make a quorum.
@@ -189,7 +203,7 @@ impl Members {
             match change {
                 Change::Learn { node, .. } if *node == NodeId::ZERO => return Err(ChangeError::Zero),
                 Change::Learn { node, instance, .. } => match self.all.get(node) {
-                    Some((_, known)) if known != instance => return Err(ChangeError::Taken { node: *node }),
+                    Some(known) if known.instance != *instance => return Err(ChangeError::Taken { node: *node }),
                     _ => {}
                 },
                 Change::Promote { node } if !self.all.contains_key(node) => {
@@ -246,8 +260,11 @@ impl Members {
         // Leaving a joint configuration has no context.
         let changes: Vec<Change> = if context.is_empty() { Vec::new() } else { codec::decode(context)? };
         for change in changes {
-            if let Change::Learn { node, address, instance } = change {
-                self.all.insert(node, (address, instance));
+            match change {
+                Change::Learn { node, address, instance, vote } => {
+                    self.all.insert(node, Known { address, instance, vote });
+                }
+                Change::Promote { .. } | Change::Remove { .. } => {}
             }
         }
         self.conf = conf;
@@ -268,10 +285,9 @@ impl Members {
 impl Wire for Members {
     fn put(&self, out: &mut Writer) {
         out.varint(self.all.len() as u64);
-        for (node, (address, instance)) in &self.all {
+        for (node, known) in &self.all {
             node.put(out);
-            address.put(out);
-            instance.put(out);
+            known.put(out);
         }
         put_conf(&self.conf, out);
     }
@@ -279,7 +295,7 @@ impl Wire for Members {
     fn take(from: &mut codec::Reader<'_>) -> Result<Self, DecodeError> {
         let mut all = BTreeMap::new();
         for _ in 0..from.length()? {
-            all.insert(NodeId::take(from)?, (String::take(from)?, u64::take(from)?));
+            all.insert(NodeId::take(from)?, Known::take(from)?);
         }
         Ok(Self { all, conf: take_conf(from)? })
     }
@@ -313,6 +329,7 @@ mod tests {
             address: format!("n{node}:1"),
             instance: node * 10,
             role: Role::Voter {},
+            vote: true,
         };
         Members::of(&[member(1), member(2), member(3)])
     }
@@ -321,7 +338,7 @@ mod tests {
     fn wrong_changes_are_refused_with_what_to_do() {
         let members = three();
         let check = |change: Change| members.check(NodeId(1), &[change]);
-        let learn = |node, instance| Change::Learn { node: NodeId(node), address: "x:1".into(), instance };
+        let learn = |node, instance| Change::Learn { node: NodeId(node), address: "x:1".into(), instance, vote: true };
         assert_eq!(check(learn(4, 40)), Ok(()));
         assert_eq!(check(learn(0, 40)), Err(ChangeError::Zero));
         assert_eq!(check(learn(2, 99)), Err(ChangeError::Taken { node: NodeId(2) }));

@@ -22,7 +22,7 @@ use quorate_types::codec::{Writer, decode};
 use quorate_types::{ClusterId, DecodeError, LogIndex, LogTime, NodeId, Term, WallTime};
 use raft::eraftpb::{EntryType, HardState};
 use raft::{Config, RawNode};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 /// How a replica is opened.
@@ -120,7 +120,7 @@ impl Raft {
     /// It is a member of a cluster already; the identity cannot be written.
     pub fn init(&mut self, cluster: ClusterId, address: String) -> Result<(), EngineError> {
         let (node, instance) = (self.id(), self.identity.instance);
-        self.adopt(cluster, vec![Member { node, address, instance, role: super::Role::Voter {} }])
+        self.adopt(cluster, vec![Member { node, address, instance, role: super::Role::Voter {}, vote: true }])
     }
 
     /// Makes this folder part of a cluster that has admitted it: `first` are the members that the cluster began with. The
@@ -311,7 +311,6 @@ fn assemble(
         clock_off: false,
         copy: None,
         acknowledged: (0, 0),
-        joining: BTreeMap::new(),
         jitter: config.seed,
         scratch: Writer::default(),
         body: Vec::new(),
