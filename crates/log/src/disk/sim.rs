@@ -2,8 +2,7 @@
 //!
 //! Model: bytes written live in a cache until `sync_data`; at power loss every unsynced 512-byte sector comes back as any
 //! of the contents it had since the last sync, each on its own (lost, torn and reordered writes). Creates, renames and
-//! removes since the last `sync_dir` of their folder each happen or not, on their own; a sub-folder that is lost takes along all that is
-//! in it. A failed sync leaves the cache readable but
+//! removes since the last `sync_dir` of their folder each happen or not, on their own. A failed sync leaves the cache readable but
 //! forgotten: those bytes never reach the disk unless written again, as ext4 and xfs behave.
 //!
 //! Invariant: what was synced is never lost by the simulation itself; only `flip` changes it.
@@ -627,13 +626,6 @@ impl State {
                 self.settle_name(op);
             }
         }
-        // What is in a folder that was lost is lost with it.
-        let folders = std::mem::take(&mut self.folders_durable);
-        let there = |path: &str| {
-            path.match_indices('/').map(|(at, _)| &path[..=at]).all(|folder| folders.contains(folder))
-        };
-        self.names_durable.retain(|name, _| there(name));
-        self.folders_durable = folders.iter().filter(|folder| there(folder)).cloned().collect();
         self.names = self.names_durable.clone();
         self.folders = self.folders_durable.clone();
     }
