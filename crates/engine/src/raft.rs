@@ -416,6 +416,8 @@ impl Raft {
         identity.log += 1;
         identity.clean = false;
         open::write(&self.identity_file, &identity)?;
+        // A vote that is written from now on must not bring the old log back.
+        self.identity = identity;
         Ok(true)
     }
 

@@ -1,4 +1,5 @@
-//! Who drives the partition: a thread of its own, or a caller that finds it idle.
+//! Who drives the partition: a thread of its own, or a caller that finds it idle. A replica is driven in `replica.rs`, with the same
+//! lock and the same background thread.
 //!
 //! A round is: order what has arrived, write and sync it as one batch, apply, answer. A lone caller of the blocking interface
 //! does the round itself, so that a commit costs one sync and no thread switch; with many callers the thread does the rounds, and
@@ -9,11 +10,12 @@
 //! Called by: `handle`.
 
 use crate::metrics::Syncs;
-use quorate_engine::{Durability, Instant};
-use quorate_log::WriteJob;
-use quorate_node::{Done, Partition, Reply, Work};
+use crate::error::RuntimeError;
+use crate::replica::Peers;
+use quorate_engine::{Durability, Instant, Job};
+use quorate_node::{Config, Done, Partition, Reply, Work};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
@@ -21,24 +23,27 @@ use tokio::sync::oneshot;
 pub(crate) type Ticket = oneshot::Sender<Reply>;
 
 /// How long the thread sleeps at most: log time must be ticked well within the second that a stall counts.
-const SLEEP_MAX: Duration = Duration::from_millis(200);
+pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(200);
 /// How often unsynced writes are synced under [`Durability::Interval`].
-const SYNC_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How often free disk and memory are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) struct Core {
-    pub(crate) partition: Partition<Ticket>,
+    /// Absent while a replica opens its folder anew.
+    pub(crate) partition: Option<Partition<Ticket>>,
     pub(crate) syncs: Syncs,
-    /// A round is under way.
-    driving: bool,
+    /// A round is under way; of a replica, a job.
+    pub(crate) driving: bool,
     /// The thread sleeps, or is about to.
-    asleep: bool,
+    pub(crate) asleep: bool,
     /// When it wakes by itself, in nanoseconds of the monotonic clock.
-    wakes_at: u64,
+    pub(crate) wakes_at: u64,
     /// Slow work is under way.
-    working: bool,
-    stopping: bool,
+    pub(crate) working: bool,
+    pub(crate) stopping: bool,
+    /// A replica that could not open its folder again, and why.
+    pub(crate) broken: Option<String>,
     /// What operators should hear of, oldest first.
     pub(crate) notes: Vec<String>,
     entropy: u64,
@@ -46,12 +51,52 @@ pub(crate) struct Core {
 
 pub(crate) struct Shared {
     core: Mutex<Core>,
-    wake: Condvar,
-    started: std::time::Instant,
-    memory_bytes_max: u64,
+    pub(crate) wake: Condvar,
+    pub(crate) started: std::time::Instant,
+    pub(crate) memory_bytes_max: u64,
+    pub(crate) config: Config,
+    /// Of a replica.
+    pub(crate) peers: OnceLock<Arc<Peers>>,
 }
 
 impl Shared {
+    pub(crate) fn new(partition: Partition<Ticket>, entropy: u64, memory_bytes_max: u64) -> Arc<Self> {
+        let config = partition.config().clone();
+        let core = Core {
+            partition: Some(partition),
+            syncs: Syncs::default(),
+            driving: false,
+            asleep: false,
+            wakes_at: 0,
+            working: false,
+            stopping: false,
+            broken: None,
+            notes: Vec::new(),
+            entropy,
+        };
+        Arc::new(Self {
+            core: Mutex::new(core),
+            wake: Condvar::new(),
+            started: std::time::Instant::now(),
+            memory_bytes_max,
+            config,
+            peers: OnceLock::new(),
+        })
+    }
+
+    /// Sees to it that something new is looked at soon: by whoever is at it, or by the thread.
+    pub(crate) fn stir(&self, core: &mut Core) {
+        if self.peers.get().is_some() { self.wake_driver(core) } else { self.nudge(core) }
+    }
+
+    /// Wakes the thread, whoever is driving.
+    pub(crate) fn wake_driver(&self, core: &mut Core) {
+        if core.asleep {
+            core.asleep = false;
+            self.wake.notify_one();
+        }
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic while the lock is held is a bug of ours; the state may be half changed, so nobody may go on with it.
         self.core.lock().expect("no thread panics while it holds the partition")
@@ -79,8 +124,9 @@ impl Shared {
         core = self.order_and_write(core);
         core.driving = false;
         let now = self.now();
-        let due = core.partition.next_wake(now).map(|wake| now.monotonic_ns.saturating_add(wake));
-        if !core.partition.is_quiet() || due.is_some_and(|due| due < core.wakes_at) {
+        let Some(partition) = &core.partition else { return };
+        let due = partition.next_wake(now).map(|wake| now.monotonic_ns.saturating_add(wake));
+        if !partition.is_quiet() || due.is_some_and(|due| due < core.wakes_at) {
             self.nudge(&mut core);
         }
     }
@@ -89,16 +135,18 @@ impl Shared {
     fn order_and_write<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
         let seed = core.entropy();
         let now = self.now();
-        // A failed log answers everybody; there is nothing else to do about it here.
-        let _ = core.partition.turn(now, seed);
+        if let Some(partition) = &mut core.partition {
+            // A failed log answers everybody; there is nothing else to do about it here.
+            let _ = partition.turn(now, seed);
+        }
         core.answer();
-        while let Some(job) = core.partition.take_job() {
+        while let Some(job) = core.partition.as_mut().and_then(Partition::take_job) {
             core = self.write(core, job);
         }
         core
     }
 
-    fn write<'a>(&'a self, core: MutexGuard<'a, Core>, job: WriteJob) -> MutexGuard<'a, Core> {
+    fn write<'a>(&'a self, core: MutexGuard<'a, Core>, job: Job) -> MutexGuard<'a, Core> {
         let syncs = job.syncs();
         drop(core);
         let begun = std::time::Instant::now();
@@ -108,9 +156,7 @@ impl Shared {
         if syncs {
             core.syncs.note(took.as_micros() as u64);
         }
-        if let Err(fatal) = core.partition.complete(done) {
-            core.notes.push(fatal.to_string());
-        }
+        core.complete(done);
         core.answer();
         core
     }
@@ -118,7 +164,7 @@ impl Shared {
 
 impl Core {
     /// SplitMix64 from a seed of the operating system: entropy for entries, not for secrets.
-    fn entropy(&mut self) -> u64 {
+    pub(crate) fn entropy(&mut self) -> u64 {
         self.entropy = self.entropy.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.entropy;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -126,10 +172,63 @@ impl Core {
         x ^ (x >> 31)
     }
 
-    fn answer(&mut self) {
-        for (ticket, reply) in self.partition.take_replies() {
+    /// The partition, unless its folder is being opened anew.
+    pub(crate) fn open(&mut self) -> Result<&mut Partition<Ticket>, RuntimeError> {
+        match (&mut self.partition, &self.broken) {
+            (Some(partition), _) => Ok(partition),
+            (None, Some(why)) => Err(RuntimeError::Stopped { why: why.clone() }),
+            (None, None) => Err(RuntimeError::Restarting),
+        }
+    }
+
+    pub(crate) fn complete(&mut self, done: quorate_engine::JobDone) {
+        if let Some(partition) = &mut self.partition
+            && let Err(fatal) = partition.complete(done)
+        {
+            self.notes.push(fatal.to_string());
+        }
+    }
+
+    pub(crate) fn answer(&mut self) {
+        let Some(partition) = &mut self.partition else { return };
+        for (ticket, reply) in partition.take_replies() {
             // Whoever asked may have gone away.
             let _ = ticket.send(reply);
+        }
+    }
+}
+
+impl Core {
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.partition.as_ref().is_none_or(Partition::is_quiet)
+    }
+
+    /// Gives the background thread its next piece, when it is idle.
+    pub(crate) fn hand_out_work(&mut self, work: &SyncSender<Work>) {
+        if self.working {
+            return;
+        }
+        if let Some(next) = self.partition.as_mut().and_then(Partition::take_work) {
+            self.working = true;
+            // The worker takes one at a time and is idle now, so there is room.
+            if work.try_send(next).is_err() {
+                self.notes.push("the background thread has ended: no snapshots, no cleaning".into());
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Looks every so often whether disk or memory are nearly full.
+    pub(crate) fn look(&self, core: &mut Core, looked: &mut Option<std::time::Instant>) {
+        if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        *looked = Some(std::time::Instant::now());
+        if let Some(partition) = &mut core.partition {
+            let disk = partition.disk_is_low();
+            let memory = resident_bytes().is_some_and(|bytes| bytes > self.memory_bytes_max);
+            partition.set_pressure(disk, memory);
         }
     }
 }
@@ -137,8 +236,7 @@ impl Core {
 /// The threads of a partition.
 pub(crate) struct Threads {
     pub(crate) shared: Arc<Shared>,
-    driver: Option<JoinHandle<()>>,
-    worker: Option<JoinHandle<()>>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
@@ -147,40 +245,21 @@ impl Threads {
         entropy: u64,
         memory_bytes_max: u64,
     ) -> std::io::Result<Self> {
-        let core = Core {
-            partition,
-            syncs: Syncs::default(),
-            driving: false,
-            asleep: false,
-            wakes_at: 0,
-            working: false,
-            stopping: false,
-            notes: Vec::new(),
-            entropy,
-        };
-        let started = std::time::Instant::now();
-        let shared =
-            Arc::new(Shared { core: Mutex::new(core), wake: Condvar::new(), started, memory_bytes_max });
+        let shared = Shared::new(partition, entropy, memory_bytes_max);
         let (send, receive) = sync_channel::<Work>(1);
-        let worker = std::thread::Builder::new().name("quorate-background".into()).spawn({
-            let shared = Arc::clone(&shared);
-            move || work(&shared, &receive)
-        })?;
-        let driver = std::thread::Builder::new().name("quorate-partition".into()).spawn({
-            let shared = Arc::clone(&shared);
-            move || drive(&shared, &send)
-        })?;
-        Ok(Self { shared, driver: Some(driver), worker: Some(worker) })
+        let worker = spawn("quorate-background", &shared, move |shared| work(shared, &receive))?;
+        let driver = spawn("quorate-partition", &shared, move |shared| drive(shared, &send))?;
+        Ok(Self { shared, threads: vec![driver, worker] })
     }
 
-    /// Finishes what was admitted, and ends both threads.
+    /// Finishes what was admitted, and ends the threads.
     pub(crate) fn stop(&mut self) {
         if let Ok(mut core) = self.shared.core.lock() {
             core.stopping = true;
             core.asleep = false;
             self.shared.wake.notify_all();
         }
-        for thread in [self.driver.take(), self.worker.take()].into_iter().flatten() {
+        for thread in self.threads.drain(..) {
             // A panic in there has been printed by its hook already.
             let _ = thread.join();
         }
@@ -191,6 +270,16 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Starts a named thread that shares the partition.
+pub(crate) fn spawn(
+    name: &str,
+    shared: &Arc<Shared>,
+    run: impl FnOnce(&Shared) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new().name(name.into()).spawn(move || run(&shared))
 }
 
 /// The partition's own thread.
@@ -205,41 +294,31 @@ fn drive(shared: &Shared, work: &SyncSender<Work>) {
         }
         core.driving = true;
         core = shared.order_and_write(core);
-        if core.partition.config().durability == Durability::Interval && synced.elapsed() >= SYNC_EVERY {
+        if shared.config.durability == Durability::Interval && synced.elapsed() >= SYNC_EVERY {
             synced = std::time::Instant::now();
-            while let Some(job) = core.partition.take_sync_job() {
+            while let Some(job) = core.partition.as_mut().and_then(Partition::take_sync_job) {
                 core = shared.write(core, job);
             }
         }
-        if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
-            looked = Some(std::time::Instant::now());
-            let disk = core.partition.disk_is_low();
-            let memory = resident_bytes().is_some_and(|bytes| bytes > shared.memory_bytes_max);
-            core.partition.set_pressure(disk, memory);
-        }
-        if !core.working
-            && let Some(next) = core.partition.take_work()
-        {
-            core.working = true;
-            // The worker takes one at a time and is idle now, so there is room.
-            if work.try_send(next).is_err() {
-                core.notes.push("the background thread has ended: no snapshots, no cleaning".into());
-            }
-        }
-        if core.partition.is_quiet() {
-            if let Some(job) = core.partition.take_mark_job() {
+        shared.look(&mut core, &mut looked);
+        core.hand_out_work(work);
+        if core.is_quiet() {
+            if let Some(job) = core.partition.as_mut().and_then(Partition::take_mark_job) {
                 core = shared.write(core, job);
             }
-            if core.stopping && core.partition.is_quiet() {
-                core.partition.stop("it was asked to");
+            if core.stopping && core.is_quiet() {
+                if let Some(partition) = &mut core.partition {
+                    partition.stop("it was asked to");
+                }
                 core.answer();
                 core.driving = false;
                 return;
             }
         }
         core.driving = false;
-        let wake = core.partition.next_wake(shared.now()).map_or(SLEEP_MAX, Duration::from_nanos);
-        if core.partition.has_arrivals() {
+        let Some(partition) = &core.partition else { return };
+        let wake = partition.next_wake(shared.now()).map_or(SLEEP_MAX, Duration::from_nanos);
+        if partition.has_arrivals() {
             continue;
         }
         if wake.is_zero() {
@@ -254,7 +333,7 @@ fn drive(shared: &Shared, work: &SyncSender<Work>) {
     }
 }
 
-fn sleep<'a>(shared: &'a Shared, mut core: MutexGuard<'a, Core>, most: Duration) -> MutexGuard<'a, Core> {
+pub(crate) fn sleep<'a>(shared: &'a Shared, mut core: MutexGuard<'a, Core>, most: Duration) -> MutexGuard<'a, Core> {
     if core.stopping && !core.driving {
         drop(core);
         std::thread::yield_now();
@@ -268,18 +347,20 @@ fn sleep<'a>(shared: &'a Shared, mut core: MutexGuard<'a, Core>, most: Duration)
 }
 
 /// The thread for slow I/O.
-fn work(shared: &Shared, receive: &Receiver<Work>) {
+pub(crate) fn work(shared: &Shared, receive: &Receiver<Work>) {
     while let Ok(mut next) = receive.recv() {
         loop {
             let done: Done = next.run();
             let mut core = shared.lock();
-            let note = core.partition.work_done(done);
+            let note = core.partition.as_mut().and_then(|partition| partition.work_done(done));
             core.notes.extend(note);
-            match core.partition.take_work() {
+            // A folder that is about to be opened anew is left alone.
+            let next_work = core.partition.as_mut().filter(|partition| !partition.wants_reopening());
+            match next_work.and_then(Partition::take_work) {
                 Some(more) if !core.stopping => next = more,
                 _ => {
                     core.working = false;
-                    shared.nudge(&mut core);
+                    shared.stir(&mut core);
                     break;
                 }
             }

@@ -30,15 +30,30 @@ pub enum RuntimeError {
         /// Disk or memory.
         what: &'static str,
     },
+    /// There is no leader that can be reached. It did not happen.
+    #[error("{why}; it did not happen, try again later or at another node")]
+    NoLeader {
+        /// What is missing.
+        why: String,
+    },
+    /// The node opens its folder anew: it has just joined a cluster, or taken a copy of the leader's log. It did not happen.
+    #[error("the node opens its folder anew; it did not happen, try again in a moment or at another node")]
+    Restarting,
+    /// A change of the cluster was refused.
+    #[error("{why}")]
+    Cluster {
+        /// Why.
+        why: String,
+    },
     /// The node stops or has stopped. It did not happen.
     #[error("the node has stopped ({why}); it did not happen")]
     Stopped {
         /// Why.
         why: String,
     },
-    /// The node stopped before it could tell: it may or may not have happened.
+    /// The node stopped, or lost its leader, before it could tell: it may or may not have happened.
     #[error(
-        "the node stopped before it could tell: it may or may not have happened; repeat it with the same idempotency key, or resolve that key"
+        "the node stopped or lost its leader before it could tell: it may or may not have happened; repeat it with the same idempotency key, or resolve that key"
     )]
     Indeterminate,
     /// The log could not be read.
@@ -54,6 +69,7 @@ impl From<Refused> for RuntimeError {
                 Self::Overloaded { waiting, max, retry_after_ms }
             }
             Refused::Full { what } => Self::Full { what },
+            Refused::NoLeader { why } => Self::NoLeader { why },
             Refused::Stopped { why } => Self::Stopped { why },
         }
     }

@@ -9,12 +9,14 @@ use crate::metrics;
 use bytes::Bytes;
 use quorate_log::{BackupReport, FileDisk, Index, LogReader};
 use quorate_machine::Machine;
+use crate::replica::{self, ClusterConfig};
+use quorate_engine::Change;
 use quorate_node::{
-    Config, Interest, OpenError, OpenReport, Partition, PartitionId, Reply, Router, Status, WatchId,
-    WhyQuery, WhyRecord, search,
+    AdminRequest, ClusterStatus, Config, Interest, OpenError, OpenReport, Partition, PartitionId, ReadBarrier,
+    Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
 };
 use quorate_types::{
-    Command, CommandBody, Commit, Committed, Limits, Outcome, PayloadRef, Principal, Refusal, Subject,
+    Command, CommandBody, Commit, Committed, Limits, NodeId, Outcome, PayloadRef, Principal, Refusal, Subject,
     WaitRequest,
 };
 use std::path::{Path, PathBuf};
@@ -45,12 +47,32 @@ impl Quorate {
         let disk = Arc::new(FileDisk::open(folder.as_ref())?);
         let seeds = entropy().map_err(|error| no_system("read entropy", &error))?;
         let (partition, report) = Partition::open(disk, config, seeds[0], &mut progress)?;
-        let memory = memory_bytes().map_or(u64::MAX, |bytes| bytes / 100 * MEMORY_PART);
-        let threads = Threads::start(partition, seeds[1], memory)
+        let threads = Threads::start(partition, seeds[1], memory_max())
             .map_err(|error| no_system("start a thread", &error))?;
-        let handle =
-            Handle { shared: Arc::clone(&threads.shared), router: Arc::new(Router::new(&[PartitionId(0)])) };
-        Ok(Self { threads, handle, report })
+        Ok(Self::with(threads, report))
+    }
+
+    /// Opens the folder of a cluster's node, or begins one that waits to become a member. Its handle works as that of an embedded
+    /// database does: whatever only the leader can do is passed on.
+    ///
+    /// # Errors
+    /// As [`Quorate::open`]; the folder belongs to another node, or the peers' listener cannot be used.
+    pub fn open_cluster(
+        folder: impl AsRef<Path>,
+        config: Config,
+        cluster: ClusterConfig,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Self, OpenError> {
+        let seeds = entropy().map_err(|error| no_system("read entropy", &error))?;
+        let folder = folder.as_ref();
+        let (threads, report) = replica::start(folder, config, cluster, seeds, memory_max(), &mut progress)?;
+        Ok(Self::with(threads, report))
+    }
+
+    fn with(threads: Threads, report: OpenReport) -> Self {
+        let router = Arc::new(Router::new(&[PartitionId(0)]));
+        let handle = Handle { shared: Arc::clone(&threads.shared), router };
+        Self { threads, handle, report }
     }
 
     /// What opening found.
@@ -85,24 +107,34 @@ impl Quorate {
         let (send, receive) = oneshot::channel();
         let shared = &self.handle.shared;
         let mut core = shared.lock();
-        if let Some(denied) = core.partition.deny(&command, shared.now()) {
+        let now = shared.now();
+        let partition = core.open()?;
+        if let Some(denied) = partition.deny(&command, now) {
             return Ok(denied);
         }
-        core.partition.propose(command, send).map_err(|(_, refused)| refused)?;
-        shared.round(core);
+        partition.propose(command, send).map_err(|(_, refused)| refused)?;
+        if shared.peers.get().is_some() {
+            shared.settle(&mut core);
+            drop(core);
+        } else {
+            shared.round(core);
+        }
         outcome(receive.blocking_recv())
     }
 
     /// Reads the state. Linearizable: it sees every commit answered before.
     ///
     /// # Errors
-    /// [`RuntimeError`] when the node has stopped.
+    /// [`RuntimeError`] when the node has stopped, or no leader can be reached.
     pub fn read<R>(&self, read: impl FnOnce(&Machine) -> R) -> Result<R, RuntimeError> {
         let shared = &self.handle.shared;
-        if shared.lock().partition.overdue(shared.now()) {
-            self.execute(barrier())?;
+        let now = shared.now();
+        match shared.lock().open()?.read_barrier(now) {
+            ReadBarrier::Free => {}
+            ReadBarrier::Entry => drop(self.execute(barrier())?),
+            ReadBarrier::Quorum => may_read(self.handle.request_read()?.blocking_recv())?,
         }
-        Ok(read(shared.lock().partition.machine()))
+        Ok(read(shared.lock().open()?.machine()))
     }
 
     /// Reads a payload of a stream.
@@ -110,7 +142,7 @@ impl Quorate {
     /// # Errors
     /// [`RuntimeError::Log`].
     pub fn payload(&self, at: PayloadRef) -> Result<Bytes, RuntimeError> {
-        Ok(payload(&self.handle.reader(), at)?)
+        Ok(payload(&self.handle.reader()?, at)?)
     }
 
     /// Closes the folder: finishes what was admitted first.
@@ -164,7 +196,30 @@ impl Handle {
     /// [`RuntimeError`] when the node has stopped.
     pub async fn read<R>(&self, read: impl FnOnce(&Machine) -> R) -> Result<R, RuntimeError> {
         self.barrier().await?;
-        Ok(read(self.shared.lock().partition.machine()))
+        Ok(read(self.shared.lock().open()?.machine()))
+    }
+
+    /// Reads the state as fresh as asked for.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the node has stopped, or no leader can be reached that the read would need.
+    pub async fn read_with<R>(
+        &self,
+        consistency: Consistency,
+        read: impl FnOnce(&Machine) -> R,
+    ) -> Result<R, RuntimeError> {
+        let enough = match consistency {
+            Consistency::Linearizable => false,
+            Consistency::Stale => true,
+            Consistency::Bounded(staleness) => {
+                let now = self.shared.now();
+                self.shared.lock().open()?.is_fresh(now, staleness.as_nanos() as u64)
+            }
+        };
+        if !enough {
+            self.barrier().await?;
+        }
+        Ok(read(self.shared.lock().open()?.machine()))
     }
 
     /// Looks at the state now and after each change that touches `interest`, until `look` finds something; nothing when
@@ -183,17 +238,19 @@ impl Handle {
         loop {
             let (receive, _registered) = {
                 let mut core = self.shared.lock();
-                if let Some(found) = look(core.partition.machine()) {
+                let partition = core.open()?;
+                if let Some(found) = look(partition.machine()) {
                     return Ok(Some(found));
                 }
                 let (send, receive) = oneshot::channel();
-                let id = core.partition.watch(interest.clone(), send);
+                let id = partition.watch(interest.clone(), send);
                 (receive, Registered { handle: self, id })
             };
             match tokio::time::timeout_at(deadline, receive).await {
                 Err(_) => return Ok(None),
                 Ok(Ok(Reply::Changed)) => {}
-                Ok(_) => return Err(RuntimeError::Stopped { why: "it was asked to".into() }),
+                // A replica that opens its folder anew goes on afterwards; a node that stops does not.
+                Ok(_) => return Err(self.shared.lock().open().err().unwrap_or(RuntimeError::Restarting)),
             }
         }
     }
@@ -203,7 +260,7 @@ impl Handle {
     /// # Errors
     /// [`RuntimeError::Log`] for the first that cannot be read.
     pub async fn payloads(&self, at: Vec<PayloadRef>) -> Result<Vec<Bytes>, RuntimeError> {
-        let reader = self.reader();
+        let reader = self.reader()?;
         off_thread(move || {
             Ok(at.into_iter().map(|at| payload(&reader, at)).collect::<Result<Vec<_>, _>>()?)
         })
@@ -215,7 +272,7 @@ impl Handle {
     /// # Errors
     /// [`RuntimeError::Log`].
     pub async fn payload(&self, at: PayloadRef) -> Result<Bytes, RuntimeError> {
-        let reader = self.reader();
+        let reader = self.reader()?;
         off_thread(move || Ok(payload(&reader, at)?)).await
     }
 
@@ -226,8 +283,9 @@ impl Handle {
     pub async fn why(&self, subject: Subject, max: usize) -> Result<Vec<WhyRecord>, RuntimeError> {
         self.barrier().await?;
         let (reader, pending) = {
-            let core = self.shared.lock();
-            (core.partition.reader(), core.partition.decided())
+            let mut core = self.shared.lock();
+            let partition = core.open()?;
+            (partition.reader(), partition.decided())
         };
         off_thread(move || Ok(search(&reader, &WhyQuery { subject, max }, &pending)?)).await
     }
@@ -237,36 +295,111 @@ impl Handle {
     /// # Errors
     /// [`RuntimeError::Log`]: the folder is not empty, or cannot be written.
     pub async fn backup(&self, folder: PathBuf) -> Result<BackupReport, RuntimeError> {
-        use quorate_engine::Engine;
-        let job = self.shared.lock().partition.engine().log().backup()?;
+        let job = self.shared.lock().open()?.engine().log().backup()?;
         off_thread(move || Ok(job.run(&FileDisk::open(folder)?, &mut |_, _| {})?)).await
     }
 
     /// How the partition is.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared.lock().partition.status()
+        let mut core = self.shared.lock();
+        match core.open() {
+            Ok(partition) => partition.status(),
+            Err(why) => Status { stopped: core.broken.as_ref().map(|_| why.to_string()), ..Status::default() },
+        }
+    }
+
+    /// How the cluster is, as this node sees it; nothing when it runs alone.
+    #[must_use]
+    pub fn cluster_status(&self) -> Option<ClusterStatus> {
+        self.shared.lock().open().ok()?.cluster_status()
+    }
+
+    /// Where clients reach the leader, when this node is part of a cluster and knows.
+    #[must_use]
+    pub fn leader_url(&self) -> Option<String> {
+        self.shared.peers.get()?;
+        self.cluster_status()?.leader_url
+    }
+
+    /// Begins a cluster with this node as its only member, then adds the others that it was started with, in the background.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Cluster`]: it is a member already, or runs alone.
+    pub async fn cluster_init(&self) -> Result<(), RuntimeError> {
+        Arc::clone(self.peers()?).init().await
+    }
+
+    /// Adds the node that answers at `address`; with `vote` it becomes a voter by itself once it has caught up.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Cluster`]: nobody answers there, or another node, or it is not free.
+    pub async fn cluster_add(&self, node: NodeId, address: String, vote: bool) -> Result<(), RuntimeError> {
+        self.peers()?.add(node, address, vote).await
+    }
+
+    /// Removes a member.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Cluster`]: it is none, or the last voter, or the leader, or another change is under way.
+    pub async fn cluster_remove(&self, node: NodeId) -> Result<(), RuntimeError> {
+        self.change(vec![Change::Remove { node }]).await
+    }
+
+    /// Makes a learner a voter and removes another member, in one joint change.
+    ///
+    /// # Errors
+    /// As [`Handle::cluster_remove`].
+    pub async fn cluster_swap(&self, remove: NodeId, promote: NodeId) -> Result<(), RuntimeError> {
+        self.change(vec![Change::Promote { node: promote }, Change::Remove { node: remove }]).await
+    }
+
+    /// Hands leadership to a voter; to the one best up to date when none is named.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Cluster`]: it cannot lead.
+    pub async fn cluster_transfer(&self, to: Option<NodeId>) -> Result<(), RuntimeError> {
+        self.peers()?.administer(AdminRequest::Transfer { to: to.unwrap_or(NodeId::ZERO) }).await
+    }
+
+    async fn change(&self, changes: Vec<Change>) -> Result<(), RuntimeError> {
+        self.peers()?.administer(AdminRequest::Change { changes }).await
+    }
+
+    fn peers(&self) -> Result<&Arc<replica::Peers>, RuntimeError> {
+        let why = "this node runs alone: start it with --node-id to make it part of a cluster";
+        self.shared.peers.get().ok_or_else(|| RuntimeError::Cluster { why: why.to_owned() })
+    }
+
+    /// Whether this node serves linearizable requests now.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub async fn ready(&self) -> Result<(), RuntimeError> {
+        let waited = tokio::time::timeout(Duration::from_secs(1), self.barrier()).await;
+        waited.unwrap_or_else(|_| {
+            let missing = self.cluster_status().and_then(|status| status.missing);
+            let why = missing.unwrap_or_else(|| "no read was confirmed within a second".to_owned());
+            Err(RuntimeError::NoLeader { why })
+        })
     }
 
     /// The configuration in force.
     #[must_use]
     pub fn config(&self) -> Config {
-        self.shared.lock().partition.config().clone()
+        self.shared.config.clone()
     }
 
     /// Bounds of what clients send.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        self.shared.lock().partition.config().limits.clone()
+        self.shared.config.limits.clone()
     }
 
     /// Metrics in Prometheus' text format.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let (status, syncs) = {
-            let core = self.shared.lock();
-            (core.partition.status(), core.syncs.clone())
-        };
+        let (status, syncs) = (self.status(), self.shared.lock().syncs.clone());
         metrics::text(&status, &syncs)
     }
 
@@ -295,36 +428,84 @@ impl Handle {
     /// Takes a snapshot soon, whatever the configuration says.
     pub fn snapshot_soon(&self) {
         let mut core = self.shared.lock();
-        core.partition.snapshot_soon();
-        self.shared.nudge(&mut core);
+        if let Ok(partition) = core.open() {
+            partition.snapshot_soon();
+        }
+        self.shared.stir(&mut core);
     }
 
-    pub(crate) fn reader(&self) -> LogReader {
-        self.shared.lock().partition.reader()
+    pub(crate) fn reader(&self) -> Result<LogReader, RuntimeError> {
+        Ok(self.shared.lock().open()?.reader())
+    }
+
+    pub(crate) fn request_read(&self) -> Result<oneshot::Receiver<Reply>, RuntimeError> {
+        let (send, receive): (Ticket, _) = oneshot::channel();
+        let mut core = self.shared.lock();
+        core.open()?.request_read(send);
+        // Not asked at once: what other readers bring meanwhile is confirmed by the same question.
+        self.shared.wake_driver(&mut core);
+        Ok(receive)
     }
 
     fn propose(&self, command: Command) -> Result<oneshot::Receiver<Reply>, RuntimeError> {
         let (send, receive): (Ticket, _) = oneshot::channel();
         let mut core = self.shared.lock();
-        if let Some(denied) = core.partition.deny(&command, self.shared.now()) {
+        let now = self.shared.now();
+        let partition = core.open()?;
+        if let Some(denied) = partition.deny(&command, now) {
             // Whoever asks holds the other end.
             let _ = send.send(Reply::Outcome(denied));
             return Ok(receive);
         }
-        core.partition.propose(command, send).map_err(|(_, refused)| refused)?;
-        self.shared.nudge(&mut core);
+        partition.propose(command, send).map_err(|(_, refused)| refused)?;
+        let leads = partition.engine().standing().orders;
+        match self.shared.peers.get() {
+            None => self.shared.nudge(&mut core),
+            // A leader at rest begins at once; during a write, its end will see to what has gathered.
+            Some(_) if leads && !core.driving => self.shared.settle(&mut core),
+            Some(_) if leads => {}
+            Some(_) => self.shared.wake_driver(&mut core),
+        }
         Ok(receive)
     }
 
-    /// Waits for an entry when something is due that no entry has ended yet.
+    /// Waits until what is applied here is all that was answered anywhere before.
     async fn barrier(&self) -> Result<(), RuntimeError> {
-        if let Some(fatal) = self.shared.lock().partition.stopped() {
-            return Err(RuntimeError::Stopped { why: fatal.why.clone() });
-        }
-        if self.shared.lock().partition.overdue(self.shared.now()) {
-            self.command(barrier()).await?;
+        let now = self.shared.now();
+        let barrier_kind = {
+            let mut core = self.shared.lock();
+            let partition = core.open()?;
+            if let Some(fatal) = partition.stopped() {
+                return Err(RuntimeError::Stopped { why: fatal.why.clone() });
+            }
+            partition.read_barrier(now)
+        };
+        match barrier_kind {
+            ReadBarrier::Free => {}
+            ReadBarrier::Entry => drop(self.command(barrier()).await?),
+            ReadBarrier::Quorum => may_read(self.request_read()?.await)?,
         }
         Ok(())
+    }
+}
+
+/// How fresh a read has to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// It sees every commit answered before it began, anywhere. The default.
+    #[default]
+    Linearizable,
+    /// It sees every commit answered so long before it began.
+    Bounded(Duration),
+    /// It sees what this node has applied.
+    Stale,
+}
+
+fn may_read(received: Result<Reply, oneshot::error::RecvError>) -> Result<(), RuntimeError> {
+    match received {
+        Ok(Reply::MayRead) => Ok(()),
+        Ok(Reply::Refused(refused)) => Err(refused.into()),
+        _ => Err(RuntimeError::Restarting),
     }
 }
 
@@ -336,7 +517,10 @@ fn barrier() -> Command {
 fn outcome(received: Result<Reply, oneshot::error::RecvError>) -> Result<Outcome, RuntimeError> {
     match received {
         Ok(Reply::Outcome(outcome)) => Ok(outcome),
-        Ok(Reply::Indeterminate | Reply::Changed) | Err(_) => Err(RuntimeError::Indeterminate),
+        Ok(Reply::Refused(refused)) => Err(refused.into()),
+        Ok(Reply::Indeterminate | Reply::Changed | Reply::MayRead | Reply::Admin(_)) | Err(_) => {
+            Err(RuntimeError::Indeterminate)
+        }
     }
 }
 
@@ -377,12 +561,18 @@ struct Registered<'a> {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        self.handle.shared.lock().partition.unwatch(self.id);
+        if let Ok(partition) = self.handle.shared.lock().open() {
+            partition.unwatch(self.id);
+        }
     }
 }
 
-fn entropy() -> Result<[u64; 2], getrandom::Error> {
-    Ok([getrandom::u64()?, getrandom::u64()?])
+fn entropy() -> Result<[u64; 3], getrandom::Error> {
+    Ok([getrandom::u64()?, getrandom::u64()?, getrandom::u64()?])
+}
+
+fn memory_max() -> u64 {
+    memory_bytes().map_or(u64::MAX, |bytes| bytes / 100 * MEMORY_PART)
 }
 
 fn no_system(what: &str, error: &dyn std::fmt::Display) -> OpenError {

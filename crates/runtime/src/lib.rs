@@ -11,10 +11,13 @@ mod driver;
 mod error;
 mod handle;
 mod metrics;
+mod replica;
 
 pub use error::RuntimeError;
-pub use handle::{CommitError, Handle, Quorate};
+pub use handle::{CommitError, Consistency, Handle, Quorate};
 pub use metrics::Syncs;
 pub use quorate_engine::Durability;
 pub use quorate_log::{BackupReport, LogConfig};
-pub use quorate_node::{Config, Interest, OpenError, OpenReport, Status, WhyRecord, WhyVerdict, WhyWhat};
+pub use quorate_peers::PeerTls;
+pub use replica::ClusterConfig;
+pub use quorate_node::{ClusterStatus, MemberStatus, Config, Interest, OpenError, OpenReport, Status, WhyRecord, WhyVerdict, WhyWhat};

@@ -140,7 +140,9 @@ impl Raft {
         identity.cluster = cluster;
         identity.known.clone_from(&first);
         identity.first = first;
-        write(&self.identity_file, &identity)
+        write(&self.identity_file, &identity)?;
+        self.identity = identity;
+        Ok(())
     }
 }
 
