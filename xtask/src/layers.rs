@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/client", &[]),
     ("crates/sim", &["types", "machine", "log", "engine", "node"]),
     ("crates/quorate", &["types", "machine", "log", "engine", "node", "runtime", "http", "client"]),
+    ("crates/torture", &[]),
     ("bench", &["types", "machine", "log", "engine", "node", "runtime", "http", "client"]),
     ("xtask", &[]),
 ];
