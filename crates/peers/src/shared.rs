@@ -141,15 +141,7 @@ impl Shared {
     /// newer one takes its place in turn.
     pub(crate) fn take_place(&self, node: u64, purpose: Purpose) -> (Place, oneshot::Receiver<()>) {
         let inbound = lock(&self.inbound).entry((node, purpose)).or_default().clone();
-        let (end, replaced) = oneshot::channel();
-        let mut turn = lock(&inbound.turn);
-        turn.generation += 1;
-        let generation = turn.generation;
-        if let Some(older) = turn.end_older.replace(end) {
-            let _ = older.send(()); // It may have ended by itself.
-        }
-        drop(turn);
-        (Place { inbound, generation }, replaced)
+        inbound.take_place()
     }
 
     pub(crate) fn next_link(&self) -> u64 {
@@ -208,6 +200,20 @@ impl Peer {
     }
 }
 
+impl Inbound {
+    fn take_place(self: Arc<Inbound>) -> (Place, oneshot::Receiver<()>) {
+        let (end, replaced) = oneshot::channel();
+        let mut turn = lock(&self.turn); // Waits for a delivery under way.
+        turn.generation += 1;
+        let generation = turn.generation;
+        if let Some(older) = turn.end_older.replace(end) {
+            let _ = older.send(()); // It may have ended by itself.
+        }
+        drop(turn);
+        (Place { inbound: self, generation }, replaced)
+    }
+}
+
 impl Place {
     /// Runs `deliver`, unless a newer connection has taken the place: then false. While it runs, no newer one is welcomed.
     pub(crate) fn deliver(&self, deliver: impl FnOnce()) -> bool {
@@ -223,4 +229,24 @@ impl Place {
 /// Locks what no panic leaves half-changed: everything locked here is replaced whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_connection_delivers_nothing_once_a_newer_one_has_its_place() {
+        let inbound = Arc::new(Inbound::default());
+        let (old, mut old_replaced) = inbound.clone().take_place();
+        let mut delivered = Vec::new();
+        assert!(old.deliver(|| delivered.push("old")));
+        assert!(old_replaced.try_recv().is_err());
+        let (new, mut new_replaced) = inbound.take_place();
+        // Even before the old one's task has heard of it.
+        assert!(!old.deliver(|| delivered.push("late")));
+        assert!(new.deliver(|| delivered.push("new")));
+        assert_eq!(delivered, ["old", "new"]);
+        assert!(old_replaced.try_recv().is_ok() && new_replaced.try_recv().is_err());
+    }
 }

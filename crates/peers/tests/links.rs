@@ -161,6 +161,15 @@ async fn two_connections_of_one_peer_never_interleave() {
 }
 
 #[tokio::test]
+async fn a_replaced_connection_is_closed_even_when_it_is_silent() {
+    // Longer than the test waits: only the replacement can close it.
+    let a = Node::with(1, LinksConfig { idle_timeout: 3 * PATIENCE, ..LinksConfig::default() });
+    let mut old = Raw::messages(a.links.local_addr(), 1, &hello(2, 5)).await;
+    let _new = Raw::messages(a.links.local_addr(), 1, &hello(2, 5)).await;
+    old.closed().await;
+}
+
+#[tokio::test]
 async fn a_bad_frame_ends_its_connection_and_is_said() {
     let small = LinksConfig { frame_bytes_max: 1000, ..LinksConfig::default() };
     let mut wrong_checksum = frame(b"damaged");
