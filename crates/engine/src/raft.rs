@@ -76,6 +76,8 @@ pub struct PeerProgress {
     pub matched: LogIndex,
     /// Whether it was heard of within the last election timeout.
     pub active: bool,
+    /// Whether it takes entries as they come.
+    pub streaming: bool,
     /// Whether it needs a copy of the log.
     pub copying: bool,
 }
@@ -153,6 +155,10 @@ impl Raft {
     /// Lets time pass: counts ticks, campaigns, sends heartbeats. `time` is log time, which heartbeats carry while this node leads.
     pub fn tick(&mut self, now: Instant, time: LogTime) {
         self.time = time;
+        if self.is_leader() && time > LogTime::ZERO {
+            // What it told itself counts as heard: it may lose its office and win it again with nobody in between.
+            self.heard = (self.raw.raft.term, time);
+        }
         let before = *self.ticked_ns.get_or_insert(now.monotonic_ns);
         let passed = now.monotonic_ns.saturating_sub(before) / TICK_NS;
         if passed == 0 {
@@ -305,6 +311,7 @@ impl Raft {
             node: NodeId(*node),
             matched: LogIndex(progress.matched),
             active: progress.recent_active || *node == self.id().0,
+            streaming: progress.state == ProgressState::Replicate,
             copying: progress.state == ProgressState::Snapshot,
         };
         let mut all: Vec<PeerProgress> = self.raw.raft.prs().iter().map(progress).collect();
@@ -465,7 +472,8 @@ impl Raft {
         let progress = self.progress();
         let caught_up = |learner: &Member| {
             let peer = progress.iter().find(|peer| peer.node == learner.node);
-            peer.is_some_and(|peer| peer.active && !peer.copying && peer.matched.0 + PROMOTE_ENTRIES >= last)
+            // One that has answered to nothing yet could cost the cluster its quorum.
+            peer.is_some_and(|peer| peer.active && peer.streaming && peer.matched.0 + PROMOTE_ENTRIES >= last)
         };
         let ready = learners.into_iter().find(caught_up);
         if let Some(learner) = ready {
@@ -484,17 +492,20 @@ impl Raft {
         while self.raw.has_ready() {
             self.handle_ready();
         }
-        if self.is_leader() != self.led {
-            self.led = self.is_leader();
-            if self.led {
-                self.take_office();
-            } else {
-                self.reads_waiting.clear();
-            }
+        if self.led && !self.is_leader() {
+            self.led = false;
+            self.reads_waiting.clear();
         }
     }
 
     fn handle_ready(&mut self) {
+        // Before the first message of the term leaves: it tells the log time too, so that a leader that dies right after winning hands
+        // on what it had heard.
+        if self.is_leader() && !self.led {
+            self.led = true;
+            self.take_office();
+            self.time = self.office.1;
+        }
         let mut ready = self.raw.ready();
         let number = ready.number();
         let mut must_write = false;

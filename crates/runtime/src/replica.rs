@@ -329,6 +329,10 @@ impl Peers {
     /// Dials the members of now.
     fn dial(&self, core: &Core, dialled: &mut Vec<(u64, String)>) {
         let (Some(partition), Some(links)) = (&core.partition, self.links.get()) else { return };
+        // Who we are is about to change, and is said once, at the beginning of a link.
+        if partition.wants_reopening() {
+            return;
+        }
         let others = partition.members().into_iter().filter(|member| member.node != self.replica.node);
         let wanted: Vec<(u64, String)> = others.map(|member| (member.node.0, member.address)).collect();
         if wanted != *dialled {
@@ -343,6 +347,10 @@ impl Peers {
         let life = core.entropy() | 1;
         let hash_seed = core.entropy();
         drop(core);
+        // Links begin with who we are, and that has changed.
+        if let Some(links) = self.links.get() {
+            links.set_peers(Vec::new());
+        }
         old.stop("the folder is opened anew");
         for (ticket, reply) in old.take_replies() {
             // Whoever asked may have gone away.
