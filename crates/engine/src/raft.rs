@@ -207,7 +207,12 @@ impl Raft {
                 let (term, index) = (Term(inner.term), LogIndex(metadata.index));
                 let from = NodeId(inner.from);
                 // The body comes by another way; all that this message says to the library is who leads.
-                let mut beat = raft::eraftpb::Message { to: inner.to, from: inner.from, term: inner.term, ..Default::default() };
+                let mut beat = raft::eraftpb::Message {
+                    to: inner.to,
+                    from: inner.from,
+                    term: inner.term,
+                    ..Default::default()
+                };
                 beat.set_msg_type(MessageType::MsgHeartbeat);
                 inner = beat;
                 if term.0 >= self.raw.raft.term && index.0 > self.raw.raft.raft_log.committed {
@@ -297,7 +302,8 @@ impl Raft {
     pub fn successor(&self) -> Option<NodeId> {
         let voters = self.members.voters();
         let peers = self.progress();
-        let fit = peers.iter().filter(|peer| voters.contains(&peer.node) && peer.node != self.id() && peer.active);
+        let fit =
+            peers.iter().filter(|peer| voters.contains(&peer.node) && peer.node != self.id() && peer.active);
         fit.max_by_key(|peer| peer.matched).map(|peer| peer.node)
     }
 
@@ -422,6 +428,8 @@ impl Raft {
         let mut identity = self.identity.clone();
         identity.log += 1;
         identity.clean = false;
+        // The copy's snapshot knows the members better.
+        identity.known.clear();
         open::write(&self.identity_file, &identity)?;
         // A vote that is written from now on must not bring the old log back.
         self.identity = identity;
@@ -531,7 +539,8 @@ impl Raft {
         }
         // The engine reads committed entries itself, at the pace of whoever applies them.
         drop(ready.take_committed_entries());
-        let held: Vec<Message> = ready.take_persisted_messages().into_iter().map(|m| self.stamped(m)).collect();
+        let held: Vec<Message> =
+            ready.take_persisted_messages().into_iter().map(|m| self.stamped(m)).collect();
         self.raw.advance_append_async(ready);
         let idle = self.waiting.is_empty() && self.jobs.is_empty();
         if must_write || !idle {
@@ -644,7 +653,8 @@ impl Raft {
         let mut change = ConfChangeV2::default();
         protobuf::Message::merge_from_bytes(&mut change, &entry.data)
             .map_err(|error| EngineError::Consensus(format!("entry {}: {error}", entry.index)))?;
-        let conf = self.raw.apply_conf_change(&change).map_err(|error| EngineError::Consensus(error.to_string()))?;
+        let conf =
+            self.raw.apply_conf_change(&change).map_err(|error| EngineError::Consensus(error.to_string()))?;
         let index = LogIndex(entry.index);
         self.members.apply(conf, &entry.context).map_err(|error| EngineError::Entry { index, error })?;
         self.identity.known = self.members.list();
@@ -784,7 +794,8 @@ impl Engine for Raft {
     }
 
     fn snapshot_meta(&self) -> Vec<u8> {
-        let term = raft::Storage::term(self.raw.store(), self.applied).expect("the last applied entry is in the log");
+        let term = raft::Storage::term(self.raw.store(), self.applied)
+            .expect("the last applied entry is in the log");
         encode(&(Term(term), self.members.clone()))
     }
 

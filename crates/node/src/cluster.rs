@@ -48,8 +48,8 @@ pub(crate) enum PeerMessage {
     Ping { sent_ns: u64, how: Box<How> },
     /// The answer to a ping.
     Pong { sent_ns: u64, wall_ms: u64, committed: LogIndex, leads: bool, term: Term },
-    /// The receiver's folder was admitted to the sender's cluster.
-    Adopt { cluster: ClusterId, first: Vec<Member> },
+    /// The receiver's folder was admitted to the sender's cluster, which began with `first` and has these `members` now.
+    Adopt { cluster: ClusterId, first: Vec<Member>, members: Vec<Member> },
     /// A change of membership or leadership, for the leader.
     Admin { id: u64, request: AdminRequest },
     /// What became of it: nothing, or why it was refused.
@@ -62,7 +62,7 @@ wire_enum!(PeerMessage {
     4 = MayRead { id, index },
     5 = Ping { sent_ns, how },
     6 = Pong { sent_ns, wall_ms, committed, leads, term },
-    7 = Adopt { cluster, first },
+    7 = Adopt { cluster, first, members },
     8 = Admin { id, request },
     9 = AdminDone { id, refused },
 });
@@ -274,7 +274,8 @@ mod tests {
 
     #[test]
     fn the_replica_that_differs_from_a_quorum_is_the_one_that_went_astray() {
-        let (index, halves) = (LogIndex(TRAIL_ENTRIES), |trail: u64| vec![(LogIndex(TRAIL_ENTRIES), (0, trail))]);
+        let (index, halves) =
+            (LogIndex(TRAIL_ENTRIES), |trail: u64| vec![(LogIndex(TRAIL_ENTRIES), (0, trail))]);
         let mut trails = Trails::default();
         trails.note(index, 7);
         assert_eq!(trails.compare(NodeId(2), &halves(7), 2), None);
@@ -296,7 +297,11 @@ mod tests {
         assert_eq!(frames.len(), 1);
         assert_eq!(read_frame(&frames[0].1).unwrap(), messages);
         let whole = &frames[0].1;
-        let ends: Vec<usize> = (0..whole.len()).filter(|end| read_frame(&whole.slice(..*end)).is_ok()).collect();
-        assert!(ends.len() <= messages.len(), "only between two messages does a shorter frame read: {ends:?}");
+        let ends: Vec<usize> =
+            (0..whole.len()).filter(|end| read_frame(&whole.slice(..*end)).is_ok()).collect();
+        assert!(
+            ends.len() <= messages.len(),
+            "only between two messages does a shorter frame read: {ends:?}"
+        );
     }
 }

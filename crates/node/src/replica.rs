@@ -10,14 +10,12 @@
 
 use crate::admission::{Pressure, Refused};
 use crate::cluster::{
-    AdminRequest, CLOCK_OFF_MS, How, LEADERLESS_NS, Outbox, PING_NS, Peer, PeerMessage, READ_AGAIN_NS, Trails,
-    median_ahead_ms, read_frame,
+    AdminRequest, CLOCK_OFF_MS, How, LEADERLESS_NS, Outbox, PING_NS, Peer, PeerMessage, READ_AGAIN_NS,
+    Trails, median_ahead_ms, read_frame,
 };
 use crate::partition::{Fatal, Partition, Reply};
 use bytes::Bytes;
-use quorate_engine::{
-    Clock, CopyWanted, EngineError, Identity, Instant, Member, Raft, Role, Standing,
-};
+use quorate_engine::{Clock, CopyWanted, EngineError, Identity, Instant, Member, Raft, Role, Standing};
 use quorate_log::Disk;
 use quorate_machine::MACHINE_VERSION;
 use quorate_types::{ClusterId, Command, LogIndex, LogTime, NodeId, Origin, Term};
@@ -151,6 +149,8 @@ pub(crate) struct Replica<T> {
 
 impl<T> Replica<T> {
     pub(crate) fn new(config: ReplicaConfig) -> Self {
+        // An answer to an earlier life of this process must not be taken for one to this life: it knows less.
+        let first_request = config.life >> 1;
         Self {
             config,
             peers: BTreeMap::new(),
@@ -162,13 +162,13 @@ impl<T> Replica<T> {
             waiting: Vec::new(),
             asked: VecDeque::new(),
             confirmed: BTreeMap::new(),
-            next_read: 1,
+            next_read: first_request,
             recovery_asked: false,
             pinged_ns: None,
             trails: Trails::default(),
             outbox: Outbox::default(),
             admin: BTreeMap::new(),
-            next_admin: 1,
+            next_admin: first_request,
             copying: false,
             copy_idle: BTreeMap::new(),
             reopen: false,
@@ -181,7 +181,8 @@ impl<T> Replica<T> {
         let asked = self.asked.drain(..).flat_map(|asked| asked.reads);
         let confirmed = std::mem::take(&mut self.confirmed).into_values().flatten();
         let reads = self.waiting.drain(..).chain(asked).chain(confirmed);
-        let here = reads.filter_map(|read| if let ReadFor::Here(ticket) = read { Some(ticket) } else { None });
+        let here =
+            reads.filter_map(|read| if let ReadFor::Here(ticket) = read { Some(ticket) } else { None });
         here.chain(std::mem::take(&mut self.admin).into_values().map(|(ticket, _)| ticket)).collect()
     }
 
@@ -258,18 +259,26 @@ impl<T> Partition<T> {
         let identity = raft.identity();
         if stranger && identity.cluster != ClusterId::ZERO && raft.members().member(node).is_some() {
             let (cluster, first) = (identity.cluster, identity.first.clone());
-            replica.outbox.push(node, &PeerMessage::Adopt { cluster, first });
+            let members = raft.members().list();
+            replica.outbox.push(node, &PeerMessage::Adopt { cluster, first, members });
         }
+        // A leader must learn that this process is a new one before anything else that it is asked: it may have lost what it acknowledged.
+        replica.pinged_ns = None;
         let standing = self.engine.standing();
         if standing.leader == Some(node) {
-            for batch in self.in_flight.iter_mut().filter(|batch| batch.term == standing.term) {
-                let Some(commands) = batch.commands.take() else { continue };
-                let again =
-                    PeerMessage::Forward { term: batch.term, life: self.life, batch: batch.batch, commands };
-                replica.outbox.push(node, &again);
-                let PeerMessage::Forward { commands, .. } = again else { unreachable!("it was just made") };
-                batch.commands = Some(commands);
-            }
+            self.forward_again(node, standing.term);
+        }
+    }
+
+    /// Sends the leader once more, in order, what it was sent in its term and may not have received; it takes each number once.
+    fn forward_again(&mut self, leader: NodeId, term: Term) {
+        let Some(replica) = &mut self.replica else { return };
+        for batch in self.in_flight.iter_mut().filter(|batch| batch.term == term) {
+            let Some(commands) = batch.commands.take() else { continue };
+            let again = PeerMessage::Forward { term, life: self.life, batch: batch.batch, commands };
+            replica.outbox.push(leader, &again);
+            let PeerMessage::Forward { commands, .. } = again else { unreachable!("it was just made") };
+            batch.commands = Some(commands);
         }
     }
 
@@ -407,9 +416,14 @@ impl<T> Partition<T> {
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         let Some(raft) = self.engine.as_replica() else { return Vec::new() };
-        let (now, known) = (raft.members().list(), raft.known());
-        // Right after opening, changes in the log are not applied yet, and the folder knows more.
-        if known.len() > now.len() { known.to_vec() } else { now }
+        // Right after opening, changes in the log are not applied yet, and the folder knows more: without it the leader of now might not
+        // even be dialled. Once they are, both are the same.
+        let mut members: BTreeMap<NodeId, Member> =
+            raft.known().iter().map(|member| (member.node, member.clone())).collect();
+        for member in raft.members().list() {
+            members.entry(member.node).or_insert(member);
+        }
+        members.into_values().collect()
     }
 
     /// Operators should hear of these, oldest first.
@@ -523,7 +537,9 @@ impl<T> Partition<T> {
     }
 
     fn leaderless_now(&self) -> String {
-        let (Some(replica), Some(raft)) = (&self.replica, self.engine.as_replica()) else { return String::new() };
+        let (Some(replica), Some(raft)) = (&self.replica, self.engine.as_replica()) else {
+            return String::new();
+        };
         if raft.identity().cluster == ClusterId::ZERO {
             return format!(
                 "node {} is not a member of a cluster yet: run `quorate cluster init` here, or `quorate cluster add` at a member",
@@ -549,7 +565,10 @@ impl<T> Partition<T> {
                 silent.join(", ")
             )
         } else {
-            format!("no leader is elected yet: {reachable} of {count} voters can be reached from node {}", self.node)
+            format!(
+                "no leader is elected yet: {reachable} of {count} voters can be reached from node {}",
+                self.node
+            )
         }
     }
 
@@ -583,7 +602,8 @@ impl<T> Partition<T> {
         let standing = self.engine.standing();
         let Some(leader) = standing.leader.filter(|leader| *leader != self.node) else { return };
         for keep_alives in [true, false] {
-            while let Some((commands, tickets, taken)) = self.gather_own(keep_alives, self.config.entry_bytes) {
+            while let Some((commands, tickets, taken)) = self.gather_own(keep_alives, self.config.entry_bytes)
+            {
                 let origin = self.launch(commands.len(), standing.term, tickets, taken, None);
                 let Origin { life, batch, .. } = origin;
                 let message = PeerMessage::Forward { term: standing.term, life, batch, commands };
@@ -649,14 +669,20 @@ impl<T> Partition<T> {
             PeerMessage::MayRead { id, index } => self.confirm(id, index),
             PeerMessage::Ping { sent_ns, how } => return self.take_ping(from, sent_ns, *how, now),
             PeerMessage::Pong { sent_ns, wall_ms, committed, leads, term } => {
-                self.take_pong(from, sent_ns, wall_ms, (leads && term == self.engine.standing().term).then_some(committed), now);
+                self.take_pong(
+                    from,
+                    sent_ns,
+                    wall_ms,
+                    (leads && term == self.engine.standing().term).then_some(committed),
+                    now,
+                );
             }
-            PeerMessage::Adopt { cluster, first } => {
+            PeerMessage::Adopt { cluster, first, members } => {
                 if let Some(raft) = self.engine.replica()
                     && raft.identity().cluster == ClusterId::ZERO
                     && let Some(replica) = &mut self.replica
                 {
-                    match raft.adopt(cluster, first) {
+                    match raft.adopt(cluster, first, members) {
                         Ok(()) => replica.reopen = true,
                         Err(error) => replica.note(format!("joining the cluster failed: {error}")),
                     }
@@ -685,7 +711,11 @@ impl<T> Partition<T> {
         let standing = self.engine.standing();
         let Some(replica) = self.replica.as_mut() else { return };
         // A number is drawn by each life of a process; a bound keeps one that restarts without end from filling memory.
-        if !standing.leads || standing.term != term || commands.is_empty() || replica.taken.len() > PEER_READS_MAX {
+        if !standing.leads
+            || standing.term != term
+            || commands.is_empty()
+            || replica.taken.len() > PEER_READS_MAX
+        {
             return;
         }
         let taken = replica.taken.entry((from, life)).or_default();
@@ -762,7 +792,10 @@ impl<T> Partition<T> {
     fn look_around(&mut self, now: Instant) -> Result<(), Fatal> {
         let standing = self.engine.standing();
         let (machine_wall, machine_time) = (self.machine.wall(), self.machine.log_time());
-        let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.replica()) else { return Ok(()) };
+        let mut found = None;
+        let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.replica()) else {
+            return Ok(());
+        };
         if (standing.term, standing.leader, standing.leads)
             != (replica.standing.term, replica.standing.leader, replica.standing.leads)
         {
@@ -779,6 +812,8 @@ impl<T> Partition<T> {
                 asked.at_ns = 0;
                 asked.reads.retain(|read| !matches!(read, ReadFor::Peer(..)));
             }
+            // The link may have broken and come back while no leader was known: nobody has sent again what was lost with it.
+            found = standing.leader.filter(|leader| *leader != self.node);
         }
         replica.standing = standing;
         replica.leaderless_since = match standing.leader {
@@ -789,6 +824,9 @@ impl<T> Partition<T> {
         let mut confirmed = Vec::new();
         while let Some(read) = raft.next_read() {
             confirmed.push(read);
+        }
+        if let Some(leader) = found {
+            self.forward_again(leader, standing.term);
         }
         if wanted {
             self.snapshot_soon();
@@ -844,7 +882,11 @@ impl<T> Partition<T> {
         let off = median.abs() > CLOCK_OFF_MS;
         raft.set_clock_off(off);
         let standing = self.engine.standing();
-        if off && standing.orders && self.hand_over() && let Some(replica) = &mut self.replica {
+        if off
+            && standing.orders
+            && self.hand_over()
+            && let Some(replica) = &mut self.replica
+        {
             replica.note(format!(
                 "this node's wall clock is {median} ms behind the others' median: it hands leadership over. Set the clock (NTP)"
             ));

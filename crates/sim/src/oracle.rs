@@ -122,6 +122,8 @@ impl Oracle {
             Reply::Outcome(outcome) => bytes.extend_from_slice(&encode(outcome)),
             Reply::Changed => bytes.push(1),
             Reply::Indeterminate => bytes.push(2),
+            // Of a replica only.
+            Reply::MayRead | Reply::Refused(_) | Reply::Admin(_) => bytes.push(3),
         }
         self.answers_hash = xxhash_rust::xxh3::xxh3_64(&bytes);
         self.answers.push((op, reply.clone()));

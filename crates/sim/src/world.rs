@@ -13,8 +13,8 @@ use crate::plant::{Counts, Plant, Seam};
 use crate::probes::Probes;
 use crate::random::Random;
 use crate::workload::{Client, Hope, Scenario, View, command};
-use quorate_engine::{Durability, Engine, Instant};
-use quorate_log::{JobDone, LogConfig, SimDisk, WriteJob};
+use quorate_engine::{Durability, Instant, Job, JobDone};
+use quorate_log::{LogConfig, SimDisk};
 use quorate_machine::Machine;
 use quorate_node::{Config, Done, Partition, Refused, Reply, Work};
 use quorate_types::{
@@ -145,7 +145,7 @@ struct World {
     disk: SimDisk,
     counts: Arc<Counts>,
     node: Option<Node>,
-    jobs: VecDeque<WriteJob>,
+    jobs: VecDeque<Job>,
     jobs_done: VecDeque<JobDone>,
     works: VecDeque<Work>,
     works_done: VecDeque<Done>,
@@ -326,6 +326,7 @@ impl World {
                     Refused::Overloaded { .. } => self.probes.hit("overload refused"),
                     Refused::Full { .. } => self.probes.hit("disk: nearly full, growth refused"),
                     Refused::Stopped { .. } => {}
+                    Refused::NoLeader { why } => return Err(format!("a node alone waits for a leader: {why}")),
                     Refused::Invalid(why) => return Err(format!("a client's command is invalid: {why}")),
                 }
                 self.clients[number].not_admitted(&hope);
@@ -429,7 +430,7 @@ impl World {
                         self.probes.hit("ask: a retry after a crash got the first answer");
                     }
                 }
-                Reply::Changed => {}
+                Reply::Changed | Reply::MayRead | Reply::Refused(_) | Reply::Admin(_) => {}
                 Reply::Indeterminate if waited => client.lost(),
                 Reply::Indeterminate => {}
             }

@@ -90,7 +90,8 @@ impl Raft {
             Some(_) => Some(root.lock()?),
             None => None,
         };
-        let read = open_log(&root, &identity, config).and_then(|(log, recovery)| read_log(log, recovery, &identity));
+        let read =
+            open_log(&root, &identity, config).and_then(|(log, recovery)| read_log(log, recovery, &identity));
         let others = identity.known.iter().any(|known| known.node != identity.node);
         let (found, opened) = match read {
             Ok(read) => read,
@@ -120,15 +121,21 @@ impl Raft {
     /// It is a member of a cluster already; the identity cannot be written.
     pub fn init(&mut self, cluster: ClusterId, address: String) -> Result<(), EngineError> {
         let (node, instance) = (self.id(), self.identity.instance);
-        self.adopt(cluster, vec![Member { node, address, instance, role: super::Role::Voter {}, vote: true }])
+        let first = vec![Member { node, address, instance, role: super::Role::Voter {}, vote: true }];
+        self.adopt(cluster, first.clone(), first)
     }
 
-    /// Makes this folder part of a cluster that has admitted it: `first` are the members that the cluster began with. The
-    /// replica is of no further use: open the folder again.
+    /// Makes this folder part of a cluster that has admitted it: `first` are the members that the cluster began with, `known` those of
+    /// now, whom to dial before the log has told. The replica is of no further use: open the folder again.
     ///
     /// # Errors
     /// It is a member of a cluster already; the identity cannot be written.
-    pub fn adopt(&mut self, cluster: ClusterId, first: Vec<Member>) -> Result<(), EngineError> {
+    pub fn adopt(
+        &mut self,
+        cluster: ClusterId,
+        first: Vec<Member>,
+        known: Vec<Member>,
+    ) -> Result<(), EngineError> {
         if self.identity.cluster != ClusterId::ZERO {
             return Err(EngineError::Identity(format!(
                 "node {} is a member of cluster {:016x} already: nothing was changed",
@@ -138,7 +145,7 @@ impl Raft {
         }
         let mut identity = self.identity.clone();
         identity.cluster = cluster;
-        identity.known.clone_from(&first);
+        identity.known = known;
         identity.first = first;
         write(&self.identity_file, &identity)?;
         self.identity = identity;
@@ -282,8 +289,12 @@ fn assemble(
         ..Config::default()
     };
     let logger = slog::Logger::root(slog::Discard, slog::o!());
-    let raw = RawNode::new(&library, storage, &logger).map_err(|error| EngineError::Consensus(error.to_string()))?;
+    let raw = RawNode::new(&library, storage, &logger)
+        .map_err(|error| EngineError::Consensus(error.to_string()))?;
     identity.term = identity.term.max(Term(raw.raft.term));
+    if identity.known.is_empty() {
+        identity.known = members.list();
+    }
     Ok(Raft {
         raw,
         log,
