@@ -29,9 +29,7 @@ impl Job {
     pub fn run(self) -> JobDone {
         let identity = match self.identity {
             None => Ok(()),
-            Some((file, content)) => {
-                file.lock().unwrap_or_else(PoisonError::into_inner).write(&content)
-            }
+            Some((file, content)) => file.lock().unwrap_or_else(PoisonError::into_inner).write(&content),
         };
         // After a vote that may be lost nothing may be written that depends on it.
         let write = if identity.is_ok() { self.write.map(WriteJob::run) } else { None };

@@ -3,20 +3,22 @@
 //! Invariant: an entry is given back only when its durability is met: synced (`always`), or written (`interval`, `none`).
 //! Called by: `node` through [`Engine`].
 
-use crate::{Durability, Engine, EngineError, Job, JobDone, Opened, Proposal, Replay, Standing};
+use crate::{Durability, Engine, EngineError, Identity, Job, JobDone, Opened, Proposal, Replay, Standing};
 use quorate_log::{AppendEntry, Disk, Extent, Index, Log, LogConfig, LogError};
 use quorate_types::codec::Writer;
-use quorate_types::{Entry, LogIndex, NodeId, Term};
+use quorate_types::{ClusterId, Entry, LogIndex, NodeId, Term};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A single node has one term.
+/// The term of a log that never was a cluster's.
 const TERM: Term = Term(1);
 
 /// See the module's documentation.
 pub struct Local {
     log: Log,
     durability: Durability,
+    /// That of the last entry: terms never go back, and the log may have been a cluster's.
+    term: Term,
     /// Proposed entries, oldest first, kept so that applying them needs no decoding.
     in_flight: VecDeque<Entry>,
     scratch: Writer,
@@ -26,23 +28,39 @@ impl Local {
     /// Opens the log of a folder.
     ///
     /// # Errors
-    /// What [`Log::open`] refuses: it names the file, the offset and what to do.
+    /// What [`Log::open`] refuses: it names the file, the offset and what to do. [`EngineError::Identity`]: the folder belongs to a
+    /// cluster, where this node alone must not decide anything.
     pub fn open(
         disk: Arc<dyn Disk>,
         config: LogConfig,
         durability: Durability,
     ) -> Result<(Self, Opened), EngineError> {
+        refuse_cluster(&disk)?;
         let (log, recovery) = Log::open(disk, config)?;
+        let term = match recovery.last {
+            Index::ZERO => TERM,
+            last => log.reader().term(last).map_or(TERM, |term| Term(term.0)),
+        };
+        let mut entries = recovery.entries;
+        if term > TERM {
+            // A cluster's log may hold entries that later ones replaced, which only a second reading leaves out.
+            let from = recovery.snapshot.as_ref().map_or(Index(1), |snapshot| snapshot.index().next());
+            for entry in entries {
+                entry?;
+            }
+            entries = log.reader().entries(from)?;
+        }
         let mut notes = recovery.notes;
         notes.extend(recovery.damaged_snapshots.iter().map(LogError::to_string));
         let opened = Opened {
             snapshot: recovery.snapshot,
-            entries: Replay(Some(recovery.entries)),
+            entries: Replay(Some(entries)),
             torn: recovery.torn,
             notes,
             last: LogIndex(recovery.last.0),
         };
-        Ok((Self { log, durability, in_flight: VecDeque::new(), scratch: Writer::default() }, opened))
+        let (in_flight, scratch) = (VecDeque::new(), Writer::default());
+        Ok((Self { log, durability, term, in_flight, scratch }, opened))
     }
 
     /// When commits are answered.
@@ -52,19 +70,29 @@ impl Local {
     }
 }
 
+fn refuse_cluster(disk: &Arc<dyn Disk>) -> Result<(), EngineError> {
+    match Identity::read(disk)? {
+        Some(identity) if identity.cluster != ClusterId::ZERO => Err(EngineError::Identity(format!(
+            "the data folder belongs to node {} of cluster {:016x}: start it with --node-id {} (or, when its quorum is lost for good, see `quorate cluster recover --help`)",
+            identity.node, identity.cluster.0, identity.node
+        ))),
+        _ => Ok(()),
+    }
+}
+
 impl Engine for Local {
     fn standing(&self) -> Standing {
-        Standing { term: TERM, leader: Some(NodeId::ZERO), leads: true, orders: true }
+        Standing { term: self.term, leader: Some(NodeId::ZERO), leads: true, orders: true }
     }
 
     fn propose(&mut self, proposal: Proposal) -> Result<LogIndex, EngineError> {
         let index = LogIndex(self.log.last().next().0);
-        let entry = proposal.into_entry(index, TERM);
+        let entry = proposal.into_entry(index, self.term);
         self.scratch.clear();
         entry.encode_body(&mut self.scratch);
         let extent = |e: &quorate_types::codec::Extent| Extent { offset: e.offset, len: e.len };
         let extents: Vec<Extent> = self.scratch.extents.iter().map(extent).collect();
-        let term = quorate_log::Term(TERM.0);
+        let term = quorate_log::Term(self.term.0);
         self.log.append(AppendEntry {
             index: Index(index.0),
             term,

@@ -135,7 +135,17 @@ impl Bench {
         let (index, ms) = (LogIndex(self.index), self.index);
         let (wall, time) = (WallTime(1_700_000_000_000 + ms), LogTime(ms * 1_000_000));
         let (term, seed, decided) = (Term(1), self.index, Vec::new());
-        let mut entry = Entry { index, term, wall, time, seed, machine_version: 1, commands, decided, origins: Vec::new() };
+        let mut entry = Entry {
+            index,
+            term,
+            wall,
+            time,
+            seed,
+            machine_version: 1,
+            commands,
+            decided,
+            origins: Vec::new(),
+        };
         entry.seal();
         entry
     }

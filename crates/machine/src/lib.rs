@@ -207,7 +207,8 @@ impl Machine {
             self.applied,
             entry.index
         );
-        let engines = entry.commands.is_empty() && entry.wall == WallTime::ZERO && entry.time == LogTime::ZERO;
+        let engines =
+            entry.commands.is_empty() && entry.wall == WallTime::ZERO && entry.time == LogTime::ZERO;
         let (wall, time) = if engines { (self.wall, self.time) } else { (entry.wall, entry.time) };
         assert!(time >= self.time, "log time ran backwards: {time} after {}", self.time);
         assert!(wall >= self.wall, "wall time ran backwards: {wall} after {}", self.wall);

@@ -321,7 +321,9 @@ impl Restorer {
         match header.version {
             // The first version had no trail.
             1 => {}
-            VERSION => machine.trail = u128::from_le_bytes(from.raw(16)?.try_into().expect("16 bytes were read")),
+            VERSION => {
+                machine.trail = u128::from_le_bytes(from.raw(16)?.try_into().expect("16 bytes were read"))
+            }
             found => return Err(DecodeError::Version { what: "snapshot", found, wanted: VERSION }),
         }
         machine.applied = header.applied;

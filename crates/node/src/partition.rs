@@ -7,8 +7,8 @@
 use crate::admission::{Bounds, Pressure, Refused, Waiting, admit};
 use crate::background::{Background, Done, Work};
 use crate::config::Config;
-use crate::waiters::{Interest, Waiters, WatchId};
 use crate::replica::{Replica, ReplicaConfig};
+use crate::waiters::{Interest, Waiters, WatchId};
 use crate::why::Decisions;
 use quorate_engine::{
     Clock, Engine, EngineError, Instant, Job, JobDone, Local, Opened, Proposal, Raft, RaftConfig,
@@ -433,7 +433,11 @@ impl<T> Partition<T> {
     }
 
     /// Commands of this node's clients, up to about `room` bytes and at least one.
-    pub(crate) fn gather_own(&mut self, keep_alives: bool, room: u64) -> Option<(Vec<Command>, Vec<T>, Waiting)> {
+    pub(crate) fn gather_own(
+        &mut self,
+        keep_alives: bool,
+        room: u64,
+    ) -> Option<(Vec<Command>, Vec<T>, Waiting)> {
         let queue = if keep_alives { &mut self.keep_alives } else { &mut self.queue };
         if queue.is_empty() || room == 0 {
             return None;
@@ -755,7 +759,8 @@ impl<T> Partition<T> {
             };
             for (command, ticket) in commands.into_iter().zip(batch.tickets).rev() {
                 let keep_alive = matches!(command.body, CommandBody::KeepAlive { .. });
-                if keep_alive { &mut self.keep_alives } else { &mut self.queue }.push_front((command, ticket));
+                if keep_alive { &mut self.keep_alives } else { &mut self.queue }
+                    .push_front((command, ticket));
             }
         }
     }

@@ -9,8 +9,8 @@
 //! Invariant: whoever ends a round with more to do wakes the thread.
 //! Called by: `handle`.
 
-use crate::metrics::Syncs;
 use crate::error::RuntimeError;
+use crate::metrics::Syncs;
 use crate::replica::Peers;
 use quorate_engine::{Durability, Instant, Job};
 use quorate_node::{Config, Done, Partition, Reply, Work};
@@ -333,7 +333,11 @@ fn drive(shared: &Shared, work: &SyncSender<Work>) {
     }
 }
 
-pub(crate) fn sleep<'a>(shared: &'a Shared, mut core: MutexGuard<'a, Core>, most: Duration) -> MutexGuard<'a, Core> {
+pub(crate) fn sleep<'a>(
+    shared: &'a Shared,
+    mut core: MutexGuard<'a, Core>,
+    most: Duration,
+) -> MutexGuard<'a, Core> {
     if core.stopping && !core.driving {
         drop(core);
         std::thread::yield_now();

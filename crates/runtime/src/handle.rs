@@ -6,18 +6,18 @@
 use crate::driver::{Shared, Threads, Ticket};
 use crate::error::RuntimeError;
 use crate::metrics;
+use crate::replica::{self, ClusterConfig};
 use bytes::Bytes;
+use quorate_engine::{Change, Identity};
 use quorate_log::{BackupReport, FileDisk, Index, LogReader};
 use quorate_machine::Machine;
-use crate::replica::{self, ClusterConfig};
-use quorate_engine::Change;
 use quorate_node::{
-    AdminRequest, ClusterStatus, Config, Interest, OpenError, OpenReport, Partition, PartitionId, ReadBarrier,
-    Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
+    AdminRequest, ClusterStatus, Config, Interest, OpenError, OpenReport, Partition, PartitionId,
+    ReadBarrier, Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
 };
 use quorate_types::{
-    Command, CommandBody, Commit, Committed, Limits, NodeId, Outcome, PayloadRef, Principal, Refusal, Subject,
-    WaitRequest,
+    Command, CommandBody, Commit, Committed, Limits, NodeId, Outcome, PayloadRef, Principal, Refusal,
+    Revision, Subject, WaitRequest,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -149,6 +149,47 @@ impl Quorate {
     pub fn close(mut self) {
         self.threads.stop();
     }
+}
+
+/// What became of a folder whose cluster was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// The node it was.
+    pub node: NodeId,
+    /// The cluster it belonged to.
+    pub cluster: u64,
+    /// The revision that its state had reached.
+    pub revision: Revision,
+    /// The revision that the next commit is beyond: no token given by the lost cluster is ever given again.
+    pub raised_to: Revision,
+}
+
+/// How far revisions are raised when a cluster is given up, or a backup becomes a new one.
+pub const REVISIONS_RAISED: u64 = 1 << 32;
+
+/// Gives up a cluster that has lost its quorum for good: its folder, with everything that is in its log, becomes a member of none, and
+/// may begin a new cluster. What only the lost nodes had acknowledged is lost; nothing may run on the folder.
+///
+/// # Errors
+/// The folder is in use, was never a cluster's, or cannot be read.
+pub fn forget_cluster(folder: &Path, config: Config) -> Result<Forgotten, OpenError> {
+    let disk: Arc<dyn quorate_log::Disk> = Arc::new(FileDisk::open(folder)?);
+    let held = disk.lock()?;
+    let instance = entropy().map_err(|error| no_system("read entropy", &error))?[0];
+    let Some(old) = Identity::forget(&disk, instance)? else {
+        let why = format!("{} was never a node of a cluster: nothing was changed", folder.display());
+        return Err(OpenError::Engine(quorate_engine::EngineError::Identity(why)));
+    };
+    drop(held);
+    let log = old.log_folder().map_or_else(|| folder.to_owned(), |name| folder.join(name));
+    let quorate = Quorate::open(log, config, |_, _| {})?;
+    let stopped = |error: RuntimeError| no_system("raise the revision", &error);
+    let revision = quorate.read(Machine::revision).map_err(stopped)?;
+    let raised_to = Revision(revision.0 + REVISIONS_RAISED);
+    let raise = CommandBody::RaiseRevision { to: raised_to };
+    quorate.execute(Command::new("server".into(), raise)).map_err(stopped)?;
+    quorate.close();
+    Ok(Forgotten { node: old.node, cluster: old.cluster.0, revision, raised_to })
 }
 
 /// Why a commit did not take effect, or cannot be told to.
@@ -305,7 +346,9 @@ impl Handle {
         let mut core = self.shared.lock();
         match core.open() {
             Ok(partition) => partition.status(),
-            Err(why) => Status { stopped: core.broken.as_ref().map(|_| why.to_string()), ..Status::default() },
+            Err(why) => {
+                Status { stopped: core.broken.as_ref().map(|_| why.to_string()), ..Status::default() }
+            }
         }
     }
 

@@ -14,10 +14,13 @@ mod metrics;
 mod replica;
 
 pub use error::RuntimeError;
-pub use handle::{CommitError, Consistency, Handle, Quorate};
+pub use handle::{CommitError, Consistency, Forgotten, Handle, Quorate, REVISIONS_RAISED, forget_cluster};
 pub use metrics::Syncs;
 pub use quorate_engine::Durability;
 pub use quorate_log::{BackupReport, LogConfig};
+pub use quorate_node::{
+    ClusterStatus, Config, Interest, MemberStatus, OpenError, OpenReport, Status, WhyRecord, WhyVerdict,
+    WhyWhat,
+};
 pub use quorate_peers::PeerTls;
 pub use replica::ClusterConfig;
-pub use quorate_node::{ClusterStatus, MemberStatus, Config, Interest, OpenError, OpenReport, Status, WhyRecord, WhyVerdict, WhyWhat};

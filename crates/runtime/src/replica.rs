@@ -506,7 +506,8 @@ impl Peers {
                 let export = export.ok_or("this copy is not offered any more: begin again")?;
                 let file = usize::try_from(file).ok().filter(|file| *file < export.files().len());
                 let file = file.ok_or("the copy has no such file")?;
-                blocking(move || export.read(file, offset, bytes.min(PIECE_BYTES) as usize).map_err(text)).await
+                blocking(move || export.read(file, offset, bytes.min(PIECE_BYTES) as usize).map_err(text))
+                    .await
             }
         }
     }
@@ -592,7 +593,10 @@ impl Host for Peers {
     fn accept(&self, peer: &Hello, _dialled: Option<u64>) -> Result<(), String> {
         let ours = Peers::hello(self).clone();
         if peer.node == ours.node {
-            return Err(format!("two nodes have the number {}: give one of them another --node-id", ours.node));
+            return Err(format!(
+                "two nodes have the number {}: give one of them another --node-id",
+                ours.node
+            ));
         }
         // Not a member yet: whoever has admitted this folder may call.
         if ours.cluster == 0 {
@@ -697,5 +701,7 @@ async fn blocking<R: Send + 'static>(
 
 /// The operating system's boot (Linux: proc(5), random/boot_id); empty where it cannot be told: then every start counts as the same.
 fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }

@@ -1,7 +1,11 @@
 //! Three replicas in one process, over loopback: how a cluster begins, serves, and survives the end of its leader.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 use quorate_runtime::{ClusterConfig, Config, Consistency, Handle, Quorate, RuntimeError};
-use quorate_types::{Commit, Key, LeaseId, NodeId, Op, Outcome};
+use quorate_types::{
+    Append, Commit, Format, Key, LeaseId, NodeId, Offset, Op, Outcome, PartitionChoice, Record, record,
+};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -24,13 +28,31 @@ impl Drop for Cluster {
     }
 }
 
+/// Small logs and frequent snapshots: what takes a server days happens within a test.
 fn config() -> Config {
     let mut config = Config::default();
-    config.log.segment_bytes = 4 << 20;
-    config.log.batch_bytes_max = 2 << 20;
-    config.log.entry_bytes_max = 1 << 20;
-    config.entry_bytes = 64 << 10;
+    config.log.segment_bytes = 256 << 10;
+    config.log.batch_bytes_max = 128 << 10;
+    config.log.entry_bytes_max = 64 << 10;
+    config.entry_bytes = 16 << 10;
+    config.snapshot_commands = 2000;
+    config.audit_bytes = 512 << 10;
     config
+}
+
+fn append(stream: &str, value: &str) -> Commit {
+    let payload =
+        record::encode(&[Record { key: None, value: Some(value.to_owned().into()), headers: Vec::new() }]);
+    Commit::of(vec![Op::Append {
+        append: Append {
+            stream: Key::new(stream),
+            partition: PartitionChoice::Any,
+            format: Format::Records,
+            records: 1,
+            payload,
+            create: true,
+        },
+    }])
 }
 
 fn put(key: &str, value: &str) -> Commit {
@@ -39,13 +61,15 @@ fn put(key: &str, value: &str) -> Commit {
 
 impl Cluster {
     fn of(count: u64) -> Self {
-        let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let listeners: Vec<TcpListener> =
+            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses: Vec<String> = listeners.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
         let mut cluster = Self { nodes: Vec::new() };
         for (at, listener) in listeners.into_iter().enumerate() {
             let folder = tempfile::tempdir().unwrap();
             let address = addresses[at].clone();
-            let peers = addresses.iter().enumerate().map(|(n, a)| (NodeId(n as u64 + 1), a.clone())).collect();
+            let peers =
+                addresses.iter().enumerate().map(|(n, a)| (NodeId(n as u64 + 1), a.clone())).collect();
             let quorate = open(&folder, at as u64 + 1, listener, &address, peers);
             cluster.nodes.push(Node { folder, address, quorate: Some(quorate) });
         }
@@ -70,7 +94,8 @@ impl Cluster {
     async fn leader(&self) -> usize {
         until("a leader that all running nodes know", || {
             let running = self.nodes.iter().filter_map(|node| node.quorate.as_ref());
-            let seen: Vec<_> = running.map(|q| q.handle().cluster_status().and_then(|s| s.standing.leader)).collect();
+            let seen: Vec<_> =
+                running.map(|q| q.handle().cluster_status().and_then(|s| s.standing.leader)).collect();
             let first = seen[0]?;
             seen.iter().all(|leader| *leader == Some(first)).then_some(first.0 as usize)
         })
@@ -96,7 +121,13 @@ impl Cluster {
     }
 }
 
-fn open(folder: &TempDir, node: u64, listener: TcpListener, address: &str, peers: Vec<(NodeId, String)>) -> Quorate {
+fn open(
+    folder: &TempDir,
+    node: u64,
+    listener: TcpListener,
+    address: &str,
+    peers: Vec<(NodeId, String)>,
+) -> Quorate {
     let url = format!("http://node-{node}");
     let cluster =
         ClusterConfig { node: NodeId(node), listener, address: address.to_owned(), peers, url, tls: None };
@@ -187,4 +218,51 @@ async fn a_lost_quorum_is_said_at_once_with_what_is_missing() {
         assert!(text.contains("1 of 3 voters") && text.contains("2 are needed"), "{text}");
     }
     assert!(handle.read_with(Consistency::Stale, |machine| machine.revision()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_for_long_copies_the_log_with_its_payloads() {
+    let mut cluster = Cluster::of(3);
+    cluster.handle(1).cluster_init().await.unwrap();
+    cluster.voters(1, 3).await;
+    let leader = cluster.leader().await;
+    let away = if leader == 3 { 2 } else { 3 };
+    let first = cluster.handle(leader).command(append("events", "the first").into()).await.unwrap();
+    assert!(matches!(first, Outcome::Committed { .. }), "{first:?}");
+    cluster.stop(away);
+    let handle = cluster.handle(leader);
+    let filler = "x".repeat(2000);
+    // Until the log of the others no longer reaches back to where the node left.
+    for round in 0.. {
+        let many: Vec<_> = (0..64)
+            .map(|n| handle.command(put(&format!("k{n}"), &format!("{round}{filler}")).into()))
+            .collect();
+        for one in many {
+            one.await.unwrap();
+        }
+        if handle.status().log_first.0 > 50 {
+            break;
+        }
+        assert!(round < 500, "the log is never cleaned: {:?}", handle.status());
+    }
+    cluster.start(away);
+    let reached = handle.status().applied;
+    until("the copy to be applied", || (cluster.handle(away).status().applied >= reached).then_some(()))
+        .await;
+    let notes = cluster.handle(away).take_notes();
+    assert!(notes.iter().any(|note| note.starts_with("copied ")), "{notes:?}");
+    let at = cluster
+        .handle(away)
+        .read(|machine| {
+            machine.records(&Key::new("events"), 0, Offset(0), 10, 1 << 20).unwrap().batches[0].at
+        })
+        .await
+        .unwrap();
+    let payload = cluster.handle(away).payload(at).await.unwrap();
+    assert!(payload.windows(9).any(|window| window == b"the first"));
+    // It is a full member again: with another node gone it makes the quorum.
+    let third = (1..=3).find(|node| *node != leader && *node != away).unwrap();
+    cluster.stop(third);
+    commit(&cluster.handle(away), put("after", "1")).await.unwrap();
+    assert_eq!(get(&cluster.handle(leader), "after").await, Some(b"1".to_vec()));
 }

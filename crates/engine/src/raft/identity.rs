@@ -6,8 +6,11 @@
 //! Called by: `Raft`.
 
 use super::Member;
+use crate::EngineError;
+use quorate_log::{Disk, SlotFile};
 use quorate_types::codec::{self, Wire, Writer};
 use quorate_types::{ClusterId, DecodeError, NodeId, Term, wire_struct};
+use std::sync::Arc;
 
 const VERSION: u64 = 1;
 /// The file in the data folder.
@@ -60,10 +63,40 @@ impl Identity {
         Ok(identity)
     }
 
+    /// What a data folder says of itself; nothing when it never was a node of a cluster.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(disk: &Arc<dyn Disk>) -> Result<Option<Self>, EngineError> {
+        let there = disk.list().map_err(|error| unreadable(&error))?.iter().any(|file| file.name == FILE);
+        if !there {
+            return Ok(None);
+        }
+        let (_, content) = SlotFile::open(Arc::clone(disk), FILE)?;
+        content.map(|content| Self::decode(&content)).transpose().map_err(|error| unreadable(&error))
+    }
+
+    /// Makes a folder that was a cluster's a member of none again; its log stays. It says who the folder was.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn forget(disk: &Arc<dyn Disk>, instance: u64) -> Result<Option<Self>, EngineError> {
+        let Some(old) = Self::read(disk)? else { return Ok(None) };
+        let (mut file, _) = SlotFile::open(Arc::clone(disk), FILE)?;
+        let (node, term, log) = (old.node, old.term, old.log);
+        file.write(&Self { node, term, log, instance: instance | 1, ..Self::default() }.encode())?;
+        Ok(Some(old))
+    }
+
     /// The sub-folder of the log; the data folder itself when there is none.
-    pub(crate) fn log_folder(&self) -> Option<String> {
+    #[must_use]
+    pub fn log_folder(&self) -> Option<String> {
         (self.log > 0).then(|| log_folder(self.log))
     }
+}
+
+fn unreadable(why: &dyn std::fmt::Display) -> EngineError {
+    EngineError::Identity(format!("the folder's {FILE} cannot be read: {why}"))
 }
 
 pub(crate) fn log_folder(number: u64) -> String {

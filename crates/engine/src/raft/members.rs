@@ -86,7 +86,9 @@ pub enum ChangeError {
         node: NodeId,
     },
     /// The leader would remove itself.
-    #[error("node {node} leads: transfer leadership first, then remove it from the new leader. Nothing happened")]
+    #[error(
+        "node {node} leads: transfer leadership first, then remove it from the new leader. Nothing happened"
+    )]
     Leader {
         /// The node.
         node: NodeId,
@@ -203,7 +205,9 @@ impl Members {
             match change {
                 Change::Learn { node, .. } if *node == NodeId::ZERO => return Err(ChangeError::Zero),
                 Change::Learn { node, instance, .. } => match self.all.get(node) {
-                    Some(known) if known.instance != *instance => return Err(ChangeError::Taken { node: *node }),
+                    Some(known) if known.instance != *instance => {
+                        return Err(ChangeError::Taken { node: *node });
+                    }
                     _ => {}
                 },
                 Change::Promote { node } if !self.all.contains_key(node) => {
@@ -338,7 +342,12 @@ mod tests {
     fn wrong_changes_are_refused_with_what_to_do() {
         let members = three();
         let check = |change: Change| members.check(NodeId(1), &[change]);
-        let learn = |node, instance| Change::Learn { node: NodeId(node), address: "x:1".into(), instance, vote: true };
+        let learn = |node, instance| Change::Learn {
+            node: NodeId(node),
+            address: "x:1".into(),
+            instance,
+            vote: true,
+        };
         assert_eq!(check(learn(4, 40)), Ok(()));
         assert_eq!(check(learn(0, 40)), Err(ChangeError::Zero));
         assert_eq!(check(learn(2, 99)), Err(ChangeError::Taken { node: NodeId(2) }));

@@ -89,12 +89,15 @@ impl Wire for Message {
         for _ in 0..count {
             let mut entry = Entry::default();
             let kind = from.varint()?;
-            entry.entry_type = entry_type(kind).ok_or(DecodeError::Tag { what: "consensus entry", found: kind })?;
+            entry.entry_type =
+                entry_type(kind).ok_or(DecodeError::Tag { what: "consensus entry", found: kind })?;
             entry.term = from.varint()?;
             entry.index = from.varint()?;
             entry.context = from.shared()?;
             entry.data = from.shared()?;
-            if entry.entry_type == EntryType::EntryNormal && take_extents(&entry.context, entry.data.len()).is_none() {
+            if entry.entry_type == EntryType::EntryNormal
+                && take_extents(&entry.context, entry.data.len()).is_none()
+            {
                 return Err(DecodeError::Range { what: "extent of a consensus entry", found: entry.index });
             }
             // The library trusts that the entries of a message follow each other; a peer's bytes have to prove it.
@@ -213,7 +216,8 @@ mod tests {
     use quorate_types::codec::{decode, encode};
 
     fn append() -> Message {
-        let mut inner = Inner { to: 2, from: 1, term: 7, log_term: 6, index: 9, commit: 8, ..Inner::default() };
+        let mut inner =
+            Inner { to: 2, from: 1, term: 7, log_term: 6, index: 9, commit: 8, ..Inner::default() };
         inner.set_msg_type(MessageType::MsgAppend);
         let mut one = Entry { index: 10, term: 7, ..Entry::default() };
         one.data = Bytes::from_static(b"body");

@@ -39,7 +39,13 @@ pub(crate) struct Storage {
 
 impl Storage {
     /// A storage whose log is known up to `base` only: the snapshot's index and term, or zeros.
-    pub(crate) fn new(reader: LogReader, first: u64, base: (u64, u64), hard: HardState, conf: ConfState) -> Self {
+    pub(crate) fn new(
+        reader: LogReader,
+        first: u64,
+        base: (u64, u64),
+        hard: HardState,
+        conf: ConfState,
+    ) -> Self {
         Self {
             reader,
             hard,
