@@ -69,6 +69,15 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
+#[cfg(test)]
+impl Outcome {
+    /// What a client makes of an answer.
+    pub(crate) fn of(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
+        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        classify(Answer { status, headers, body: body.into() })
+    }
+}
+
 impl Answer {
     /// A header that is a number.
     pub(crate) fn number(&self, header: &str) -> Option<u64> {

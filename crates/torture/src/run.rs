@@ -87,7 +87,14 @@ impl Run {
         let history = shared.history.take();
         let mut anomalies = std::mem::take(&mut storm.anomalies);
         if anomalies.is_empty() {
-            anomalies.extend(judge(&fleet, &history, self.clients).await?);
+            match judge(&fleet, &history, self.clients).await {
+                Ok(found) => anomalies.extend(found),
+                // Nothing is done to the nodes any more: not to answer now is a finding.
+                Err(late @ Trouble::Late { .. }) => {
+                    anomalies.push(Anomaly::new("no answer after all faults were undone", late.to_string()));
+                }
+                Err(trouble) => return Err(trouble),
+            }
             anomalies.extend(fleet.died().into_iter().map(|told| Anomaly::new("node ended by itself", told)));
         }
         say(&history, &storm, seed, &anomalies);

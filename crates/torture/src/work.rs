@@ -338,3 +338,54 @@ fn refused(touch: Touch, answer: &Answer) -> Option<(Touch, Option<u64>)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: Touch = Touch::Read(State { version: 0, value: 0 });
+    const WRITE: Touch = Touch::Write { value: 9, before: None };
+    const SWAP: Touch = Touch::Swap { version: 2, value: 9 };
+
+    #[test]
+    fn a_read_is_what_the_headers_and_the_body_say() {
+        let headers = [("quorate-version", "3"), ("quorate-revision", "17")];
+        let state = State { version: 3, value: 42 };
+        let found = seen(READ, &Outcome::of(200, &headers, "42"));
+        assert_eq!(found, Some(((Touch::Read(state), true), Some(17))));
+        let missing = r#"{"error":"key_missing","took_effect":"no"}"#;
+        let found = seen(READ, &Outcome::of(404, &[("quorate-revision", "5")], missing));
+        assert_eq!(found, Some(((READ, true), Some(5))));
+        // Whatever else is there was written by nobody.
+        let foreign = seen(READ, &Outcome::of(200, &headers, "nonsense")).unwrap();
+        assert_eq!(foreign.0.0, Touch::Read(State { version: 3, value: u64::MAX }));
+    }
+
+    #[test]
+    fn a_write_tells_what_it_overwrote_where_the_answer_does() {
+        let plain = seen(WRITE, &Outcome::of(200, &[], r#"{"revision":4}"#));
+        assert_eq!(plain, Some(((WRITE, true), Some(4))));
+        let told = |found: &str| {
+            let body = format!(r#"{{"revision":4,"results":[{{"found":{found}}}]}}"#);
+            seen(WRITE, &Outcome::of(200, &[], &body)).unwrap().0.0
+        };
+        let before = Some(State { version: 7, value: 5 });
+        assert_eq!(told(r#"{"value":"5","version":7}"#), Touch::Write { value: 9, before });
+        assert_eq!(told("null"), Touch::Write { value: 9, before: Some(State::default()) });
+    }
+
+    #[test]
+    fn a_failed_guard_is_a_read_of_the_version_and_other_refusals_are_nothing() {
+        let failed = r#"{"error":"guard_failed","took_effect":"no","guards":[{"found":5}]}"#;
+        let found = seen(SWAP, &Outcome::of(409, &[], failed));
+        assert_eq!(found, Some(((Touch::NotSwapped { version: 2, found: 5 }, true), None)));
+        assert_eq!(seen(SWAP, &Outcome::of(503, &[], r#"{"error":"overloaded","took_effect":"no"}"#)), None);
+        assert_eq!(seen(SWAP, &Outcome::NotSent(String::new())), None);
+    }
+
+    #[test]
+    fn what_nobody_answered_clearly_stays_open() {
+        let unclear = Outcome::of(504, &[], r#"{"error":"timeout","took_effect":"unknown"}"#);
+        assert_eq!(seen(SWAP, &unclear), Some(((SWAP, false), None)));
+    }
+}
