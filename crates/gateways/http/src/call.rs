@@ -3,6 +3,7 @@
 //! Invariant: a handler sees a request only after its principal, headers, query and body passed.
 //! Called by: `routes::dispatch` makes a [`Call`], handlers use it.
 
+use crate::cluster::Leader;
 use crate::config::Config;
 use crate::error::{Place, Problem, Retry, TookEffect};
 use crate::json::answer::{Payloads, payloads_of};
@@ -14,12 +15,14 @@ use crate::metrics::Metrics;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
-use quorate_runtime::Handle;
+use quorate_machine::Machine;
+use quorate_runtime::{Consistency, Handle, RuntimeError};
 use quorate_types::{
     Blob, Command, CommandBody, Commit, Committed, Idempotency, IdempotencyKey, Key, Keyspace, Millis,
     OpResult, Outcome, PayloadRef, Principal,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -28,6 +31,8 @@ pub(crate) struct Gateway {
     pub(crate) handle: Handle,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
+    /// Where the leader is, for every answer's `Quorate-Leader`.
+    pub(crate) leader: Leader,
     /// Becomes true when the server stops: waits and event streams end then.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -53,6 +58,8 @@ pub(crate) struct Call {
     pub(crate) query: Vec<(String, Blob)>,
     pub(crate) body: Bytes,
     pub(crate) values: Values,
+    /// The log index that a read of the state saw; 0 until then.
+    pub(crate) applied: Arc<AtomicU64>,
 }
 
 impl Call {
@@ -192,9 +199,70 @@ impl Call {
         Ok(Command { principal: self.principal.clone(), client: client.into(), trace: trace.into(), body })
     }
 
-    /// Sends a command and waits for what becomes of it.
+    /// How fresh the state has to be that the request reads (`?consistency=bounded&max_staleness=500ms`).
+    fn consistency(&self) -> Result<Consistency, Problem> {
+        let staleness = self.query_as("max_staleness", units::duration)?;
+        let wrong = |why: &str| Err(Problem::bad_request(format!("query parameter {why}")));
+        match (self.query_text("consistency")?, staleness) {
+            (None | Some("linearizable"), None) => Ok(Consistency::Linearizable),
+            (Some("stale"), None) => Ok(Consistency::Stale),
+            (Some("bounded"), Some(staleness)) => {
+                Ok(Consistency::Bounded(Duration::from_millis(staleness.0)))
+            }
+            (Some("bounded"), None) => {
+                wrong("max_staleness is missing: consistency=bounded needs it, such as max_staleness=500ms")
+            }
+            (None | Some("linearizable" | "stale"), Some(_)) => {
+                wrong("max_staleness: only consistency=bounded takes it")
+            }
+            (Some(other), _) => wrong(&format!(
+                "consistency: \"{other}\" is not known; known: linearizable (the default), bounded, stale"
+            )),
+        }
+    }
+
+    /// Whether the request asks for less than a linearizable read.
+    pub(crate) fn relaxed(&self) -> Result<bool, Problem> {
+        Ok(self.consistency()? != Consistency::Linearizable)
+    }
+
+    /// Reads the state, as fresh as the request asks for; the answer tells up to which log index that was.
+    pub(crate) async fn read<R>(&self, read: impl FnOnce(&Machine) -> R) -> Result<R, Problem> {
+        let consistency = self.consistency()?;
+        let applied = &self.applied;
+        let seen = self.gateway.handle.read_with(consistency, |machine| {
+            applied.store(machine.applied().0, Ordering::Relaxed);
+            read(machine)
+        });
+        let most = self.gateway.config.command_timeout;
+        match tokio::time::timeout(most, seen).await {
+            Ok(seen) => Ok(seen?),
+            Err(_) => {
+                let why = format!("no read was confirmed within {} ms", most.as_millis());
+                Err(Problem::new(504, "timeout", why).retry(Retry::Same))
+            }
+        }
+    }
+
+    /// Sends a command and waits for what becomes of it. One whose fate stays open for too long is said to be indeterminate: its
+    /// leader may be cut off, or the quorum slow, and the client has better means than waiting.
     pub(crate) async fn send(&self, body: CommandBody) -> Result<Outcome, Problem> {
-        Ok(self.gateway.handle.command(self.command(body)?).await?)
+        let asked = match &body {
+            CommandBody::Wait { wait } => wait.timeout.unwrap_or_default(),
+            _ => Millis::default(),
+        };
+        let most = self.gateway.config.command_timeout + Duration::from_millis(asked.0);
+        match tokio::time::timeout(most, self.gateway.handle.command(self.command(body)?)).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => {
+                let mut problem = Problem::from(RuntimeError::Indeterminate);
+                problem.detail = format!(
+                    "no outcome within {} ms: it may or may not have happened; send it again under the same Idempotency-Key, or resolve that key",
+                    most.as_millis()
+                );
+                Err(problem)
+            }
+        }
     }
 
     /// Commits, under the request's idempotency key if it has one.

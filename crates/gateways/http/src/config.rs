@@ -20,6 +20,9 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long a request may take, its asked-for wait not counted.
     pub request_timeout: Duration,
+    /// How long a command or the confirmation of a read may stay open, a lock's wait not counted; then its outcome is said to be
+    /// indeterminate.
+    pub command_timeout: Duration,
     /// Longest wait a request may ask for (locks, long polls).
     pub wait_max: Duration,
     /// Most keys of one range answer, and its default.
@@ -38,6 +41,11 @@ pub struct Config {
     pub tokens: Vec<Token>,
     /// Certificate and key; plain HTTP without.
     pub tls: Option<TlsFiles>,
+    /// Whether the node is one of a cluster, or waits to become one.
+    pub clustered: bool,
+    /// The nodes that this one was started to form a cluster with, as `(number, address)`: told by `/v1/cluster`, so that whoever
+    /// begins a cluster knows when it is whole.
+    pub peers: Vec<(u64, String)>,
 }
 
 impl Default for Config {
@@ -47,6 +55,7 @@ impl Default for Config {
             connections_max: 10_000,
             header_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(30),
+            command_timeout: Duration::from_secs(10),
             wait_max: Duration::from_secs(300),
             range_keys_max: 10_000,
             read_records_max: 1000,
@@ -56,6 +65,8 @@ impl Default for Config {
             origins: Vec::new(),
             tokens: Vec::new(),
             tls: None,
+            clustered: false,
+            peers: Vec::new(),
         }
     }
 }
@@ -70,6 +81,7 @@ impl Config {
             .plain("connections_max", self.connections_max)
             .plain("header_timeout_ms", millis(self.header_timeout))
             .plain("request_timeout_ms", millis(self.request_timeout))
+            .plain("command_timeout_ms", millis(self.command_timeout))
             .plain("wait_ms_max", millis(self.wait_max))
             .plain("range_keys_max", self.range_keys_max)
             .plain("read_records_max", self.read_records_max)

@@ -248,6 +248,11 @@ impl From<RuntimeError> for Problem {
                 .with("found", waiting.to_string())
                 .with("wanted", format!("[0,{max}]")),
             RuntimeError::Full { .. } => Self::new(507, "full", detail).retry(Retry::Same),
+            RuntimeError::NoLeader { why } => {
+                Self::new(503, "leaderless", detail).retry(Retry::Same).with("missing", quoted(&why))
+            }
+            RuntimeError::Restarting => Self::new(503, "restarting", detail).retry(Retry::Same),
+            RuntimeError::Cluster { .. } => Self::new(409, "cluster_refused", detail),
             RuntimeError::Stopped { .. } => Self::new(503, "stopped", detail).retry(Retry::Same),
             RuntimeError::Indeterminate => {
                 let mut problem = Self::new(504, "indeterminate", detail);
@@ -793,6 +798,9 @@ mod tests {
             (RuntimeError::Invalid(Invalid::InnerIdempotency), 400, "inner_idempotency", "no", "no"),
             (overloaded.clone(), 503, "overloaded", "no", "after"),
             (RuntimeError::Full { what: "the disk" }, 507, "full", "no", "same"),
+            (RuntimeError::NoLeader { why: "1 of 3".into() }, 503, "leaderless", "no", "same"),
+            (RuntimeError::Restarting, 503, "restarting", "no", "same"),
+            (RuntimeError::Cluster { why: "the last voter".into() }, 409, "cluster_refused", "no", "no"),
             (stopped, 503, "stopped", "no", "same"),
             (RuntimeError::Indeterminate, 504, "indeterminate", "unknown", "ask"),
         ] {

@@ -9,6 +9,7 @@
 //! Called by: the server's `main`, through [`serve`].
 
 mod call;
+mod cluster;
 pub mod config;
 pub mod error;
 mod handlers;

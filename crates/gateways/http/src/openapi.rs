@@ -41,7 +41,7 @@ fn operation(route: &Route) -> Value {
                 .push(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
         }
     }
-    for name in route.query {
+    for name in route.parameters() {
         let (kind, what) = member(name);
         parameters.push(json!({"name": name, "in": "query", "description": what, "schema": schema_of(kind)}));
     }
@@ -176,7 +176,7 @@ fn member(name: &str) -> (&'static str, &'static str) {
 }
 
 const MEMBERS: &[(&str, &str, &str)] = &[
-    ("address", "text", "Where the instance listens: host:port or a URL"),
+    ("address", "text", "Where the instance listens: host:port or a URL; where a node's peers dial it"),
     ("after", "number", "Begin after this id"),
     ("answer", "any", "The answer that later claims are given"),
     ("at", "any", "A revision to read at; for a timer, the wall time at which it fires"),
@@ -186,6 +186,11 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("by", "number", "What is added; 1 when absent"),
     ("commit", "commit", "What the timer does"),
     ("compact", "flag", "Keep only the newest record of each key"),
+    (
+        "consistency",
+        "text",
+        "linearizable (the default), bounded (give max_staleness), or stale: what this node has applied",
+    ),
     ("consumer", "text", "Who takes the records, for people to read"),
     ("cost", "number", "How much is taken; 1 when absent"),
     ("count", "number", "Units per window"),
@@ -204,7 +209,7 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("guards", "guards", "Conditions, all checked before the first operation"),
     ("headers", "any", "Headers: an object of texts, or a list of {name, value}"),
     ("healthy", "flag", "Whether the instance says that it is well; true when absent"),
-    ("id", "number", "The lease's id; chosen by the server when absent"),
+    ("id", "number", "The lease's id, chosen by the server when absent; the node's number"),
     ("idempotency", "object", "{key, ttl}: a retry under the same key has one effect and one answer"),
     ("in", "duration", "How long until the timer fires"),
     ("instance", "text", "The instance"),
@@ -214,10 +219,12 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("keys_only", "flag", "Leave the values out"),
     ("keyspace", "number", "The keyspace; 0, the one all protocols share, when absent"),
     ("lease", "number", "The lease"),
+    ("learner", "flag", "Replicate to the node without ever letting it vote by itself"),
     ("limit", "number", "At most this many"),
     ("lock", "text", "The lock"),
     ("lt", "any", "Passes when what is found is less"),
     ("max", "number", "At most this many, or the largest sum allowed"),
+    ("max_staleness", "duration", "How much may be missing at most, for consistency=bounded"),
     ("metadata", "object", "Free pairs of texts"),
     ("min", "number", "The smallest sum allowed"),
     ("mode", "any", "atomic or each; exclusive, shared or {\"semaphore\": N}; partitioned or shared"),
@@ -230,10 +237,12 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("path", "text", "A folder of the server that does not exist yet"),
     ("per", "duration", "The window"),
     ("prefix", "text", "All that begin with this"),
+    ("promote", "number", "The learner that becomes a voter"),
     ("prev", "flag", "Whether the result shows what was there before"),
     ("protected", "flag", "Other protocols' key commands must leave the stream alone; true when absent"),
     ("rate", "text", "Units per period: 100/s, 5/10s, 1000/h"),
     ("records", "list", "Records, each {key, value, headers, tombstone}"),
+    ("remove", "number", "The member that leaves"),
     ("request", "any", "Tells requests of one session apart; for a claim, what is asked for"),
     ("retention", "object", "{bytes, age}: what is kept of each partition"),
     ("service", "text", "The service"),
@@ -244,7 +253,7 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("task", "text", "The timer"),
     ("then", "operations", "Operations in order, each seeing the earlier ones"),
     ("time", "time", "The deadline"),
-    ("to", "text", "Where it ends, excluded"),
+    ("to", "any", "Where it ends, excluded; the node that is to lead"),
     ("token", "number", "The fencing token of the grant"),
     ("tombstone", "flag", "A record without a value: on a compacted stream it deletes its key"),
     ("ttl", "duration", "The time to live"),
@@ -296,6 +305,9 @@ const BODIES: &[Shape] = shapes! {
         r#"{"ttl":"30s","address":"10.0.0.7:8080","zone":"a"}"#;
     "Resolve", "How long a cancellation is remembered", "ttl", "{}";
     "Backup", "Where to", "path", r#"{"path":"/var/backups/quorate/monday"}"#;
+    "Member", "A node, and where the others dial it", "id address learner", r#"{"id":4,"address":"10.0.0.4:8500"}"#;
+    "Swap", "Who leaves, and which learner takes its vote", "remove promote", r#"{"remove":2,"promote":4}"#;
+    "Transfer", "To whom; the voter best up to date when absent", "to", r#"{"to":2}"#;
     "Compact", "How far to forget", "before", r#"{"before":1000}"#;
 };
 

@@ -3,10 +3,12 @@
 //! Invariant: a request reaches its handler only after origin, token, query and body passed, in this order.
 //! Called by: `serve` builds the router; every request goes through [`dispatch`].
 
-use crate::call::{Answer, Call, Gateway};
+use crate::call::{Answer, Call, Gateway, with_header};
 use crate::config::principal_of;
 use crate::error::{Problem, Retry, TookEffect};
-use crate::handlers::{commit, groups, keys, leases, limits, locks, server, services, streams, tasks};
+use crate::handlers::{
+    cluster, commit, groups, keys, leases, limits, locks, server, services, streams, tasks,
+};
 use crate::json::write::Values;
 use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
@@ -18,7 +20,7 @@ use bytes::Bytes;
 use quorate_types::{Blob, Principal};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What answers a route.
@@ -38,12 +40,16 @@ pub(crate) enum Takes {
 /// Who may call a route, and how long it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A read, answered at once.
+    /// A read of the state: takes `consistency` and `max_staleness`.
+    State,
+    /// Another read, answered at once.
     Read,
     /// A change, answered at once; takes an idempotency key.
     Write,
     /// May wait as long as the client asks, up to the bound.
     Wait,
+    /// A change of the cluster, answered at once; takes no idempotency key, since saying it twice is refused or does no harm.
+    Admin,
     /// A health probe: needs no token.
     Probe,
 }
@@ -54,11 +60,22 @@ pub(crate) struct Route {
     /// As axum writes it; `{*key}` takes the rest of the path.
     pub(crate) path: &'static str,
     pub(crate) summary: &'static str,
-    /// Names of the query parameters; described in `openapi`.
+    /// Names of the query parameters beside those of its kind; described in `openapi`.
     pub(crate) query: &'static [&'static str],
     pub(crate) takes: Takes,
     pub(crate) kind: Kind,
     handler: Handler,
+}
+
+/// Query parameters of every read of the state.
+pub(crate) const CONSISTENCY: [&str; 2] = ["consistency", "max_staleness"];
+
+impl Route {
+    /// Names of all its query parameters.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &'static str> {
+        let more: &[&str] = if self.kind == Kind::State { &CONSISTENCY } else { &[] };
+        self.query.iter().chain(more).copied()
+    }
 }
 
 macro_rules! routes {
@@ -83,40 +100,41 @@ use Takes::{Bytes as Raw, Json};
 routes! {
     POST "/v1/commit" (Write, Json("Commit")) ["values"] commit::commit,
         "Run a commit: guards, then operations, all or nothing";
-    GET "/v1/keys/{*key}" (Read) ["at", "keyspace"] keys::get, "Read a key; its ETag is its mod revision";
+    GET "/v1/keys/{*key}" (State) ["at", "keyspace"] keys::get, "Read a key; its ETag is its mod revision";
     PUT "/v1/keys/{*key}" (Write, Raw) ["lease", "keyspace"] keys::put, "Write a key; If-Match and If-None-Match guard it";
     DELETE "/v1/keys/{*key}" (Write) ["keyspace"] keys::delete, "Delete a key; If-Match guards it";
-    GET "/v1/range" (Read) ["key", "key_base64", "prefix", "prefix_base64", "from", "from_base64", "to", "to_base64",
+    GET "/v1/range" (State) ["key", "key_base64", "prefix", "prefix_base64", "from", "from_base64", "to", "to_base64",
         "limit", "at", "keys_only", "count_only", "sort", "order", "keyspace", "values"] keys::range,
         "Read a range of keys, now or at a revision";
     GET "/v1/watch" (Wait) ["key", "key_base64", "prefix", "prefix_base64", "from", "from_base64", "to", "to_base64",
         "since", "keyspace", "values"] keys::watch,
         "Follow the changes of keys from a revision on, as server-sent events";
-    GET "/v1/leases" (Read) ["limit", "after"] leases::index, "List leases";
+    GET "/v1/leases" (State) ["limit", "after"] leases::index, "List leases";
     POST "/v1/leases" (Write, Json("Grant")) [] leases::grant, "Grant a lease";
-    GET "/v1/leases/{id}" (Read) ["values"] leases::get, "Look at a lease: what is left of it, what hangs on it";
+    GET "/v1/leases/{id}" (State) ["values"] leases::get, "Look at a lease: what is left of it, what hangs on it";
     DELETE "/v1/leases/{id}" (Write) [] leases::revoke, "End a lease and everything that hangs on it";
     POST "/v1/leases/{id}/keepalive" (Write, Json("Empty")) [] leases::keep_alive, "Renew a lease for its full time to live";
-    GET "/v1/locks" (Read) ["values"] locks::index, "List the locks and elections that are held or waited for";
-    GET "/v1/locks/{name}" (Read) ["values"] locks::get, "Look at a lock: who holds it, who waits";
+    GET "/v1/locks" (State) ["values"] locks::index, "List the locks and elections that are held or waited for";
+    GET "/v1/locks/{name}" (State) ["values"] locks::get, "Look at a lock: who holds it, who waits";
     POST "/v1/locks/{name}/acquire" (Wait, Json("Acquire")) ["values"] locks::acquire,
         "Take a lock, waiting in its fair queue for at most wait";
     POST "/v1/locks/{name}/release" (Write, Json("Release")) [] locks::release, "Give a lock back";
-    GET "/v1/elections/{name}" (Read) ["values"] locks::leader, "Who leads";
+    GET "/v1/elections/{name}" (State) ["values"] locks::leader, "Who leads";
     GET "/v1/elections/{name}/observe" (Wait) ["values"] locks::observe, "Follow an election, as server-sent events";
     POST "/v1/elections/{name}/campaign" (Wait, Json("Campaign")) ["values"] locks::campaign,
         "Become leader, waiting for at most wait";
     POST "/v1/elections/{name}/proclaim" (Write, Json("Proclaim")) [] locks::proclaim, "Change what the leader proclaims";
     POST "/v1/elections/{name}/resign" (Write, Json("Release")) [] locks::resign, "Give leadership back";
-    GET "/v1/streams" (Read) ["prefix", "values"] streams::index, "List streams";
-    GET "/v1/streams/{stream}" (Read) ["keyspace", "values"] streams::get, "Look at a stream: settings, offsets, groups";
+    GET "/v1/streams" (State) ["prefix", "values"] streams::index, "List streams";
+    GET "/v1/streams/{stream}" (State) ["keyspace", "values"] streams::get, "Look at a stream: settings, offsets, groups";
     PUT "/v1/streams/{stream}" (Write, Json("Stream")) ["keyspace"] streams::put, "Declare a stream, or change its settings";
     DELETE "/v1/streams/{stream}" (Write) ["keyspace"] streams::delete, "Remove a stream with its records and groups";
-    GET "/v1/streams/{stream}/records" (Wait) ["partition", "offset", "max", "wait", "keyspace", "values"] streams::read,
+    GET "/v1/streams/{stream}/records" (Wait) ["partition", "offset", "max", "wait", "keyspace", "values",
+        "consistency", "max_staleness"] streams::read,
         "Read records from an offset: at once, by long poll, or as server-sent events (Accept: text/event-stream)";
     POST "/v1/streams/{stream}/records" (Write, Json("Append")) ["keyspace"] streams::append, "Append one record or many";
     POST "/v1/streams/{stream}/trim" (Write, Json("Trim")) ["keyspace"] streams::trim, "Forget the records before an offset";
-    GET "/v1/streams/{stream}/groups/{group}" (Read) ["keyspace", "values"] groups::get, "Look at a group: how far it is";
+    GET "/v1/streams/{stream}/groups/{group}" (State) ["keyspace", "values"] groups::get, "Look at a group: how far it is";
     PUT "/v1/streams/{stream}/groups/{group}" (Write, Json("Group")) ["keyspace"] groups::put, "Declare a group of readers";
     DELETE "/v1/streams/{stream}/groups/{group}" (Write) ["keyspace"] groups::delete, "Remove a group";
     POST "/v1/streams/{stream}/groups/{group}/cursor" (Write, Json("Cursor")) ["keyspace"] groups::cursor,
@@ -127,15 +145,15 @@ routes! {
     POST "/v1/streams/{stream}/groups/{group}/nack" (Write, Json("Nack")) ["keyspace"] groups::nack, "Give deliveries back";
     POST "/v1/streams/{stream}/groups/{group}/extend" (Write, Json("Extend")) ["keyspace"] groups::extend,
         "Hide deliveries from others for longer";
-    GET "/v1/limits/{name}" (Read) ["rate", "burst", "window", "count", "per", "cost"] limits::peek,
+    GET "/v1/limits/{name}" (State) ["rate", "burst", "window", "count", "per", "cost"] limits::peek,
         "Look at a limit, taking nothing";
     POST "/v1/limits/{name}/take" (Write, Json("Limit")) [] limits::take, "Take from a limit: 200, or 429 with when to come back";
-    GET "/v1/timers" (Read) ["limit", "values"] tasks::index, "List timers";
-    GET "/v1/timers/{name}" (Read) ["values"] tasks::get, "Look at a timer";
+    GET "/v1/timers" (State) ["limit", "values"] tasks::index, "List timers";
+    GET "/v1/timers/{name}" (State) ["values"] tasks::get, "Look at a timer";
     PUT "/v1/timers/{name}" (Write, Json("Timer")) [] tasks::put, "Schedule a commit, once";
     DELETE "/v1/timers/{name}" (Write) [] tasks::delete, "Take a timer back";
-    GET "/v1/services" (Read) ["values"] services::index, "List the services that have instances";
-    GET "/v1/services/{service}" (Read) ["values"] services::instances, "List the instances of a service";
+    GET "/v1/services" (State) ["values"] services::index, "List the services that have instances";
+    GET "/v1/services/{service}" (State) ["values"] services::instances, "List the instances of a service";
     GET "/v1/services/{service}/watch" (Wait) ["values"] services::watch, "Follow a service, as server-sent events";
     PUT "/v1/services/{service}/{instance}" (Write, Json("Register")) [] services::register,
         "Enter an instance of a service, or change it";
@@ -144,6 +162,15 @@ routes! {
         "Ask what became of an idempotency key; if nothing did, nothing will";
     GET "/v1/why/{kind}/{name}" (Read) ["limit", "values"] server::why, "Explain how something came to be as it is";
     GET "/v1/status" (Read) [] server::status, "State of the server, and every bound in force";
+    GET "/v1/cluster" (Read) [] cluster::status, "How the cluster is, as this node sees it";
+    POST "/v1/cluster/init" (Admin, Json("Empty")) [] cluster::init,
+        "Begin a cluster with this node, then add the others that it was started with";
+    POST "/v1/cluster/members" (Admin, Json("Member")) [] cluster::add,
+        "Add a node, which becomes a voter by itself once it has caught up";
+    DELETE "/v1/cluster/members/{id}" (Admin) [] cluster::remove, "Remove a member";
+    POST "/v1/cluster/swap" (Admin, Json("Swap")) [] cluster::swap,
+        "Make a learner a voter and remove another member, in one change";
+    POST "/v1/cluster/transfer" (Admin, Json("Transfer")) [] cluster::transfer, "Hand leadership to another voter";
     POST "/v1/backup" (Wait, Json("Backup")) [] server::backup, "Write a backup to a folder of the server, while it runs";
     POST "/v1/compact" (Write, Json("Compact")) [] server::compact, "Forget the history of keys before a revision";
     GET "/healthz" (Probe) [] server::healthz, "Whether the process lives";
@@ -223,6 +250,9 @@ async fn answer(gateway: Arc<Gateway>, number: usize, request: Request) -> Respo
         Ok(Err(problem)) => problem.response(),
         Err(_) => timed_out(route, gateway.config.request_timeout).response(),
     };
+    if let Some(leader) = gateway.leader.header(&gateway.handle) {
+        response.headers_mut().insert("quorate-leader", leader);
+    }
     if let Some(origin) = origin.filter(|origin| origin_allowed(&gateway, origin)) {
         allow_origin(&gateway, origin, &mut response);
     }
@@ -232,7 +262,7 @@ async fn answer(gateway: Arc<Gateway>, number: usize, request: Request) -> Respo
 
 fn timed_out(route: &Route, after: Duration) -> Problem {
     let detail = format!("no answer within {} ms", after.as_millis());
-    if route.kind == Kind::Read {
+    if matches!(route.kind, Kind::State | Kind::Read | Kind::Probe) {
         return Problem::new(504, "timeout", detail).retry(Retry::Same);
     }
     let mut problem = Problem::new(
@@ -272,9 +302,11 @@ async fn dispatch(gateway: &Arc<Gateway>, route: &'static Route, request: Reques
     }
     let principal = match route.kind {
         Kind::Probe => Principal::from("anonymous"),
-        Kind::Read | Kind::Write | Kind::Wait => principal(gateway, &parts.headers)?,
+        Kind::State | Kind::Read | Kind::Write | Kind::Wait | Kind::Admin => {
+            principal(gateway, &parts.headers)?
+        }
     };
-    let query = query(&parts.uri, route.query)?;
+    let query = query(&parts.uri, &|| route.parameters())?;
     let values = match query.iter().find(|(name, _)| name == "values").map(|(_, value)| value.as_slice()) {
         None | Some(b"auto") => Values::Auto,
         Some(b"base64") => Values::Base64,
@@ -286,9 +318,17 @@ async fn dispatch(gateway: &Arc<Gateway>, route: &'static Route, request: Reques
         let detail = format!("{} {} takes no body, found {} bytes", route.method, route.path, body.len());
         return Err(Problem::bad_request(detail));
     }
-    let call =
-        Call { gateway: gateway.clone(), principal, headers: parts.headers, params, query, body, values };
-    (route.handler)(call).await
+    let applied = Arc::new(AtomicU64::new(0));
+    let (gateway, headers) = (gateway.clone(), parts.headers);
+    let call = Call { gateway, principal, headers, params, query, body, values, applied: applied.clone() };
+    let answer = (route.handler)(call).await;
+    match applied.load(Ordering::Relaxed) {
+        0 => answer,
+        applied => match answer {
+            Ok(response) => Ok(with_header(response, "quorate-applied", applied)),
+            Err(problem) => Err(problem.header("quorate-applied", applied.to_string())),
+        },
+    }
 }
 
 fn principal(gateway: &Gateway, headers: &HeaderMap) -> Result<Principal, Problem> {
@@ -322,18 +362,22 @@ fn allow_origin(gateway: &Gateway, origin: HeaderValue, response: &mut Response<
     headers.insert(
         HeaderName::from_static("access-control-expose-headers"),
         HeaderValue::from_static(
-            "etag, idempotent-replayed, quorate-create-revision, quorate-lease, quorate-mod-revision, quorate-revision, quorate-version, ratelimit, ratelimit-policy, retry-after, stream-next-offset, stream-up-to-date",
+            "etag, idempotent-replayed, quorate-applied, quorate-create-revision, quorate-leader, quorate-lease, quorate-mod-revision, quorate-revision, quorate-version, ratelimit, ratelimit-policy, retry-after, stream-next-offset, stream-up-to-date",
         ),
     );
 }
 
 /// The query parameters, decoded; one that the route does not know is refused.
-fn query(uri: &Uri, known: &[&str]) -> Result<Vec<(String, Blob)>, Problem> {
+fn query<K: Iterator<Item = &'static str>>(
+    uri: &Uri,
+    known: &dyn Fn() -> K,
+) -> Result<Vec<(String, Blob)>, Problem> {
     let mut found: Vec<(String, Blob)> = Vec::new();
     for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = String::from_utf8_lossy(&percent_decoded(name, true)?).into_owned();
-        if !known.contains(&name.as_str()) {
+        if !known().any(|known| known == name) {
+            let known: Vec<&str> = known().collect();
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
             return Err(Problem::bad_request(format!(
                 "query parameter \"{name}\" is not known here; known: {known}"
@@ -430,7 +474,9 @@ mod tests {
 
     #[test]
     fn a_query_parameter_is_known_and_there_once() {
-        let read = |text: &str| query(&text.parse().unwrap(), &["a", "b"]).map_err(|problem| problem.detail);
+        let read = |text: &str| {
+            query(&text.parse().unwrap(), &|| ["a", "b"].into_iter()).map_err(|problem| problem.detail)
+        };
         assert_eq!(read("/?a=x+y%2B&b"), Ok(vec![("a".into(), "x y+".into()), ("b".into(), "".into())]));
         assert_eq!(read("/"), Ok(vec![]));
         assert!(read("/?c=1").unwrap_err().contains("\"c\" is not known here; known: a, b"));

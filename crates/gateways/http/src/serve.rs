@@ -5,6 +5,7 @@
 //! Called by: the server's `main`, and tests on port 0.
 
 use crate::call::Gateway;
+use crate::cluster::Leader;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::routes::{ROUTES, router};
@@ -52,7 +53,7 @@ pub async fn serve(
     let acceptor = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let (stop, stopping) = watch::channel(false);
     let metrics = Metrics::new(ROUTES.iter().map(|route| (route.method, route.path)).collect());
-    let gateway = Arc::new(Gateway { handle, config, metrics, stopping });
+    let gateway = Arc::new(Gateway { handle, config, metrics, leader: Leader::default(), stopping });
     let router = router(&gateway);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);

@@ -8,8 +8,11 @@ use crate::call::{Gateway, reply_as, with_header};
 use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
+use quorate_machine::Machine;
+use quorate_runtime::{Interest, RuntimeError};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where events come from.
 pub(crate) trait Source: Send + 'static {
@@ -48,6 +51,38 @@ impl Event {
         let Some(name) = self.name else { return ":\n\n".into() };
         let id = self.id.as_ref().map(|id| format!("id: {id}\n")).unwrap_or_default();
         format!("{id}event: {name}\ndata: {}\n\n", self.data)
+    }
+}
+
+/// How long to let a node be that has no leader, or opens its folder anew.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Looks at the state now and after each change, as [`quorate_runtime::Handle::wait`] does. A change of leader, and a node that opens its
+/// folder anew, pass unnoticed: the wait goes on afterwards. Nothing when the time is over first.
+///
+/// # Errors
+/// [`RuntimeError`] when the node stops.
+pub(crate) async fn wait<R>(
+    gateway: &Gateway,
+    interest: Interest,
+    timeout: Duration,
+    mut look: impl FnMut(&Machine) -> Option<R>,
+) -> Result<Option<R>, RuntimeError> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let once = gateway.handle.wait(interest.clone(), left, &mut look);
+        match tokio::time::timeout_at(deadline + PAUSE, once).await {
+            Ok(Err(RuntimeError::NoLeader { .. } | RuntimeError::Restarting)) => {
+                if left.is_zero() {
+                    return Ok(None);
+                }
+                tokio::time::sleep(PAUSE.min(left)).await;
+            }
+            Ok(found) => return found,
+            // The read that begins a wait was not confirmed in all that time.
+            Err(_) => return Ok(None),
+        }
     }
 }
 

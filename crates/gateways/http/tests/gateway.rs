@@ -696,6 +696,80 @@ async fn status_metrics_and_description_tell_of_the_server() {
 }
 
 #[tokio::test]
+async fn a_read_is_as_fresh_as_asked_for_and_says_what_it_saw() {
+    let server = Server::start().await;
+    server.send("PUT", "/v1/keys/k", &[], "v").await.ok();
+    for path in [
+        "/v1/keys/k",
+        "/v1/range?prefix=",
+        "/v1/leases",
+        "/v1/locks",
+        "/v1/locks/l",
+        "/v1/streams",
+        "/v1/timers",
+        "/v1/services",
+        "/v1/services/s",
+        "/v1/limits/l?rate=1/s",
+    ] {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        for consistency in ["linearizable", "stale", "bounded&max_staleness=500ms"] {
+            let read = server.get(&format!("{path}{mark}consistency={consistency}")).await;
+            assert_eq!(read.status, 200, "{path} {consistency}: {read:?}");
+            assert!(read.header("quorate-applied").parse::<u64>().unwrap() > 0, "{path}");
+        }
+        for (wrong, wanted) in [
+            ("eventual", "known: linearizable (the default), bounded, stale"),
+            ("bounded", "max_staleness is missing"),
+            ("stale&max_staleness=1s", "only consistency=bounded takes it"),
+            ("bounded&max_staleness=soon", "is no duration"),
+        ] {
+            let read = server.get(&format!("{path}{mark}consistency={wrong}")).await;
+            let problem = read.problem(400, "bad_request");
+            assert!(problem["detail"].as_str().unwrap().contains(wanted), "{path} {wrong}: {problem}");
+        }
+    }
+    let missing = server.get("/v1/keys/none?consistency=stale").await;
+    assert!(missing.header("quorate-applied").parse::<u64>().unwrap() > 0, "what is not there was read too");
+    server.send("PUT", "/v1/keys/k?consistency=stale", &[], "v").await.problem(400, "bad_request");
+    server.send("PUT", "/v1/streams/s", &[], "{}").await.ok();
+    server.get("/v1/streams/s/records?consistency=stale").await.ok();
+    let poll = server.get("/v1/streams/s/records?consistency=stale&wait=1s").await;
+    assert!(poll.problem(400, "bad_request")["detail"].as_str().unwrap().contains("not both"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_runs_alone_says_how_to_make_it_part_of_a_cluster() {
+    let server = Server::start().await;
+    for (method, path, body) in [
+        ("GET", "/v1/cluster", ""),
+        ("POST", "/v1/cluster/init", ""),
+        ("POST", "/v1/cluster/members", r#"{"id":2,"address":"127.0.0.1:1"}"#),
+        ("DELETE", "/v1/cluster/members/2", ""),
+        ("POST", "/v1/cluster/swap", r#"{"remove":1,"promote":2}"#),
+        ("POST", "/v1/cluster/transfer", ""),
+    ] {
+        let answer = server.send(method, path, &[], body).await;
+        let problem = answer.problem(409, "cluster_refused");
+        assert!(problem["detail"].as_str().unwrap().contains("start it with --node-id"), "{problem}");
+    }
+    let read = server.get("/v1/keys/k").await;
+    assert!(read.headers.get("quorate-leader").is_none(), "{read:?}");
+    let metrics = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(!metrics.contains("quorate_raft"), "{metrics}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_whose_outcome_stays_open_is_said_to_be_indeterminate() {
+    let config = Config { command_timeout: Duration::ZERO, ..Config::default() };
+    let server = Server::with(config).await;
+    let problem = server.send("PUT", "/v1/keys/k", &[], "v").await.problem(504, "indeterminate");
+    assert_eq!((&problem["took_effect"], &problem["retry"]), (&"unknown".into(), &"ask".into()));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_backup_is_taken_while_the_server_runs() {
     let server = Server::start().await;
     server.send("PUT", "/v1/keys/k", &[], "v").await.ok();

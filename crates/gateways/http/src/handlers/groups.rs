@@ -6,6 +6,7 @@ use crate::error::{Place, Problem};
 use crate::json::answer::{group_settings, result};
 use crate::json::request;
 use crate::json::write::{Object, Values};
+use crate::sse;
 use quorate_machine::GroupView;
 use quorate_runtime::Interest;
 use quorate_types::{Commit, GroupName, Key, Op, OpError, OpResult, Outcome};
@@ -21,8 +22,7 @@ pub(crate) async fn put(call: Call) -> Answer {
     let (stream, group) = names(&call)?;
     let settings = call.json(|node| node.object(request::group_settings))?;
     let (of, name) = (stream.clone(), group.clone());
-    let found =
-        call.gateway.handle.read(move |machine| (machine.revision(), machine.group(&of, &name))).await?;
+    let found = call.read(move |machine| (machine.revision(), machine.group(&of, &name))).await?;
     match found {
         (revision, Some(view)) if view.settings == settings => {
             Ok(reply(200, Object::new().plain("revision", revision).done()))
@@ -41,7 +41,7 @@ pub(crate) async fn delete(call: Call) -> Answer {
 pub(crate) async fn get(call: Call) -> Answer {
     let (stream, group) = names(&call)?;
     let (of, name) = (stream.clone(), group.clone());
-    match call.gateway.handle.read(move |machine| machine.group(&of, &name)).await? {
+    match call.read(move |machine| machine.group(&of, &name)).await? {
         Some(view) => Ok(reply(200, group_json(&stream, &group, &view, call.values))),
         None => Err(Problem::of_read(&OpError::GroupMissing { stream, group: group.0 })),
     }
@@ -107,7 +107,7 @@ async fn ready(call: &Call, stream: &Key, group: &GroupName, wait: Duration) -> 
     };
     let interest = Interest::Group { stream: stream.clone(), group: group.clone() };
     tokio::select! {
-        found = call.gateway.handle.wait(interest, wait, look) => Ok(found?.is_some()),
+        found = sse::wait(&call.gateway, interest, wait, look) => Ok(found?.is_some()),
         () = call.gateway.stopped() => Err(super::locks::stopping()),
     }
 }

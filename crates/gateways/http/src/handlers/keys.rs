@@ -25,8 +25,6 @@ pub(crate) async fn get(call: Call) -> Answer {
     let at: Option<u64> = call.query_number("at")?;
     let wanted = key.clone();
     let (revision, found) = call
-        .gateway
-        .handle
         .read(move |machine| {
             let found = match at {
                 Some(at) => machine.get_at(&wanted, Revision(at)),
@@ -135,8 +133,7 @@ pub(crate) async fn range(call: Call) -> Answer {
     };
     let (at, keys_only, by_key) =
         (read.at, read.keys_only, read.sort == Default::default() && read.order == Default::default());
-    let (revision, found) =
-        call.gateway.handle.read(move |machine| (machine.revision(), machine.range(&read))).await?;
+    let (revision, found) = call.read(move |machine| (machine.revision(), machine.range(&read))).await?;
     let found = found.map_err(|error| Problem::of_read(&error))?;
     let mut body = Object::new()
         .plain("revision", at.unwrap_or(revision))
@@ -220,7 +217,7 @@ pub(crate) async fn watch(call: Call) -> Answer {
                 Problem::bad_request(format!("Last-Event-ID is \"{text}\", wanted a revision"))
             })?),
         };
-    let now = call.gateway.handle.read(|machine| machine.revision()).await?;
+    let now = call.read(|machine| machine.revision()).await?;
     // An event id is the last revision seen whole; a browser that reconnects sends it back.
     let next = resumed.map(|seen| Revision(seen).next()).or(since.map(Revision)).unwrap_or(now.next());
     let source = Watch {
@@ -263,24 +260,22 @@ impl Source for Watch {
         let (range, from, max) = (self.range.clone(), self.next, self.max);
         let (seen, mut kept) = (std::sync::Arc::new(std::sync::Mutex::new(from)), from);
         let progress = seen.clone();
-        let found = gateway
-            .handle
-            .wait(Interest::Keys(range.clone()), self.silence, move |machine| {
-                // Nothing has happened yet at a future revision: wait until it has.
-                let found = if from > machine.revision() {
-                    Ok(Changes { changes: vec![], next: from })
-                } else {
-                    machine.changes(&range, from, max)
-                };
-                match found {
-                    Ok(changes) if changes.changes.is_empty() => {
-                        *progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = changes.next;
-                        None
-                    }
-                    found => Some(found),
+        let found = sse::wait(gateway, Interest::Keys(range.clone()), self.silence, move |machine| {
+            // Nothing has happened yet at a future revision: wait until it has.
+            let found = if from > machine.revision() {
+                Ok(Changes { changes: vec![], next: from })
+            } else {
+                machine.changes(&range, from, max)
+            };
+            match found {
+                Ok(changes) if changes.changes.is_empty() => {
+                    *progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = changes.next;
+                    None
                 }
-            })
-            .await;
+                found => Some(found),
+            }
+        })
+        .await;
         match found {
             Ok(Some(Ok(changes))) => {
                 self.next = changes.next;

@@ -73,7 +73,7 @@ pub(crate) async fn keep_alive(call: Call) -> Answer {
 /// Looks at a lease.
 pub(crate) async fn get(call: Call) -> Answer {
     let lease = LeaseId(call.param_number("id")?);
-    match call.gateway.handle.read(move |machine| machine.lease(lease)).await? {
+    match call.read(move |machine| machine.lease(lease)).await? {
         Some(view) => Ok(reply(200, lease_json(&view, call.values))),
         None => Err(Problem::of_read(&OpError::LeaseMissing { lease })),
     }
@@ -112,8 +112,6 @@ pub(crate) async fn index(call: Call) -> Answer {
     let limit = call.query_number("limit")?.unwrap_or(most).clamp(1, most) as usize;
     let after: u64 = call.query_number("after")?.unwrap_or(0);
     let found = call
-        .gateway
-        .handle
         .read(move |machine| {
             let ids = machine.leases().filter(|lease| lease.0 > after);
             ids.take(limit).map(|lease| lease.to_string()).collect::<Vec<_>>()

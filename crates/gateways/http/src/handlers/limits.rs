@@ -37,8 +37,7 @@ pub(crate) async fn peek(call: Call) -> Answer {
     call.gateway.handle.limits().policy(&policy)?;
     let name = LimitName(call.param("name"));
     let header = policy_header(&name, &policy);
-    let (report, denied) =
-        call.gateway.handle.read(move |machine| machine.limit_report(&name, &policy, cost)).await?;
+    let (report, denied) = call.read(move |machine| machine.limit_report(&name, &policy, cost)).await?;
     let body = Object::new().json("limit", limit(&report)).plain("denied", denied).done();
     let response = with_header(reply(200, body), "ratelimit", rate_limit(&report));
     Ok(with_header(response, "ratelimit-policy", header))

@@ -154,7 +154,7 @@ async fn done(call: &Call, op: Op) -> Answer {
 pub(crate) async fn get(call: Call) -> Answer {
     let name = LockName(call.param("name"));
     let lock = name.clone();
-    let view = call.gateway.handle.read(move |machine| machine.lock(&lock)).await?.unwrap_or_default();
+    let view = call.read(move |machine| machine.lock(&lock)).await?.unwrap_or_default();
     Ok(reply(200, lock_json(&name, &view, call.values)))
 }
 
@@ -179,8 +179,6 @@ pub(crate) async fn index(call: Call) -> Answer {
     let values = call.values;
     let most = call.gateway.config.range_keys_max as usize;
     let found = call
-        .gateway
-        .handle
         .read(move |machine| {
             let one = |lock: &LockName| Object::new().bytes("lock", &lock.0, values).done();
             machine.locks().take(most).map(one).collect::<Vec<_>>()
@@ -193,7 +191,7 @@ pub(crate) async fn index(call: Call) -> Answer {
 pub(crate) async fn leader(call: Call) -> Answer {
     let election = LockName(call.param("name"));
     let name = election.clone();
-    match call.gateway.handle.read(move |machine| leader_of(machine, &name)).await? {
+    match call.read(move |machine| leader_of(machine, &name)).await? {
         Some(leader) => Ok(reply(200, leader_json(&election, Some(&leader), call.values))),
         None => {
             Err(Problem::not_found("no_leader", format!("election {election} has no leader"))
@@ -245,7 +243,7 @@ impl Source for Observe {
             let leader = leader_of(machine, &election);
             (known.as_ref() != Some(&leader)).then_some(leader)
         };
-        match gateway.handle.wait(lock_interest(&self.election), self.silence, changed).await {
+        match sse::wait(gateway, lock_interest(&self.election), self.silence, changed).await {
             Ok(Some(leader)) => {
                 let event = Event::named("leader", leader_json(&self.election, leader.as_ref(), self.values));
                 let event = match &leader {

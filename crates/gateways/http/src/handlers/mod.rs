@@ -3,6 +3,7 @@
 //! Invariant: no rule lives here. What two gateways would need belongs to `machine` or `node`.
 //! Called by: `routes::dispatch`, through the route table.
 
+pub(crate) mod cluster;
 pub(crate) mod commit;
 pub(crate) mod groups;
 pub(crate) mod keys;

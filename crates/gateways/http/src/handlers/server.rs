@@ -1,29 +1,49 @@
 //! The server itself: health, status, metrics, why, backup, compaction, its own description.
 
 use crate::call::{Answer, Call, reply, reply_as, unexpected};
-use crate::error::{Place, Problem};
+use crate::cluster;
+use crate::error::{Place, Problem, Retry};
 use crate::json::show;
 use crate::json::units::time_text;
-use crate::json::write::{Object, Values};
+use crate::json::write::{Object, Values, quoted};
 use crate::openapi;
-use quorate_runtime::{WhyRecord, WhyVerdict, WhyWhat};
+use quorate_runtime::{RuntimeError, WhyRecord, WhyVerdict, WhyWhat};
 use quorate_types::{CommandBody, Key, LeaseId, LockName, Outcome, Revision, Subject, TaskName};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Whether the process lives.
 pub(crate) async fn healthz(_: Call) -> Answer {
     Ok(reply(200, Object::new().text("status", "alive").done()))
 }
 
-/// Whether it serves: a linearizable read comes back.
+/// How long a node that is ready may take to confirm a read.
+const READY_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether it serves: a linearizable read comes back within a second. Else what is missing.
 pub(crate) async fn readyz(call: Call) -> Answer {
-    let revision = call.gateway.handle.read(|machine| machine.revision()).await?;
-    Ok(reply(200, Object::new().text("status", "ready").plain("revision", revision).done()))
+    let handle = &call.gateway.handle;
+    let missing = match tokio::time::timeout(READY_WITHIN, handle.ready()).await {
+        Ok(Ok(())) => {
+            let revision = handle.status().revision;
+            return Ok(reply(200, Object::new().text("status", "ready").plain("revision", revision).done()));
+        }
+        Ok(Err(RuntimeError::NoLeader { why })) => why,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => {
+            let known = handle.cluster_status().and_then(|status| status.missing);
+            known.unwrap_or_else(|| "no read was confirmed within a second".to_owned())
+        }
+    };
+    let problem = Problem::new(503, "not_ready", format!("not ready: {missing}"));
+    Err(problem.retry(Retry::Same).with("missing", quoted(&missing)))
 }
 
 /// Counters of node, log, machine and gateway.
 pub(crate) async fn metrics(call: Call) -> Answer {
-    let text = call.gateway.handle.metrics() + &call.gateway.metrics.text();
+    let handle = &call.gateway.handle;
+    let cluster = handle.cluster_status().map(|status| cluster::metrics(&status)).unwrap_or_default();
+    let text = handle.metrics() + &cluster + &call.gateway.metrics.text();
     Ok(reply_as(200, "text/plain; version=0.0.4; charset=utf-8", text))
 }
 

@@ -53,8 +53,7 @@ pub(crate) async fn deregister(call: Call) -> Answer {
 pub(crate) async fn instances(call: Call) -> Answer {
     let service = ServiceName(call.param("service"));
     let name = service.clone();
-    let (revision, found) =
-        call.gateway.handle.read(move |machine| (machine.revision(), machine.instances(&name))).await?;
+    let (revision, found) = call.read(move |machine| (machine.revision(), machine.instances(&name))).await?;
     let body = instances_json(&service, &found, call.values);
     Ok(with_header(reply(200, body), "quorate-revision", revision))
 }
@@ -69,7 +68,7 @@ fn instances_json(service: &ServiceName, found: &[Registered], values: Values) -
 /// Lists the services that have instances.
 pub(crate) async fn index(call: Call) -> Answer {
     let values = call.values;
-    let found = call.gateway.handle.read(|machine| machine.services()).await?;
+    let found = call.read(|machine| machine.services()).await?;
     let names = found.iter().map(|service| Object::new().bytes("service", &service.0, values).done());
     Ok(reply(200, Object::new().json("services", list(names)).done()))
 }
@@ -105,7 +104,7 @@ impl Source for Watch {
             let found = machine.instances(&service);
             (known.as_ref() != Some(&found)).then(|| (machine.revision(), found))
         };
-        match gateway.handle.wait(Interest::Keys(service_range(&self.service)), self.silence, changed).await {
+        match sse::wait(gateway, Interest::Keys(service_range(&self.service)), self.silence, changed).await {
             Ok(Some((revision, found))) => {
                 let data = instances_json(&self.service, &found, self.values);
                 self.known = Some(found);

@@ -8,7 +8,7 @@ use crate::json::write::{Object, Values, list};
 use crate::sse::{self, Event, Source};
 use axum::body::Body;
 use axum::http::Response;
-use quorate_machine::{BatchRef, Batches, StreamView};
+use quorate_machine::{BatchRef, Batches, Machine, StreamView};
 use quorate_runtime::{Handle, Interest};
 use quorate_types::{
     Commit, GroupName, GroupSettings, Key, Offset, Op, OpError, OpResult, Outcome, PartitionChoice, Record,
@@ -22,7 +22,7 @@ pub(crate) async fn put(call: Call) -> Answer {
     let stream = call.key("stream")?;
     let settings = call.json(|node| node.object(request::stream_settings))?;
     let name = stream.clone();
-    let there = call.gateway.handle.read(move |machine| machine.stream(&name).is_some()).await?;
+    let there = call.read(move |machine| machine.stream(&name).is_some()).await?;
     let op = match there {
         false => Op::CreateStream { stream, settings },
         true => Op::AlterStream { stream, settings },
@@ -56,8 +56,7 @@ pub(super) async fn done(call: &Call, op: Op) -> Answer {
 pub(crate) async fn get(call: Call) -> Answer {
     let stream = call.key("stream")?;
     let name = stream.clone();
-    let found =
-        call.gateway.handle.read(move |machine| (machine.stream(&name), machine.groups(&name))).await?;
+    let found = call.read(move |machine| (machine.stream(&name), machine.groups(&name))).await?;
     match found {
         (Some(view), groups) => Ok(reply(200, stream_json(&stream, &view, &groups, call.values))),
         (None, _) => Err(Problem::of_read(&OpError::StreamMissing { stream })),
@@ -97,7 +96,7 @@ fn stream_json(
 pub(crate) async fn index(call: Call) -> Answer {
     let values = call.values;
     let prefix = call.query("prefix").cloned().unwrap_or_default();
-    let found = call.gateway.handle.read(|machine| machine.streams()).await?;
+    let found = call.read(|machine| machine.streams()).await?;
     let named = found.iter().filter(|stream| stream.name.starts_with(&prefix)).map(|stream| {
         let object = Object::new().bytes("stream", &stream.name, values);
         object.when(stream.space.0 != 0, |o| o.plain("keyspace", stream.space.0)).done()
@@ -122,7 +121,7 @@ pub(crate) async fn append(call: Call) -> Answer {
         Some(partition) => vec![(PartitionChoice::Number { partition }, records)],
         None => {
             let name = stream.clone();
-            let view = call.gateway.handle.read(move |machine| machine.stream(&name)).await?;
+            let view = call.read(move |machine| machine.stream(&name)).await?;
             let partitions =
                 view.map_or(StreamSettings::default().partitions, |view| view.settings.partitions);
             parted(records, partitions)
@@ -200,7 +199,7 @@ pub(crate) async fn read(call: Call) -> Answer {
         })?;
         asked = Start::At(Offset(seen).next());
     }
-    let from = resolve(&call.gateway.handle, &stream, partition, asked).await?;
+    let from = resolve(&call, &stream, partition, asked).await?;
     let most = call.gateway.config.read_records_max;
     let max = call.query_number("max")?.unwrap_or(most).clamp(1, most);
     let place = Reading { stream, partition, max, max_bytes: call.gateway.config.read_bytes_max };
@@ -210,9 +209,18 @@ pub(crate) async fn read(call: Call) -> Answer {
         return Ok(sse::respond(call.gateway, source));
     }
     let wait = call.query_wait()?;
-    let page = tokio::select! {
-        page = place.wait(&call.gateway.handle, from, wait) => page?,
-        () = call.gateway.stopped(), if !wait.is_zero() => return Err(super::locks::stopping()),
+    if !wait.is_zero() && call.relaxed()? {
+        let why =
+            "query parameter consistency: a long poll is linearizable, send wait or consistency, not both";
+        return Err(Problem::bad_request(why));
+    }
+    let page = if wait.is_zero() {
+        place.read(&call, from).await?
+    } else {
+        tokio::select! {
+            page = place.wait(&call.gateway, from, wait) => page?,
+            () = call.gateway.stopped() => return Err(super::locks::stopping()),
+        }
     };
     let Some(page) = page else {
         // A long poll without news; without a wait, an empty page is an answer as any other.
@@ -245,9 +253,9 @@ fn page_answer(place: &Reading, page: &Page, values: Values) -> Response<Body> {
     if page.next == page.end { with_header(response, "stream-up-to-date", "true") } else { response }
 }
 
-async fn resolve(handle: &Handle, stream: &Key, partition: u32, start: Start) -> Result<Offset, Problem> {
+async fn resolve(call: &Call, stream: &Key, partition: u32, start: Start) -> Result<Offset, Problem> {
     let name = stream.clone();
-    let view = handle.read(move |machine| machine.stream(&name)).await?;
+    let view = call.read(move |machine| machine.stream(&name)).await?;
     let view = view.ok_or_else(|| Problem::of_read(&OpError::StreamMissing { stream: stream.clone() }))?;
     let found = view.partitions.get(partition as usize).ok_or_else(|| {
         let partitions = view.settings.partitions;
@@ -278,22 +286,34 @@ struct Page {
 }
 
 impl Reading {
+    /// Reads what is there from an offset on; nothing at its end.
+    async fn read(&self, call: &Call, from: Offset) -> Result<Option<Page>, Problem> {
+        let found = call.read(self.look(from)).await?;
+        self.found(&call.gateway.handle, from, found).await
+    }
+
     /// Reads from an offset, waiting until there is something or the time is over.
-    async fn wait(&self, handle: &Handle, from: Offset, wait: Duration) -> Result<Option<Page>, Problem> {
+    async fn wait(&self, gateway: &Gateway, from: Offset, wait: Duration) -> Result<Option<Page>, Problem> {
+        let interest = Interest::Stream { stream: self.stream.clone(), partition: Some(self.partition) };
+        let found = sse::wait(gateway, interest, wait, self.look(from)).await?;
+        self.found(&gateway.handle, from, found).await
+    }
+
+    fn look(&self, from: Offset) -> impl FnMut(&Machine) -> Option<Result<Batches, OpError>> + use<> {
         let (stream, partition) = (self.stream.clone(), self.partition);
         let (max, max_bytes) = (self.max as u64, self.max_bytes as u64);
-        let look = move |machine: &quorate_machine::Machine| match machine
-            .records(&stream, partition, from, max, max_bytes)
-        {
+        move |machine| match machine.records(&stream, partition, from, max, max_bytes) {
             Ok(found) if from == found.next => None,
             found => Some(found),
-        };
-        let found = if wait.is_zero() {
-            handle.read(look).await?
-        } else {
-            let interest = Interest::Stream { stream: self.stream.clone(), partition: Some(partition) };
-            handle.wait(interest, wait, look).await?
-        };
+        }
+    }
+
+    async fn found(
+        &self,
+        handle: &Handle,
+        from: Offset,
+        found: Option<Result<Batches, OpError>>,
+    ) -> Result<Option<Page>, Problem> {
         match found {
             None => Ok(None),
             Some(Err(error)) => Err(Problem::of_read(&error)),
@@ -365,7 +385,7 @@ impl Source for Tail {
             self.opened = true;
             return Some(vec![Event::named("open", Object::new().plain("offset", self.next).done())]);
         }
-        match self.place.wait(&gateway.handle, self.next, self.silence).await {
+        match self.place.wait(gateway, self.next, self.silence).await {
             Ok(Some(page)) => {
                 self.next = page.next;
                 let one = |(offset, wall, record): &(Offset, _, Record)| {

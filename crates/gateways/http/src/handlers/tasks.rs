@@ -32,8 +32,7 @@ pub(crate) async fn delete(call: Call) -> Answer {
 pub(crate) async fn get(call: Call) -> Answer {
     let task = TaskName(call.param("name"));
     let name = task.clone();
-    let (now, found) =
-        call.gateway.handle.read(move |machine| (machine.log_time(), machine.task(&name))).await?;
+    let (now, found) = call.read(move |machine| (machine.log_time(), machine.task(&name))).await?;
     match found {
         Some(view) => Ok(reply(200, task_json(&view, now, call.values))),
         None => Err(Problem::of_read(&OpError::TaskMissing { task })),
@@ -44,8 +43,7 @@ pub(crate) async fn get(call: Call) -> Answer {
 pub(crate) async fn index(call: Call) -> Answer {
     let most = call.gateway.config.range_keys_max;
     let limit = call.query_number("limit")?.unwrap_or(most).clamp(1, most) as usize;
-    let (now, found) =
-        call.gateway.handle.read(move |machine| (machine.log_time(), machine.tasks(limit))).await?;
+    let (now, found) = call.read(move |machine| (machine.log_time(), machine.tasks(limit))).await?;
     let timers = found.iter().map(|view| task_json(view, now, call.values));
     Ok(reply(200, Object::new().json("timers", list(timers)).done()))
 }
