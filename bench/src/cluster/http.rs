@@ -93,10 +93,16 @@ impl Client for HttpClient {
 }
 
 /// One request on a connection of its own: status and body.
-pub(crate) async fn once(address: SocketAddr, method: &str, path: &str) -> Result<(u16, String), Failure> {
+pub(crate) async fn once(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, String), Failure> {
     let asking = async {
         let mut client = HttpClient::connect(address).await?;
-        client.request = format!("{method} {path} HTTP/1.1\r\nhost: q\r\n\r\n").into_bytes();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: q\r\ncontent-length: {}\r\n\r\n", body.len());
+        client.request = (head + body).into_bytes();
         let (status, body) = client.call().await?;
         let text = String::from_utf8_lossy(&client.answer[client.answer.len() - body..]).into_owned();
         Ok::<_, Failure>((status, text))

@@ -95,7 +95,7 @@ impl Fleet {
         for &address in &self.addresses {
             loop {
                 let path = if self.system == System::Etcd { "/health" } else { "/readyz" };
-                let seen = match http::once(address, "GET", path).await {
+                let seen = match http::once(address, "GET", path, "").await {
                     Ok((200, body)) if self.system == System::Quorate || body.contains("\"true\"") => break,
                     Ok((status, body)) => format!("{status} {body}"),
                     Err(error) => error.to_string(),
@@ -109,16 +109,20 @@ impl Fleet {
         Ok(())
     }
 
+    /// Makes a cluster, and waits until every node has a vote.
     async fn init(&self, until: Instant) -> Result<(), Failure> {
-        let url = format!("http://{}", self.addresses[0]);
+        let (first, wanted) = (self.addresses[0], self.nodes.len());
         loop {
-            let made = Command::new(&self.binary).args(["cluster", "init", "--server", &url]).output()?;
-            if made.status.success() {
-                return Ok(());
-            }
+            let asked = http::once(first, "POST", "/v1/cluster/init", "{}").await;
+            let seen = match http::once(first, "GET", "/v1/cluster", "").await {
+                Ok((200, body)) if body.matches("\"role\":\"voter\"").count() == wanted => return Ok(()),
+                Ok((status, body)) => format!("{status} {body}"),
+                Err(error) => error.to_string(),
+            };
             if Instant::now() > until {
-                let said = String::from_utf8_lossy(&made.stderr).into_owned();
-                return Err(format!("`quorate cluster init` failed: {said}").into());
+                return Err(
+                    format!("{first} has no cluster of {wanted} voters: {seen}; to init: {asked:?}").into()
+                );
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

@@ -174,21 +174,25 @@ impl Fleet {
         lines[lines.len().saturating_sub(6)..].join(" | ")
     }
 
+    /// Makes a cluster of all nodes, and waits until each has a vote: what is done to them must not find a smaller cluster.
     async fn init(&self) -> Result<(), Trouble> {
-        let url = format!("http://{}", self.http(0));
         let until = Instant::now() + READY_TIMEOUT;
+        let mut client = Client::new(self.http(0));
         loop {
-            let made = Command::new(&self.binary).args(["cluster", "init", "--server", &url]).output();
-            let made = made.map_err(Trouble::io("run quorate"))?;
-            if made.status.success() {
+            let asked = client.ask("POST", "/v1/cluster/init", b"{}", Duration::from_secs(5)).await;
+            let cluster = self.look(0, "/v1/cluster").await.unwrap_or_default();
+            let members = cluster["members"].as_array().map_or(&[][..], Vec::as_slice);
+            let voters = members.iter().filter(|member| member["role"] == "voter").count();
+            if voters == self.places.len() {
                 return Ok(());
             }
             if Instant::now() > until {
-                let said = String::from_utf8_lossy(&made.stderr).trim().to_owned();
-                let said = format!("{said}; node 1 said: {}", self.last_words(0));
-                return Err(Trouble::Command {
-                    command: format!("quorate cluster init --server {url}"),
-                    said,
+                let words = self.last_words(0);
+                let seen = format!("{voters} voters: {cluster}; to init: {asked}; node 1 said: {words}");
+                return Err(Trouble::Late {
+                    what: "a whole cluster".into(),
+                    seconds: READY_TIMEOUT.as_secs(),
+                    seen,
                 });
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
