@@ -41,6 +41,7 @@ const AFTER_HELP: &str = "\
 Examples:
   quorate serve                                  start a server on 127.0.0.1:8400, data in ./quorate-data
   quorate put greeting hello                     write a key
+  quorate up                                     start a cluster of three on this machine
   quorate lock reports -- ./nightly-report       run a program while holding a lock
   quorate demo                                   watch 69,659 real purchases survive a crash
 
@@ -110,6 +111,6 @@ mod tests {
             }
             check(command, &path, &mut seen);
         }
-        assert!(seen >= 22, "{seen} commands");
+        assert!(seen >= 29, "{seen} commands");
     }
 }

@@ -4,6 +4,7 @@ mod append;
 mod at;
 mod backup;
 mod bench;
+mod cluster;
 mod commit;
 mod del;
 mod demo;
@@ -13,6 +14,7 @@ mod hold;
 mod limit;
 mod lock;
 mod log;
+mod node;
 mod put;
 mod range;
 mod read;
@@ -20,6 +22,7 @@ mod restore;
 mod serve;
 mod status;
 mod tail;
+mod up;
 mod watch;
 mod why;
 
@@ -31,6 +34,8 @@ use std::process::ExitCode;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Serve(Box<serve::Serve>),
+    Up(up::Up),
+    Cluster(cluster::Cluster),
     Commit(commit::CommitFile),
     Get(get::Get),
     Put(put::Put),
@@ -60,6 +65,8 @@ impl Command {
             Command::Lock(lock) => return lock.run(),
             Command::Elect(elect) => return elect.run(),
             Command::Serve(serve) => serve.run(*output),
+            Command::Up(up) => up.run(*output),
+            Command::Cluster(cluster) => cluster.run(*output),
             Command::Commit(commit) => commit.run(*output),
             Command::Get(get) => get.run(*output),
             Command::Put(put) => put.run(*output),

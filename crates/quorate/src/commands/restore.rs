@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// How far revisions are raised: further than any original can have gone on after its backup.
-const RAISE: u64 = 1 << 32;
+const RAISE: u64 = quorate_runtime::REVISIONS_RAISED;
 
 /// Make a data folder from a backup.
 #[derive(clap::Args)]

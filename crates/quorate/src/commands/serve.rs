@@ -3,11 +3,12 @@
 //! Invariant: everything that the command line says is checked before the first file is opened.
 //! Invariant: on SIGTERM or ctrl-c nothing new is taken, and what was admitted is finished and answered.
 
+use crate::commands::node::{self, NodeOptions};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::progress::Progress;
 use quorate_http::{TlsFiles, Token, check_bind};
-use quorate_runtime::{Durability, Handle, OpenError, OpenReport, Quorate};
+use quorate_runtime::{ClusterConfig, Durability, Handle, OpenError, OpenReport, Quorate};
 use quorate_types::{Millis, Principal};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -27,9 +28,11 @@ Examples:
   quorate serve --data /var/lib/quorate --http 127.0.0.1:9000
   quorate serve --http 127.0.0.1:0 --durability interval      (any free port; it is printed on stdout)
   quorate serve --http 0.0.0.0:8400 --tls-cert cert.pem --tls-key key.pem --token-file tokens
+  quorate serve --node-id 1 --peer-listen 10.0.0.1:8500 --peers 1=10.0.0.1:8500,2=10.0.0.2:8500,3=10.0.0.3:8500 …
 
 The address is printed on stdout once requests are taken; everything else goes to stderr. SIGTERM and ctrl-c stop the
-server in good order: what was admitted is finished. An address that other machines can reach needs TLS and tokens, or --insecure.")]
+server in good order: what was admitted is finished. An address that other machines can reach needs TLS and tokens, or --insecure. A node of a cluster begins its work with `quorate cluster init` at
+one of the nodes; docs/cluster.md tells more.")]
 pub(crate) struct Serve {
     /// Folder of the data; made when it is not there.
     #[arg(long, value_name = "DIR", default_value = "./quorate-data")]
@@ -55,6 +58,11 @@ pub(crate) struct Serve {
     /// Origin of web pages that may call, such as https://app.example; `*` for all. May be given again.
     #[arg(long, value_name = "ORIGIN")]
     origin: Vec<String>,
+    /// Stop in good order when stdin ends: for who starts servers and must not leave them behind.
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
+    #[command(flatten)]
+    node: NodeOptions,
     #[command(flatten)]
     bounds: Bounds,
 }
@@ -209,6 +217,8 @@ bounds! {
     header_timeout_ms = http.header_timeout;
     /// How long a request may take, its asked-for wait not counted.
     request_timeout_ms = http.request_timeout;
+    /// How long a command may stay open, a lock's wait not counted; then its outcome is said to be indeterminate.
+    command_timeout_ms = http.command_timeout;
     /// Longest wait a request may ask for.
     wait_ms_max = http.wait_max;
     /// Most keys of one range answer, and its default.
@@ -228,11 +238,12 @@ impl Serve {
         let settings = self.settings()?;
         check_bind(self.http, settings.http.tls.is_some(), !settings.http.tokens.is_empty(), self.insecure)
             .map_err(|refused| Failure::new(Exit::Usage, refused.to_string(), ""))?;
+        let node = self.node.checked(self.insecure, settings.node.durability)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::io("start the event loop", &error))?;
-        runtime.block_on(self.serve(settings, output))
+        runtime.block_on(self.serve(settings, node, output))
     }
 
     fn settings(&self) -> Result<Settings, Failure> {
@@ -260,7 +271,12 @@ impl Serve {
         Ok(settings)
     }
 
-    async fn serve(self, settings: Settings, output: Output) -> Result<(), Failure> {
+    async fn serve(
+        self,
+        mut settings: Settings,
+        node: Option<node::Node>,
+        output: Output,
+    ) -> Result<(), Failure> {
         let listener = TcpListener::bind(self.http).await.map_err(|error| {
             let mut failure = Failure::io(format!("listen on {}", self.http), &error);
             failure.next = "stop who listens there, or choose another address with --http".into();
@@ -268,16 +284,26 @@ impl Serve {
         })?;
         let address = listener.local_addr().map_err(|error| Failure::io("ask for the address", &error))?;
         // Both are asked for before anything is served, so that no signal falls between.
-        let stop = stopped()?;
+        let stop = stopped(self.until_stdin_ends)?;
         let scheme = if settings.http.tls.is_some() { "https" } else { "http" };
         if self.insecure && !address.ip().to_canonical().is_loopback() {
             eprintln!(
                 "warning: {address} is reachable from other machines, and --insecure was said: anybody there can read and write"
             );
         }
-        let database = open(&self.data, settings.node)?;
-        let handle = database.handle();
         let url = format!("{scheme}://{address}");
+        let cluster = node.map(|node| node.listen(scheme, address)).transpose()?;
+        if let Some(cluster) = &cluster {
+            settings.http.clustered = true;
+            settings.http.peers =
+                cluster.peers.iter().map(|(node, address)| (node.0, address.clone())).collect();
+            eprintln!(
+                "node {} of a cluster: peers dial {}, clients reach it on {}",
+                cluster.node, cluster.address, cluster.url
+            );
+        }
+        let database = open_as(&self.data, settings.node, cluster)?;
+        let handle = database.handle();
         eprintln!("ready on {url}, durability {}; ctrl-c or SIGTERM stops", self.durability.name());
         output.show(&json!({ "url": url }), || url.clone())?;
         let looking = tokio::spawn(pass_on_notes(handle.clone()));
@@ -320,10 +346,23 @@ impl Sync {
 
 /// Opens a data folder, telling how far recovery has come and what it found.
 pub(crate) fn open(folder: &Path, config: quorate_runtime::Config) -> Result<Quorate, Failure> {
+    open_as(folder, config, None)
+}
+
+fn open_as(
+    folder: &Path,
+    config: quorate_runtime::Config,
+    cluster: Option<ClusterConfig>,
+) -> Result<Quorate, Failure> {
     let shown = folder.display();
     eprintln!("opening {shown}");
     let mut progress = Progress::new("recovery", "entries");
-    let database = Quorate::open(folder, config, |done, all| progress.at(done, all)).map_err(|error| {
+    let told = |done, all| progress.at(done, all);
+    let opened = match cluster {
+        None => Quorate::open(folder, config, told),
+        Some(cluster) => Quorate::open_cluster(folder, config, cluster, told),
+    };
+    let database = opened.map_err(|error| {
         let exit = match &error {
             OpenError::Log(quorate_log::LogError::Config(_)) => Exit::Usage,
             _ => Exit::Damaged,
@@ -339,14 +378,23 @@ pub(crate) fn open(folder: &Path, config: quorate_runtime::Config) -> Result<Quo
     Ok(database)
 }
 
-/// Resolves once SIGTERM or ctrl-c came.
-fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+/// Resolves once SIGTERM or ctrl-c came, or, if asked for, once stdin has ended.
+fn stopped(until_stdin_ends: bool) -> Result<impl Future<Output = ()>, Failure> {
     let listen = |kind| signal(kind).map_err(|error| Failure::io("listen for signals", &error));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let (ended, stdin) = tokio::sync::oneshot::channel::<()>();
+    if until_stdin_ends {
+        std::thread::spawn(move || {
+            // Whatever is sent is thrown away; an error is an end too.
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            drop(ended);
+        });
+    }
     Ok(async move {
         let name = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "ctrl-c",
+            _ = stdin, if until_stdin_ends => "stdin has ended",
         };
         eprintln!("{name}: stopping");
     })

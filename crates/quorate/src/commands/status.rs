@@ -1,6 +1,7 @@
 //! `quorate status`: how a server is, and every bound in force.
 
 use crate::client::{Connect, Request};
+use crate::commands::cluster::show;
 use crate::failure::Failure;
 use crate::output::Output;
 use serde_json::Value;
@@ -18,9 +19,22 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        let answer = self.connect.client()?.call(&Request::get("/v1/status"))?.json()?;
+        let mut client = self.connect.client()?;
+        let mut answer = client.call(&Request::get("/v1/status"))?.json()?;
+        let cluster = match client.ask(&Request::get("/v1/cluster")) {
+            Ok(cluster) => Some(cluster.json()?),
+            // A server that runs alone.
+            Err(Ok(problem)) if problem.code == "cluster_refused" => None,
+            Err(Ok(problem)) => return Err(problem.into()),
+            Err(Err(failure)) => return Err(failure),
+        };
+        let mut text = cluster.as_ref().map(show::text).unwrap_or_default();
+        if output.is_json()
+            && let Some(cluster) = cluster
+        {
+            answer["cluster"] = cluster;
+        }
         output.show(&answer, || {
-            let mut text = String::new();
             table(&answer, "", &mut text);
             text
         })
