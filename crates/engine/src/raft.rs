@@ -51,6 +51,8 @@ const NEVER: usize = 1 << 40;
 const APPEND_BYTES_MAX: u64 = 1 << 20;
 /// Appends on their way to one peer.
 const APPENDS_MAX: usize = 64;
+/// There while a copy of a log is gathered.
+const IMPORT: &str = "import.qslot";
 /// Bytes read ahead for applying.
 const READ_BYTES: u64 = 4 << 20;
 /// How far a learner may be behind when it becomes a voter.
@@ -404,8 +406,16 @@ impl Raft {
     /// The folder cannot be made.
     pub fn staging(&self) -> Result<Arc<dyn Disk>, EngineError> {
         let name = identity::log_folder(self.identity.log + 1);
-        let folder = self.root.folder(&name);
-        folder.map_err(|error| EngineError::Identity(format!("folder {name} cannot be made: {error}")))
+        let no = |error| EngineError::Identity(format!("folder {name} cannot be made: {error}"));
+        let folder = self.root.folder(&name).map_err(no)?;
+        let files = folder.list().map_err(no)?;
+        if files.is_empty() || files.iter().any(|file| file.name == IMPORT) {
+            return Ok(folder);
+        }
+        // A copy that was complete and not installed: it came too late, or the process died in between. It is of no use any more, and in
+        // the way of the next.
+        self.root.remove_folder(&name).map_err(no)?;
+        self.root.folder(&name).map_err(no)
     }
 
     /// The members as this folder last knew them: whom to dial before the log has told.

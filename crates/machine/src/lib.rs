@@ -40,7 +40,8 @@ use quorate_types::{
     Revision, Settings, TaskName, WaitRequest, WallTime,
 };
 
-/// Version of the rules by which entries are decided. Only a logged command raises it on a cluster.
+/// The newest version of the rules by which entries are decided that this build knows. A state follows the version that its log last
+/// raised it to ([`Machine::version`]), so that replicas of different builds decide alike.
 pub const MACHINE_VERSION: u32 = 1;
 
 /// How many commands are read ahead: enough to overlap their cache misses, few enough to stay in the nearest cache.
@@ -140,6 +141,8 @@ pub struct Fired {
 /// The state of one partition. See the crate's documentation.
 pub struct Machine {
     settings: Settings,
+    /// The version of the rules in force.
+    version: u32,
     applied: LogIndex,
     revision: Revision,
     wall: WallTime,
@@ -171,6 +174,7 @@ impl Machine {
     pub fn new(hash_seed: u64) -> Self {
         Self {
             settings: Settings::default(),
+            version: 1,
             applied: LogIndex::ZERO,
             revision: Revision::ZERO,
             wall: WallTime::ZERO,
@@ -236,6 +240,12 @@ impl Machine {
         if out.outcomes.len() > told || self.revision > revision {
             self.follow_trail(&out.outcomes[told..]);
         }
+    }
+
+    /// The version of the rules in force: that of the entries to come.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// A digest of everything that entries have come to so far, carried in snapshots: replicas that applied the same entries to the same
@@ -324,6 +334,10 @@ impl Machine {
                     return Outcome::Refused { refusal: Refusal::Command { error } };
                 }
                 self.revision = self.revision.max(*to);
+                Outcome::Done { revision: self.revision }
+            }
+            CommandBody::RaiseVersion { to } => {
+                self.version = self.version.max(*to);
                 Outcome::Done { revision: self.revision }
             }
             CommandBody::Configure { settings } => {

@@ -45,6 +45,7 @@ pub(crate) struct Progress {
     section: u64,
     header: Header,
     trail: u128,
+    machine_version: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +136,8 @@ impl Machine {
         self.tasks.table().walk_begin();
         self.streams.walk_begin();
         self.groups.walk_begin();
-        self.snapshot = Some(Progress { section: HEADER, header, trail: self.trail });
+        self.snapshot =
+            Some(Progress { section: HEADER, header, trail: self.trail, machine_version: self.version });
         Snapshot { index: self.applied, revision: self.revision }
     }
 
@@ -179,6 +181,7 @@ impl Machine {
             HEADER => {
                 progress.header.put(out);
                 out.raw(&progress.trail.to_le_bytes());
+                out.varint(u64::from(progress.machine_version));
                 (1, true)
             }
             KEYS => self.keys.walk_rows(rows, out),
@@ -233,6 +236,7 @@ impl Machine {
         self.time.put(&mut scratch);
         self.settings.put(&mut scratch);
         scratch.raw(&self.trail.to_le_bytes());
+        self.version.put(&mut scratch);
         table_digest(&scratch)
     }
 }
@@ -319,10 +323,12 @@ impl Restorer {
         let header = Header::take(from)?;
         let machine = &mut self.machine;
         match header.version {
-            // The first version had no trail.
+            // The first version had no trail, and rules of the first version only.
             1 => {}
             VERSION => {
-                machine.trail = u128::from_le_bytes(from.raw(16)?.try_into().expect("16 bytes were read"))
+                let trail = from.raw(16)?.try_into().expect("16 bytes were read");
+                machine.trail = u128::from_le_bytes(trail);
+                machine.version = Wire::take(from)?;
             }
             found => return Err(DecodeError::Version { what: "snapshot", found, wanted: VERSION }),
         }

@@ -112,6 +112,7 @@ fn grows(command: &Command) -> bool {
         | CommandBody::Compact { .. }
         | CommandBody::Denied { .. }
         | CommandBody::RaiseRevision { .. }
+        | CommandBody::RaiseVersion { .. }
         | CommandBody::Configure { .. } => false,
     }
 }

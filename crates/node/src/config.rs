@@ -4,6 +4,7 @@
 
 use quorate_engine::Durability;
 use quorate_log::LogConfig;
+use quorate_machine::MACHINE_VERSION;
 use quorate_types::{Limits, Millis, Settings};
 
 /// How a partition is run. Every field has a default that suits a small server.
@@ -11,6 +12,8 @@ use quorate_types::{Limits, Millis, Settings};
 pub struct Config {
     /// When commits are answered.
     pub durability: Durability,
+    /// The newest rules that this build decides by; lower only to act as an older build would.
+    pub machine_version: u32,
     /// Bounds of what clients send.
     pub limits: Limits,
     /// Bounds of what the machine keeps; logged when they change.
@@ -41,6 +44,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             durability: Durability::Always,
+            machine_version: MACHINE_VERSION,
             limits: Limits::default(),
             settings: Settings::default(),
             log: LogConfig { entry_bytes_max: 16 << 20, batch_bytes_max: 32 << 20, ..LogConfig::default() },

@@ -14,7 +14,7 @@ use quorate_engine::{
     Clock, Engine, EngineError, Instant, Job, JobDone, Local, Opened, Proposal, Raft, RaftConfig,
 };
 use quorate_log::{Disk, LogReader};
-use quorate_machine::{MACHINE_VERSION, Machine, Outputs, RestoreError, Restorer};
+use quorate_machine::{Machine, Outputs, RestoreError, Restorer};
 use quorate_types::{
     Command, CommandBody, Decided, Entry, GuardFailed, LimitName, LogIndex, LogTime, NodeId, Origin, Outcome,
     Refusal, Revision, Term, WallTime,
@@ -102,6 +102,8 @@ pub struct Status {
     pub revision: Revision,
     /// Oldest revision that can be read.
     pub oldest_revision: Revision,
+    /// The version of the rules in force.
+    pub machine_version: u32,
     /// Log time in nanoseconds.
     pub log_time: LogTime,
     /// Wall time in milliseconds since the epoch.
@@ -263,8 +265,8 @@ impl<T> Partition<T> {
         let total = opened.last.0.saturating_sub(machine.applied().0);
         for entry in opened.entries {
             let entry = entry?;
-            if entry.machine_version > MACHINE_VERSION {
-                let (found, wanted) = (entry.machine_version, MACHINE_VERSION);
+            if entry.machine_version > config.machine_version {
+                let (found, wanted) = (entry.machine_version, config.machine_version);
                 return Err(OpenError::MachineVersion { index: entry.index, found, wanted });
             }
             outputs.clear();
@@ -397,6 +399,12 @@ impl<T> Partition<T> {
             let configure = Command::new("server".into(), CommandBody::Configure { settings });
             self.order(vec![configure], Vec::new(), (wall, time, seed))?;
         }
+        if self.is_up_to_date()
+            && let Some(to) = self.version_for_all()
+        {
+            let raise = Command::new("server".into(), CommandBody::RaiseVersion { to });
+            self.order(vec![raise], Vec::new(), (wall, time, seed))?;
+        }
         let mut salt = seed;
         while self.has_arrivals() {
             let (mut commands, origins) = self.gather();
@@ -503,6 +511,11 @@ impl<T> Partition<T> {
         let until = self.commands + self.entries + SLICE_COMMANDS;
         while self.commands + self.entries < until {
             match self.engine.next_committed() {
+                Ok(Some(entry)) if entry.machine_version > self.config.machine_version => {
+                    let (found, wanted) = (entry.machine_version, self.config.machine_version);
+                    let index = entry.index;
+                    return Err(self.fail(OpenError::MachineVersion { index, found, wanted }.to_string()));
+                }
                 Ok(Some(entry)) => self.apply(&entry),
                 Ok(None) => break,
                 Err(error) => return Err(self.fail(error.to_string())),
@@ -643,6 +656,7 @@ impl<T> Partition<T> {
             applied: self.machine.applied(),
             revision: self.machine.revision(),
             oldest_revision: self.machine.oldest_revision(),
+            machine_version: self.machine.version(),
             log_time: self.machine.log_time(),
             wall: self.machine.wall(),
             commands: self.commands,
@@ -673,7 +687,7 @@ impl<T> Partition<T> {
         (wall, time, seed): (WallTime, LogTime, u64),
     ) -> Result<(), Fatal> {
         let decided = self.decisions.take();
-        let machine_version = MACHINE_VERSION;
+        let machine_version = self.machine.version();
         let proposal = Proposal { wall, time, seed, machine_version, commands, origins, decided };
         match self.engine.propose(proposal) {
             Ok(_) => Ok(()),

@@ -17,7 +17,6 @@ use crate::partition::{Fatal, Partition, Reply};
 use bytes::Bytes;
 use quorate_engine::{Clock, CopyWanted, EngineError, Identity, Instant, Member, Raft, Role, Standing};
 use quorate_log::Disk;
-use quorate_machine::MACHINE_VERSION;
 use quorate_types::{ClusterId, Command, LogIndex, LogTime, NodeId, Origin, Term};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -572,6 +571,22 @@ impl<T> Partition<T> {
         }
     }
 
+    /// Newer rules than those in force that every member knows: then nobody is left behind by them.
+    pub(crate) fn version_for_all(&self) -> Option<u32> {
+        let now = self.machine.version();
+        if self.config.machine_version <= now {
+            return None;
+        }
+        let Some(replica) = &self.replica else { return Some(self.config.machine_version) };
+        let others = self.members().into_iter().filter(|member| member.node != self.node);
+        let known = others.map(|member| {
+            let peer = replica.peers.get(&member.node);
+            let heard = peer.filter(|peer| peer.is_heard(replica.now.monotonic_ns));
+            heard.map_or(0, |peer| peer.how.machine_version)
+        });
+        known.chain([self.config.machine_version]).min().filter(|all| *all > now)
+    }
+
     /// Whether batches of other nodes wait to be ordered.
     pub(crate) fn has_arrived(&self) -> bool {
         self.replica.as_ref().is_some_and(|replica| replica.arrived.iter().any(|queue| !queue.is_empty()))
@@ -864,7 +879,7 @@ impl<T> Partition<T> {
             recovering: raft.is_recovering(),
             disk_low: self.pressure.disk,
             memory_low: self.pressure.memory,
-            machine_version: MACHINE_VERSION,
+            machine_version: self.config.machine_version,
             url: replica.config.url.clone(),
             trails: replica.trails.told(),
         };

@@ -84,6 +84,12 @@ impl Cluster {
         drop(self.nodes[node - 1].quorate.take());
     }
 
+    fn start_with(&mut self, node: usize, config: Config) {
+        let at = &mut self.nodes[node - 1];
+        let listener = TcpListener::bind(&at.address).unwrap();
+        at.quorate = Some(open_with(&at.folder, node as u64, listener, &at.address, Vec::new(), config));
+    }
+
     fn start(&mut self, node: usize) {
         let at = &mut self.nodes[node - 1];
         let listener = TcpListener::bind(&at.address).unwrap();
@@ -128,10 +134,21 @@ fn open(
     address: &str,
     peers: Vec<(NodeId, String)>,
 ) -> Quorate {
+    open_with(folder, node, listener, address, peers, config())
+}
+
+fn open_with(
+    folder: &TempDir,
+    node: u64,
+    listener: TcpListener,
+    address: &str,
+    peers: Vec<(NodeId, String)>,
+    config: Config,
+) -> Quorate {
     let url = format!("http://node-{node}");
     let cluster =
         ClusterConfig { node: NodeId(node), listener, address: address.to_owned(), peers, url, tls: None };
-    Quorate::open_cluster(folder.path(), config(), cluster, |_, _| {}).unwrap()
+    Quorate::open_cluster(folder.path(), config, cluster, |_, _| {}).unwrap()
 }
 
 async fn until<R>(what: &str, mut look: impl FnMut() -> Option<R>) -> R {
@@ -265,4 +282,57 @@ async fn a_node_that_was_away_for_long_copies_the_log_with_its_payloads() {
     cluster.stop(third);
     commit(&cluster.handle(away), put("after", "1")).await.unwrap();
     assert_eq!(get(&cluster.handle(leader), "after").await, Some(b"1".to_vec()));
+}
+
+#[tokio::test]
+async fn a_damaged_log_is_set_aside_and_copied_from_the_peers() {
+    let mut cluster = Cluster::of(3);
+    cluster.handle(1).cluster_init().await.unwrap();
+    cluster.voters(1, 3).await;
+    let leader = cluster.leader().await;
+    let damaged = if leader == 3 { 2 } else { 3 };
+    let handle = cluster.handle(leader);
+    for n in 0..300 {
+        handle.command(put(&format!("k{n}"), &"x".repeat(2000)).into()).await.unwrap();
+    }
+    cluster.stop(damaged);
+    let folder = cluster.nodes[damaged - 1].folder.path().to_owned();
+    let segment = folder.join("seg-0000000000000001.qseg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::write(&segment, &bytes).unwrap();
+    cluster.start(damaged);
+    let report = cluster.nodes[damaged - 1].quorate.as_ref().unwrap().report().clone();
+    let said = |note: &String| note.contains("seg-0000000000000001.qseg") && note.contains("copied anew");
+    assert!(report.notes.iter().any(said), "{report:?}");
+    until("the replica to have caught up", || {
+        let status = cluster.handle(damaged).cluster_status()?;
+        (!status.recovering && status.members.len() == 3).then_some(())
+    })
+    .await;
+    assert!(segment.exists(), "the damaged files are set aside, not removed");
+    let third = (1..=3).find(|node| *node != leader && *node != damaged).unwrap();
+    cluster.stop(third);
+    commit(&cluster.handle(damaged), put("after", "1")).await.unwrap();
+    assert_eq!(get(&cluster.handle(damaged), "k299").await.map(|value| value.len()), Some(2000));
+}
+
+#[tokio::test]
+async fn new_rules_are_in_force_only_once_every_member_knows_them() {
+    let newer = Config { machine_version: 2, ..config() };
+    let mut cluster = Cluster::of(3);
+    cluster.handle(1).cluster_init().await.unwrap();
+    cluster.voters(1, 3).await;
+    for node in 1..=3 {
+        let before = cluster.handle(1 + node % 3).read(|machine| machine.version()).await.unwrap();
+        assert_eq!(before, 1, "node {node} does not know the new rules yet");
+        cluster.stop(node);
+        cluster.start_with(node, newer.clone());
+        cluster.leader().await;
+        commit(&cluster.handle(node), put("k", "v")).await.unwrap();
+    }
+    until("the new rules", || (cluster.handle(1).status().machine_version == 2).then_some(())).await;
+    commit(&cluster.handle(2), put("k", "w")).await.unwrap();
+    assert_eq!(get(&cluster.handle(3), "k").await, Some(b"w".to_vec()));
 }

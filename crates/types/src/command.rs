@@ -94,6 +94,11 @@ pub enum CommandBody {
         /// The least value of the next revision.
         to: Revision,
     },
+    /// Raises the version of the rules by which entries are decided, once every replica knows them.
+    RaiseVersion {
+        /// The version.
+        to: u32,
+    },
     /// Changes the settings of the machine; logged, so that every replica and every replay has the same.
     Configure {
         /// The new settings.
@@ -110,6 +115,7 @@ wire_enum!(CommandBody {
     7 = Denied { name, count },
     8 = RaiseRevision { to },
     9 = Configure { settings },
+    10 = RaiseVersion { to },
 });
 
 /// A wait for a lock or for leadership.

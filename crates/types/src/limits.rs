@@ -104,6 +104,7 @@ impl Limits {
             CommandBody::Denied { name, .. } => name.0.len() as u64 + 64,
             CommandBody::Compact { .. }
             | CommandBody::RaiseRevision { .. }
+            | CommandBody::RaiseVersion { .. }
             | CommandBody::Configure { .. } => 64,
         };
         let bytes = own as u64 + body;

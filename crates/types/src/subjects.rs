@@ -38,7 +38,10 @@ pub fn subjects(command: &Command) -> BTreeSet<Subject> {
         CommandBody::Denied { name, .. } => {
             found.insert(Subject::Limit { limit: name.clone() });
         }
-        CommandBody::Compact { .. } | CommandBody::RaiseRevision { .. } | CommandBody::Configure { .. } => {}
+        CommandBody::Compact { .. }
+        | CommandBody::RaiseRevision { .. }
+        | CommandBody::RaiseVersion { .. }
+        | CommandBody::Configure { .. } => {}
     }
     found
 }

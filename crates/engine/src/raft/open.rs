@@ -101,7 +101,10 @@ impl Raft {
                 identity.log += 1;
                 identity.recovering = true;
                 // What an interrupted copy left there is not known to be whole.
-                root.remove_folder(&log_folder(identity.log)).map_err(no("remove a half copied log"))?;
+                let half = log_folder(identity.log);
+                if root.folders().map_err(no("list the folder"))?.contains(&half) {
+                    root.remove_folder(&half).map_err(no("remove a half copied log"))?;
+                }
                 let (log, recovery) = open_log(&root, &identity, config)?;
                 read_log(log, recovery, &identity)?
             }

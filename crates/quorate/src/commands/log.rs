@@ -199,6 +199,7 @@ fn command_json(command: &Command) -> Value {
         CommandBody::Compact { before } => ("compact", json!(before.0)),
         CommandBody::Denied { name, count } => ("denied", json!({"limit": name.to_string(), "count": count})),
         CommandBody::RaiseRevision { to } => ("raise_revision", json!(to.0)),
+        CommandBody::RaiseVersion { to } => ("raise_version", json!(to)),
         CommandBody::Configure { settings } => ("configure", json!(format!("{settings:?}"))),
     };
     json["what"] = what.into();

@@ -223,6 +223,7 @@ fn command(body: &CommandBody, object: Object, values: Values) -> Object {
             object.text("what", "denied").bytes("limit", &name.0, values).plain("count", *count)
         }
         CommandBody::RaiseRevision { to } => object.text("what", "raise_revision").plain("to", *to),
+        CommandBody::RaiseVersion { to } => object.text("what", "raise_version").plain("to", u64::from(*to)),
         CommandBody::Configure { .. } => object.text("what", "configure"),
     }
 }
