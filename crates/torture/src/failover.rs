@@ -106,8 +106,18 @@ async fn once(fleet: &Fleet, pressure: &Pressure, fault: Fault) -> Result<(u64, 
             break acks;
         }
         if Instant::now() > until {
-            let seen = format!("{:?}", fleet.leader(&survivors).await);
-            let what = format!("a write on every survivor after {} of node {}", fault.name(), leader + 1);
+            let mut seen = String::new();
+            for &node in &survivors {
+                let cluster = fleet.look(node, "/v1/cluster").await.unwrap_or_default();
+                seen.push_str(&format!("node {}: {cluster}; ", node + 1));
+            }
+            let waiting: Vec<_> = survivors
+                .iter()
+                .filter(|node| pressure.first_ack(**node, struck).is_none())
+                .map(|node| node + 1)
+                .collect();
+            let what =
+                format!("a write on survivors {waiting:?} after {} of node {}", fault.name(), leader + 1);
             return Err(Trouble::Late { what, seconds: PATIENCE.as_secs(), seen });
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
