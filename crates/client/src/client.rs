@@ -18,6 +18,30 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Client {
     pub(crate) transport: Arc<Transport>,
+    consistency: Consistency,
+}
+
+/// How fresh a read has to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// It sees every commit answered before it began, to whomever. The default.
+    #[default]
+    Linearizable,
+    /// It sees every commit answered so long before it began; whole milliseconds.
+    Bounded(Duration),
+    /// It sees what the node that answers has applied. Two reads may answer out of order when they reach different nodes.
+    Stale,
+}
+
+impl Consistency {
+    /// Its query parameters, behind `mark`.
+    fn query(self, mark: char) -> String {
+        match self {
+            Self::Linearizable => String::new(),
+            Self::Bounded(most) => format!("{mark}consistency=bounded&max_staleness={}ms", most.as_millis()),
+            Self::Stale => format!("{mark}consistency=stale"),
+        }
+    }
 }
 
 /// A commit that took effect.
@@ -112,7 +136,20 @@ impl Client {
         options: Options,
     ) -> Result<Self, ClientError> {
         let servers = servers.into_iter().map(Into::into).collect();
-        Ok(Self { transport: Transport::new(servers, options)? })
+        Ok(Self { transport: Transport::new(servers, options)?, consistency: Consistency::default() })
+    }
+
+    /// The same client, whose [`Self::get`], [`Self::get_at`], [`Self::range`], and [`Self::read`] without a wait are as fresh as this. Any
+    /// node serves what is less than linearizable, without asking the others.
+    #[must_use]
+    pub fn reading(&self, consistency: Consistency) -> Self {
+        Self { transport: self.transport.clone(), consistency }
+    }
+
+    /// A read of the state at this path, which has its query begun already when `mark` is `&`.
+    fn read_of(&self, path: &str, mark: char) -> Ask {
+        let relaxed = self.consistency != Consistency::Linearizable;
+        Ask::new(Method::GET, format!("{path}{}", self.consistency.query(mark))).anywhere(relaxed)
     }
 
     /// Commits. Tried under one idempotency key until the answer is known, so that it has at most one effect.
@@ -173,7 +210,8 @@ impl Client {
 
     async fn read_key(&self, key: &[u8], query: &str) -> Result<Option<KeyValue>, ClientError> {
         let path = format!("/v1/keys/{}{query}", encoded(key, true));
-        let reply = match self.transport.call(&Ask::new(Method::GET, path)).await {
+        let mark = if query.is_empty() { '?' } else { '&' };
+        let reply = match self.transport.call(&self.read_of(&path, mark)).await {
             Err(error) if error.code() == Some("key_missing") => return Ok(None),
             reply => reply?,
         };
@@ -236,7 +274,7 @@ impl Client {
         let first = format!("/v1/range?values=base64&prefix={}", encoded(prefix.as_ref(), false));
         let (mut found, mut path) = (Vec::new(), first.clone());
         loop {
-            let reply = self.transport.call(&Ask::new(Method::GET, path)).await?;
+            let reply = self.transport.call(&self.read_of(&path, '&')).await?;
             let body = reply.json()?;
             for key in body["keys"].as_array().into_iter().flatten() {
                 found.push(key_value(&reply, key)?);
@@ -285,10 +323,13 @@ impl Client {
         wait: Duration,
     ) -> Result<Page, ClientError> {
         let stream = encoded(stream.as_ref(), false);
-        let wait_ms = wait.as_millis();
-        let path =
-            format!("/v1/streams/{stream}/records?partition={partition}&offset={offset}&wait={wait_ms}");
-        let reply = self.transport.call(&Ask::new(Method::GET, path).wait(wait)).await?;
+        let path = format!("/v1/streams/{stream}/records?partition={partition}&offset={offset}");
+        let ask = match wait.as_millis() {
+            0 => self.read_of(&path, '&'),
+            // What waits begins with a linearizable read, on any node.
+            wait_ms => Ask::new(Method::GET, format!("{path}&wait={wait_ms}")).wait(wait),
+        };
+        let reply = self.transport.call(&ask).await?;
         let next = reply
             .number("stream-next-offset")
             .ok_or_else(|| reply.unexpected("no header stream-next-offset"))?;

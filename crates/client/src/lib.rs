@@ -13,6 +13,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Given several servers of a cluster, the client learns who leads, sends its writes there, and goes on at another node when one is
+//! lost.
+//!
 //! Invariant: every write carries an idempotency key, and is sent again under it until its answer is known or the
 //! patience is over; so it has at most one effect, and an error says whether it may have had it.
 //! Called by: programs; the command line. Read [`Client`] first.
@@ -24,7 +27,7 @@ mod session;
 mod transport;
 mod watch;
 
-pub use client::{Appended, Client, Committed, Expect, KeyValue, Page, Taken};
+pub use client::{Appended, Client, Committed, Consistency, Expect, KeyValue, Page, Taken};
 pub use commit::Commit;
 pub use error::{ClientError, Problem};
 pub use session::{Lock, Session, SessionState};

@@ -1,7 +1,12 @@
-//! Sends a request until its answer is known: other servers, leader redirects, backoff, all within one patience.
+//! Sends a request until its answer is known: the leader, other servers, backoff, all within one patience.
+//!
+//! Every node of a cluster serves everything, and its answers name the leader (`Quorate-Leader`): the next request goes there and saves a
+//! hop. A leader that cannot be reached under the name it is told by is left alone for a while; any other node does as well. Reads that
+//! ask for less than linearizability stay where they are: any node serves them by itself.
 //!
 //! Invariant: a request is sent again only if repeating it is harmless: reads, and writes under an idempotency key.
-//! Invariant: an error says `Unreachable` only when nothing of the request left this process.
+//! Invariant: an error says `Unreachable` only when nothing of the request left this process, or it was refused as not done.
+//! Invariant: a token goes only to servers of the scheme that was configured: a leader's address never takes it off TLS.
 //! Called by: `client`, `session`, `watch`.
 
 use crate::error::{ClientError, Problem};
@@ -16,6 +21,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,6 +61,8 @@ impl Default for Options {
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between tries.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a leader that could not be reached is left alone.
+const SHUN: Duration = Duration::from_secs(10);
 /// Redirects that are followed before one is counted as a failure.
 const REDIRECTS_MAX: u32 = 5;
 
@@ -69,6 +77,8 @@ pub(crate) struct Ask {
     pub(crate) wait: Duration,
     /// The idempotency key; empty for what needs none.
     pub(crate) key: String,
+    /// Any node serves it by itself: it does not go to the leader.
+    pub(crate) anywhere: bool,
 }
 
 impl Ask {
@@ -80,6 +90,7 @@ impl Ask {
             body: Bytes::new(),
             wait: Duration::ZERO,
             key: String::new(),
+            anywhere: false,
         }
     }
     pub(crate) fn json(mut self, body: &serde_json::Value) -> Self {
@@ -89,6 +100,10 @@ impl Ask {
     }
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
+        self
+    }
+    pub(crate) fn anywhere(mut self, anywhere: bool) -> Self {
+        self.anywhere = anywhere;
         self
     }
     pub(crate) fn wait(mut self, wait: Duration) -> Self {
@@ -130,8 +145,17 @@ pub(crate) struct Transport {
     http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     servers: Vec<String>,
     options: Options,
-    /// Where the next request goes first: the last that answered, or the leader it named.
-    first: Mutex<String>,
+    known: Mutex<Known>,
+}
+
+/// What is known of the servers.
+struct Known {
+    /// Where the next request goes first: the leader, or the last that answered.
+    first: String,
+    /// Where the next request goes that any node serves: the last that answered.
+    near: String,
+    /// Leaders that could not be reached, and until when they are left alone.
+    shunned: HashMap<String, Instant>,
 }
 
 /// What became of one try.
@@ -165,7 +189,8 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30)) // Below the server's, so that it is rarely met half closed.
             .build(connector);
-        Ok(Arc::new(Self { http, servers: checked, options, first: Mutex::new(first) }))
+        let known = Known { near: first.clone(), first, shunned: HashMap::new() };
+        Ok(Arc::new(Self { http, servers: checked, options, known: Mutex::new(known) }))
     }
 
     /// Sends until there is an answer, and reads it whole.
@@ -183,21 +208,25 @@ impl Transport {
         let until = Instant::now() + self.options.patience + ask.wait;
         let (mut maybe_sent, mut pause, mut redirects, mut turn) = (false, PAUSE_MIN, 0, 0usize);
         loop {
-            let server = self.server(turn);
+            let server = self.server(ask, turn);
             let (why, mut next) = match self.attempt(ask, &server).await {
-                Tried::NotSent(why) => (why, None),
+                Tried::NotSent(why) => {
+                    self.shun(&server);
+                    (why, None)
+                }
                 Tried::Lost(why) => {
+                    self.shun(&server);
                     maybe_sent = true;
                     (why, None)
                 }
                 Tried::Answered(response) => match self.answered(*response, &server, whole).await {
                     Answered::Done(reply, body) => {
-                        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = server;
+                        self.learn(ask, server, &reply.headers);
                         return Ok((reply, body));
                     }
                     Answered::Leader(leader) if redirects < REDIRECTS_MAX => {
                         redirects += 1;
-                        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+                        self.known().first = leader;
                         turn = 0;
                         continue;
                     }
@@ -208,7 +237,11 @@ impl Transport {
                         maybe_sent |= problem.may_have_happened;
                         (problem.to_string(), problem.retry_after)
                     }
-                    Answered::Refused(problem) => return Err(ClientError::Problem(problem)),
+                    Answered::Refused(problem) => {
+                        // It is in order, even if the request is not.
+                        self.keep(ask, server);
+                        return Err(ClientError::Problem(problem));
+                    }
                     Answered::Lost(why) => {
                         maybe_sent = true;
                         (why, None)
@@ -230,9 +263,42 @@ impl Transport {
         }
     }
 
-    /// The server for a try: first the one that is known to answer, then the others in turn.
-    fn server(&self, turn: usize) -> String {
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers who answered, and the leader that the answer names.
+    fn learn(&self, ask: &Ask, server: String, headers: &HeaderMap<HeaderValue>) {
+        let leader = headers.get("quorate-leader").and_then(|url| base(url.to_str().ok()?).ok());
+        let same_scheme = |leader: &String| leader.split(':').next() == server.split(':').next();
+        let now = Instant::now();
+        let mut known = self.known();
+        known.shunned.retain(|shunned, until| *until > now && *shunned != server);
+        let leader = leader.filter(same_scheme).filter(|leader| !known.shunned.contains_key(leader));
+        drop(known);
+        match leader {
+            Some(leader) if !ask.anywhere => self.known().first = leader,
+            _ => self.keep(ask, server),
+        }
+    }
+
+    /// Sends the next request of this kind to the same server.
+    fn keep(&self, ask: &Ask, server: String) {
+        let mut known = self.known();
+        if ask.anywhere { known.near = server } else { known.first = server }
+    }
+
+    /// Leaves a server alone for a while, should it be named as the leader again.
+    fn shun(&self, server: &str) {
+        self.known().shunned.insert(server.to_owned(), Instant::now() + SHUN);
+    }
+
+    /// The server for a try: first the one that is known to be best, then the others in turn.
+    fn server(&self, ask: &Ask, turn: usize) -> String {
+        let first = {
+            let known = self.known();
+            if ask.anywhere { known.near.clone() } else { known.first.clone() }
+        };
         let others: Vec<&String> = self.servers.iter().filter(|server| **server != first).collect();
         match turn % (others.len() + 1) {
             0 => first,

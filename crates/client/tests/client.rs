@@ -1,7 +1,7 @@
 //! The client against a real server, with a proxy in between that cuts connections where it hurts.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-use quorate_client::{Client, ClientError, Commit, Expect, Options, SessionState, Taken};
+use quorate_client::{Client, ClientError, Commit, Consistency, Expect, Options, SessionState, Taken};
 use quorate_http::{Config, serve};
 use quorate_runtime::Quorate;
 use serde_json::json;
@@ -367,4 +367,94 @@ async fn streams_and_limits_are_used_by_their_methods() {
     assert!(after > Duration::from_secs(3000));
     assert_eq!(client.take("api", "1/h", 2).await, Ok(Taken::No { retry_after: None }));
     server.stop().await;
+}
+
+/// An answer to a write, as a follower gives it that knows this leader.
+fn led_by(leader: &str) -> String {
+    let body = "{\"revision\":1}";
+    format!(
+        "HTTP/1.1 200 OK\r\nquorate-revision: 1\r\nquorate-version: 1\r\nquorate-create-revision: 1\r\nquorate-mod-revision: 1\r\nquorate-leader: {leader}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Accepts connections and closes them at once, counting them.
+async fn closed() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counted = accepted.clone();
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    (address, accepted)
+}
+
+#[tokio::test]
+async fn the_leader_that_an_answer_names_gets_the_next_request() {
+    let leader = Server::start().await;
+    let (follower, accepted) = stub(led_by(&leader.url())).await;
+    let client = Client::new([format!("http://{follower}")]).unwrap();
+    assert_eq!(client.put("k", "at the follower").await, Ok(1));
+    client.put("k", "at the leader").await.unwrap();
+    assert_eq!(leader.client().get("k").await.unwrap().unwrap().value, "at the leader");
+    client.put("k", "still at the leader").await.unwrap();
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+    leader.stop().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_be_reached_is_left_alone_for_a_while() {
+    let (leader, tried) = closed().await;
+    let (follower, accepted) = stub(led_by(&format!("http://{leader}"))).await;
+    let client = Client::new([format!("http://{follower}")]).unwrap();
+    for n in 1..=4 {
+        assert_eq!(client.put("k", "v").await, Ok(1));
+        assert_eq!(accepted.load(Ordering::SeqCst), n);
+    }
+    assert_eq!(tried.load(Ordering::SeqCst), 1, "its address does not work here");
+}
+
+#[tokio::test]
+async fn a_write_that_one_node_loses_or_refuses_is_done_once_at_another() {
+    let server = Server::start().await;
+    let busy = r#"{"type":"urn:quorate:problem:leaderless","title":"Leaderless","status":503,"detail":"no leader","error":"leaderless","took_effect":"no","retry":"same"}"#;
+    let refusal = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{busy}",
+        busy.len()
+    );
+    let (leaderless, _) = stub(refusal).await;
+    // The answer of the first try is lost on the way, so the write has happened when it is sent again.
+    let (lossy, lost) = proxy(server.address, 1, 10).await;
+    let urls = [format!("http://{leaderless}"), format!("http://{lossy}"), server.url()];
+    let client = Client::new(urls).unwrap();
+    let done = client.commit(Commit::new().append("s", None, "once")).await.unwrap();
+    assert!(done.replayed, "{done:?}");
+    assert_eq!(lost.load(Ordering::SeqCst), 1);
+    assert_eq!(client.read("s", 0, 0, Duration::ZERO).await.unwrap().records.len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn reads_that_may_be_stale_stay_with_the_node_that_answers() {
+    let leader = Server::start().await;
+    let (follower, accepted) = stub(led_by(&leader.url())).await;
+    let client = Client::new([format!("http://{follower}")]).unwrap();
+    for consistency in [Consistency::Stale, Consistency::Bounded(Duration::from_millis(500))] {
+        let reader = client.reading(consistency);
+        for _ in 0..2 {
+            assert!(reader.get("k").await.unwrap().is_some(), "the follower has it");
+        }
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), 4);
+    client.put("j", "v").await.unwrap();
+    assert_eq!(client.get("k").await, Ok(None), "the leader has nothing");
+    let real = leader.client().reading(Consistency::Bounded(Duration::from_millis(500)));
+    real.put("k", "v").await.unwrap();
+    assert_eq!(real.get("k").await.unwrap().unwrap().value, "v");
+    assert_eq!(real.get_at("k", 1).await.unwrap().unwrap().value, "v");
+    assert_eq!(real.range("").await.unwrap().len(), 1);
+    leader.stop().await;
 }
