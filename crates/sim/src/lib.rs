@@ -1,5 +1,7 @@
 //! The simulator: the production partition (node, engine, machine, log) on a simulated disk and clock, under seeded faults.
 //!
+//! [`run`] is about a node alone, [`run_cluster`] about replicas on a network of which anything may break.
+//!
 //! [`run`] takes a seed and does everything from it: the clients' commands, the order in which I/O is taken, run and completed, the
 //! passage of time, crashes, torn and lost writes, full disks. After every step a second account of the history holds the node to its
 //! promises. What it checks, and how to use it: docs/simulation.md.
@@ -8,6 +10,7 @@
 //! Invariant: nothing in the node is mocked; the disk and the clock come in by the same seams as in production.
 //! Called by: its own binary (a campaign of seeds) and its tests.
 
+mod cluster;
 mod model;
 mod oracle;
 mod plant;
@@ -16,7 +19,8 @@ mod random;
 mod workload;
 mod world;
 
+pub use cluster::{ClusterOptions, ClusterPlant, ClusterReport, run_cluster};
 pub use plant::Plant;
-pub use probes::{PROBES, Probes};
+pub use probes::{CLUSTER_PROBES, PROBES, Probes};
 pub use workload::Scenario;
 pub use world::{Failure, Options, Report, durability_name, run};

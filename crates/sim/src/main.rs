@@ -3,9 +3,12 @@
 //! Invariant: a failure prints one line that replays it, and the exit code says so.
 //! Called by: people and CI.
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use quorate_engine::Durability;
-use quorate_sim::{Failure, Options, Plant, Probes, Report, Scenario, run};
+use quorate_sim::{
+    CLUSTER_PROBES, ClusterOptions, ClusterPlant, Failure, Options, Plant, Probes, Report, Scenario, run,
+    run_cluster,
+};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +16,10 @@ use std::time::Instant;
 
 /// Runs the production node on a simulated disk and clock, under faults that follow from a seed.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    world: Option<World>,
     /// One seed, decimal or 0x…; it is run twice and compared byte for byte.
     #[arg(long, value_parser = seed)]
     seed: Option<u64>,
@@ -40,18 +46,64 @@ struct Arguments {
     threads: u64,
 }
 
+#[derive(Subcommand)]
+enum World {
+    /// Replicas on a network, instead of a node alone.
+    Cluster(ClusterArguments),
+}
+
+#[derive(Args)]
+struct ClusterArguments {
+    /// One seed, decimal or 0x…; it is run twice and compared byte for byte.
+    #[arg(long, value_parser = seed)]
+    seed: Option<u64>,
+    /// So many seeds from 0 on, or from A (included) to B (excluded) as A..B.
+    #[arg(long, value_parser = some_seeds, default_value = "100")]
+    seeds: (u64, u64),
+    /// Simulated events per seed, before everything is healed.
+    #[arg(long, default_value_t = 20_000)]
+    steps: u64,
+    /// Nodes at the beginning; 3 or 5 by the seed when left out.
+    #[arg(long)]
+    nodes: Option<u64>,
+    /// When commits are answered: always or interval; by the seed when left out.
+    #[arg(long, value_parser = cluster_durability)]
+    durability: Option<Durability>,
+    /// What the workload dwells on: mixed, keys, streams, locks or asks; a campaign goes through all when it is left out.
+    #[arg(long, value_parser = scenario)]
+    scenario: Option<Scenario>,
+    /// Plants a bug, to see it found.
+    #[arg(long, value_parser = cluster_plant)]
+    plant: Option<ClusterPlant>,
+    /// Tells every event on standard error.
+    #[arg(long)]
+    trace: bool,
+    /// Threads of a campaign.
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
+    /// Goes on with further seeds until so many minutes have passed.
+    #[arg(long, default_value_t = 0)]
+    minutes: u64,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(World::Cluster(arguments)) = &arguments.world {
+        return told(clusters(arguments));
+    }
     let options = Options {
         durability: arguments.durability,
         plant: arguments.plant,
         scenario: arguments.scenario.unwrap_or_default(),
         trace: arguments.trace,
     };
-    let ran = match arguments.seed {
+    told(match arguments.seed {
         Some(seed) => twice(seed, arguments.steps, options).map(|report| println!("{report:#?}")),
         None => campaign(&arguments, options),
-    };
+    })
+}
+
+fn told(ran: Result<(), String>) -> ExitCode {
     match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
@@ -126,6 +178,113 @@ fn campaign(arguments: &Arguments, options: Options) -> Result<(), String> {
         return Err(format!("no seed reached: {}", missing.join("; ")));
     }
     Ok(())
+}
+
+fn clusters(arguments: &ClusterArguments) -> Result<(), String> {
+    let ClusterArguments { nodes, durability, plant, trace, .. } = *arguments;
+    let scenario = arguments.scenario.unwrap_or_default();
+    let options = ClusterOptions { durability, nodes, plant, scenario, trace };
+    let Some(seed) = arguments.seed else { return cluster_campaign(arguments, options) };
+    let once = run_cluster(seed, arguments.steps, options).map_err(|failure| failure.to_string())?;
+    let again = run_cluster(seed, arguments.steps, ClusterOptions { trace: false, ..options });
+    if again.as_ref() != Ok(&once) {
+        return Err(format!("seed {seed:#x} does not run the same way twice: {once:#?} and {again:#?}"));
+    }
+    println!("{once:#?}");
+    Ok(())
+}
+
+#[derive(Default)]
+struct ClusterTotal {
+    probes: Probes,
+    seeds: u64,
+    steps: u64,
+    commands: u64,
+    reads: u64,
+    restarts: u64,
+    elections: u64,
+    simulated_ms: u64,
+    failures: usize,
+}
+
+fn cluster_campaign(arguments: &ClusterArguments, options: ClusterOptions) -> Result<(), String> {
+    let (first, end) = arguments.seeds;
+    let next = AtomicU64::new(first);
+    let total: Mutex<ClusterTotal> = Mutex::default();
+    let started = Instant::now();
+    let goes_on = |seed: u64| seed < end || started.elapsed().as_secs() < arguments.minutes * 60;
+    let work = || loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        let stop = total.lock().is_ok_and(|total| total.failures >= 5);
+        if stop || !goes_on(seed) {
+            return;
+        }
+        let scenario = arguments.scenario.unwrap_or(Scenario::ALL[(seed % 5) as usize]);
+        let ran = run_cluster(seed, arguments.steps, ClusterOptions { scenario, ..options });
+        let Ok(mut total) = total.lock() else { return };
+        total.seeds += 1;
+        match ran {
+            Ok(report) => {
+                total.probes.merge(&report.probes);
+                total.steps += report.steps;
+                total.commands += report.commands;
+                total.reads += report.reads;
+                total.restarts += report.restarts;
+                total.elections += report.elections;
+                total.simulated_ms += report.simulated_ms;
+            }
+            Err(failure) => {
+                eprintln!("{failure}");
+                total.failures += 1;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.threads.max(1) {
+            scope.spawn(work);
+        }
+    });
+    let total = total.into_inner().unwrap_or_default();
+    let seconds = started.elapsed().as_secs_f64();
+    for name in CLUSTER_PROBES {
+        println!("{:>10}  {name}", total.probes.count(name));
+    }
+    println!(
+        "{} seeds, {} steps, {} commands, {} reads, {} restarts, {} elections, {:.1} simulated hours in {seconds:.1} s: {:.0} steps/s",
+        total.seeds,
+        total.steps,
+        total.commands,
+        total.reads,
+        total.restarts,
+        total.elections,
+        total.simulated_ms as f64 / 3_600_000.0,
+        total.steps as f64 / seconds
+    );
+    if total.failures > 0 {
+        return Err(format!("{} seeds found something", total.failures));
+    }
+    let missing = total.probes.missing_of(CLUSTER_PROBES);
+    let whole = arguments.scenario.is_none() && arguments.durability.is_none() && total.seeds >= 100;
+    if whole && !missing.is_empty() {
+        return Err(format!("no seed reached: {}", missing.join("; ")));
+    }
+    Ok(())
+}
+
+fn some_seeds(text: &str) -> Result<(u64, u64), String> {
+    if text.contains("..") { seeds(text) } else { Ok((0, seed(text)?)) }
+}
+
+fn cluster_durability(text: &str) -> Result<Durability, String> {
+    match durability(text)? {
+        Durability::None => Err("a cluster refuses none: wanted always or interval".into()),
+        other => Ok(other),
+    }
+}
+
+fn cluster_plant(text: &str) -> Result<ClusterPlant, String> {
+    let names = || ClusterPlant::ALL.map(ClusterPlant::name).join(", ");
+    ClusterPlant::parse(text).ok_or_else(|| format!("wanted one of {}", names()))
 }
 
 fn seed(text: &str) -> Result<u64, String> {

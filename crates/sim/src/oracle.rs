@@ -503,7 +503,7 @@ pub(crate) fn op_of(command: &Command) -> Option<OpId> {
 }
 
 /// Whether two commands ask for the same, but for the fingerprint that admission sets.
-fn same(sent: &Command, logged: &Command) -> bool {
+pub(crate) fn same(sent: &Command, logged: &Command) -> bool {
     let mut sent = sent.clone();
     if let (CommandBody::Commit { commit: sent }, CommandBody::Commit { commit: logged }) =
         (&mut sent.body, &logged.body)

@@ -163,6 +163,16 @@ impl Disk for Seam {
     fn lock(&self) -> Result<Box<dyn DiskLock>, LogError> {
         self.disk.lock()
     }
+    fn folder(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        let counts = Arc::clone(&self.counts);
+        Ok(Arc::new(Self { disk: self.disk.sub(name)?, plant: self.plant, counts, trace: self.trace }))
+    }
+    fn remove_folder(&self, name: &str) -> io::Result<()> {
+        self.disk.remove_folder(name)
+    }
+    fn folders(&self) -> io::Result<Vec<String>> {
+        self.disk.folders()
+    }
 }
 
 struct LyingFile {

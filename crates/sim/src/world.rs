@@ -62,6 +62,8 @@ pub struct Report {
 /// A finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
+    /// The binary's subcommand, with a space after it; empty for a node alone.
+    pub command: &'static str,
     /// The seed.
     pub seed: u64,
     /// Steps asked for.
@@ -76,9 +78,12 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seed, steps, step, what, arguments } = self;
+        let Self { command, seed, steps, step, what, arguments } = self;
         writeln!(f, "seed {seed:#x}, step {step}: {what}")?;
-        write!(f, "replay: cargo run --release -p quorate-sim -- --seed {seed:#x} --steps {steps}{arguments}")
+        write!(
+            f,
+            "replay: cargo run --release -p quorate-sim -- {command}--seed {seed:#x} --steps {steps}{arguments}"
+        )
     }
 }
 impl std::error::Error for Failure {}
@@ -95,13 +100,15 @@ pub fn run(seed: u64, steps: u64, options: Options) -> Result<Report, Failure> {
     let what = match ran {
         Ok(Ok(report)) => return Ok(report),
         Ok(Err(what)) => what,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without words");
-            format!("panic: {text}")
-        }
+        Err(panic) => panic_text(&*panic),
     };
-    Err(Failure { seed, steps, step: step.get(), what, arguments: arguments(&options) })
+    Err(Failure { command: "", seed, steps, step: step.get(), what, arguments: arguments(&options) })
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without words");
+    format!("panic: {text}")
 }
 
 /// The name of a durability on the command line.
@@ -898,7 +905,7 @@ fn view<'a>(node: &'a Node, oracle: &Oracle, plant: Option<Plant>) -> View<'a> {
 }
 
 /// Sizes so small that everything rare happens all the time.
-fn config(random: &mut Random, durability: Durability, _plant: Option<Plant>) -> Config {
+pub(crate) fn config(random: &mut Random, durability: Durability, _plant: Option<Plant>) -> Config {
     let segment_bytes = [32, 48, 64][random.below(3) as usize] << 10;
     Config {
         durability,
