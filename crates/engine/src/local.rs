@@ -76,6 +76,10 @@ fn refuse_cluster(disk: &Arc<dyn Disk>) -> Result<(), EngineError> {
             "the data folder belongs to node {} of cluster {:016x}: start it with --node-id {} (or, when its quorum is lost for good, see `quorate cluster recover --help`)",
             identity.node, identity.cluster.0, identity.node
         ))),
+        Some(identity) if identity.log > 0 => Err(EngineError::Identity(format!(
+            "the data folder was a cluster's, its log is in log-{}: start it with --node-id {}, or open that sub-folder",
+            identity.log, identity.node
+        ))),
         _ => Ok(()),
     }
 }

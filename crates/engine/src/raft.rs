@@ -27,7 +27,7 @@ pub use open::{RaftConfig, SetAside};
 
 use crate::{Durability, Engine, EngineError, Instant, Job, JobDone, Proposal, Standing};
 use message::{put_extents, take_extents, to_body};
-use quorate_log::{AppendEntry, Disk, DiskLock, Index, Log, SlotFile};
+use quorate_log::{AppendEntry, Disk, DiskLock, Index, Log, SlotFile, WriteJob};
 use quorate_types::codec::{Writer, encode};
 use quorate_types::{Entry, LogIndex, LogTime, NodeId, Term, WallTime};
 use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, EntryType, MessageType};
@@ -113,8 +113,10 @@ pub struct Raft {
     jobs: VecDeque<(usize, bool)>,
     /// A change of membership was appended since the last job: it is synced whatever the durability.
     must_sync: bool,
-    /// The log refused an entry: nothing can go on.
+    /// The log refused an entry, or a leader contradicts what is committed: nothing can go on.
     fault: Option<String>,
+    /// The folder has another log or cluster by now: this replica says nothing more.
+    left: bool,
     reads: VecDeque<(u64, LogIndex)>,
     reads_waiting: Vec<u64>,
     ticked_ns: Option<u64>,
@@ -156,6 +158,9 @@ impl Raft {
 
     /// Lets time pass: counts ticks, campaigns, sends heartbeats. `time` is log time, which heartbeats carry while this node leads.
     pub fn tick(&mut self, now: Instant, time: LogTime) {
+        if self.left {
+            return;
+        }
         self.time = time;
         if self.is_leader() && time > LogTime::ZERO {
             // What it told itself counts as heard: it may lose its office and win it again with nobody in between.
@@ -190,7 +195,7 @@ impl Raft {
     /// Takes a message from a peer.
     pub fn step(&mut self, message: Message) {
         let Message { mut inner, time } = message;
-        if inner.to != self.raw.raft.id {
+        if inner.to != self.raw.raft.id || self.left || self.contradicts(&inner) {
             return;
         }
         let kind = inner.get_msg_type();
@@ -221,9 +226,11 @@ impl Raft {
                     self.copy = Some(CopyWanted { from, term, index });
                 }
             }
-            // A replica that lost its tail has less than its leader believes; it says so by refusing the next append.
+            // A replica that lost its tail has less than its leader believes, or something else in that place: only what it has
+            // acknowledged to this leader may be committed by a number alone.
             MessageType::MsgHeartbeat => {
-                inner.commit = inner.commit.min(self.raw.raft.raft_log.last_index());
+                let known = if self.acknowledged.0 == inner.term { self.acknowledged.1 } else { 0 };
+                inner.commit = inner.commit.min(known.max(self.raw.raft.raft_log.committed));
             }
             _ => {}
         }
@@ -299,16 +306,6 @@ impl Raft {
         self.pump();
     }
 
-    /// The voter that is best up to date and heard of, for handing leadership to.
-    #[must_use]
-    pub fn successor(&self) -> Option<NodeId> {
-        let voters = self.members.voters();
-        let peers = self.progress();
-        let fit =
-            peers.iter().filter(|peer| voters.contains(&peer.node) && peer.node != self.id() && peer.active);
-        fit.max_by_key(|peer| peer.matched).map(|peer| peer.node)
-    }
-
     /// How far the peers are, on a leader.
     #[must_use]
     pub fn progress(&self) -> Vec<PeerProgress> {
@@ -368,7 +365,8 @@ impl Raft {
     /// The copy that this replica needs, if any.
     #[must_use]
     pub fn copy_wanted(&self) -> Option<CopyWanted> {
-        self.copy.filter(|copy| copy.term.0 == self.raw.raft.term)
+        let committed = self.raw.raft.raft_log.committed;
+        self.copy.filter(|copy| copy.term.0 == self.raw.raft.term && copy.index.0 > committed && !self.left)
     }
 
     /// Whether a snapshot should be taken soon: a peer needs a copy and there is none to begin it with.
@@ -443,16 +441,45 @@ impl Raft {
         open::write(&self.identity_file, &identity)?;
         // A vote that is written from now on must not bring the old log back.
         self.identity = identity;
+        // An acknowledgement from now on would speak of a log that is about to be left.
+        self.leave();
         Ok(true)
     }
 
-    /// Notes that the folder is closed in good order: everything is on disk.
+    /// Notes that the folder is closed in good order, if everything is synced.
     ///
     /// # Errors
     /// The identity cannot be written.
     pub fn close(&mut self) -> Result<(), EngineError> {
-        self.identity.clean = true;
+        self.identity.clean = self.log.synced() == self.log.last();
         open::write(&self.identity_file, &self.identity)
+    }
+
+    pub(crate) fn leave(&mut self) {
+        self.left = true;
+        self.outbox.clear();
+        self.waiting.clear();
+    }
+
+    /// Whether a leader offers other entries than those that are committed here. That cannot be, unless a peer is faulty; the library
+    /// would panic.
+    fn contradicts(&mut self, message: &raft::eraftpb::Message) -> bool {
+        // A leader of an earlier term that does not know it yet may: the library refuses it.
+        if message.get_msg_type() != MessageType::MsgAppend || message.term < self.raw.raft.term {
+            return false;
+        }
+        let committed = self.raw.raft.raft_log.committed;
+        let known = message.entries.iter().take_while(|entry| entry.index <= committed);
+        let other = known.into_iter().find(|entry| {
+            let term = raft::Storage::term(self.raw.store(), entry.index);
+            term.is_ok_and(|term| term != entry.term)
+        });
+        let Some(other) = other else { return false };
+        self.fault.get_or_insert(format!(
+            "node {} offers entry {} of term {} in the place of a committed one: its log or this one is broken",
+            message.from, other.index, other.term
+        ));
+        true
     }
 
     fn is_leader(&self) -> bool {
@@ -460,7 +487,13 @@ impl Raft {
     }
 
     fn may_campaign(&self) -> bool {
-        !self.is_leader() && self.raw.raft.promotable() && !self.identity.recovering && !self.clock_off
+        // What is not on disk yet must not be led with.
+        let written = self.waiting.is_empty() && self.jobs.is_empty();
+        !self.is_leader()
+            && self.raw.raft.promotable()
+            && !self.identity.recovering
+            && !self.clock_off
+            && written
     }
 
     /// Ticks without a leader after which this node campaigns. The order changes with the term, so that a node that cannot win does not
@@ -535,8 +568,13 @@ impl Raft {
                 must_write = true;
             }
         }
+        let vote_owed = self.identity_dirty || self.jobs.iter().any(|(_, identity)| *identity);
+        // The only voter becomes leader without asking anybody, before its term is on disk: what it sends in that term must wait, or it
+        // could lead the same term again after a crash.
+        let mut held = Vec::new();
         for message in ready.take_messages() {
-            self.send(message);
+            let message = self.stamped(message);
+            if vote_owed { &mut held } else { &mut self.outbox }.push(message);
         }
         for entry in ready.take_entries() {
             self.append(entry);
@@ -549,12 +587,10 @@ impl Raft {
         }
         // The engine reads committed entries itself, at the pace of whoever applies them.
         drop(ready.take_committed_entries());
-        let held: Vec<Message> =
-            ready.take_persisted_messages().into_iter().map(|m| self.stamped(m)).collect();
+        held.extend(ready.take_persisted_messages().into_iter().map(|m| self.stamped(m)).collect::<Vec<_>>());
         self.raw.advance_append_async(ready);
         let idle = self.waiting.is_empty() && self.jobs.is_empty();
         if must_write || !idle {
-            let vote_owed = self.identity_dirty || self.jobs.iter().any(|(_, identity)| *identity);
             let (now, later) = if vote_owed || must_write {
                 (Vec::new(), held)
             } else {
@@ -569,9 +605,36 @@ impl Raft {
         }
     }
 
-    fn send(&mut self, message: raft::eraftpb::Message) {
-        let message = self.stamped(message);
-        self.outbox.push(message);
+    /// A job for a piece of the log and the identity, when there is either.
+    fn job(&mut self, write: Option<WriteJob>) -> Option<Job> {
+        // A log without room for now must not hold a vote back.
+        let identity = self.identity_dirty.then(|| self.identity.encode());
+        if identity.is_none() && write.is_none() {
+            return None;
+        }
+        self.identity_dirty = false;
+        self.must_sync &= self.log.buffered_bytes() > 0;
+        // With a batch still in the log's buffer (it waits for a segment, or was too large for one write) nothing is covered yet.
+        let covered = if self.log.buffered_bytes() == 0 { self.waiting.len() } else { 0 };
+        let before: usize = self.jobs.iter().map(|(covered, _)| covered).sum();
+        self.jobs.push_back((covered.saturating_sub(before), identity.is_some()));
+        let identity = identity.map(|content| (Arc::clone(&self.identity_file), content));
+        Some(Job { identity, write })
+    }
+
+    /// With nothing left to write, nothing has to be waited for: what came without a write of its own behind a write is on disk too.
+    fn release(&mut self) {
+        if !self.jobs.is_empty() || self.identity_dirty || self.log.buffered_bytes() > 0 {
+            return;
+        }
+        let mut last = None;
+        for (number, messages) in self.waiting.drain(..) {
+            self.outbox.extend(messages);
+            last = Some(number);
+        }
+        if let Some(number) = last {
+            self.raw.on_persist_ready(number);
+        }
     }
 
     fn stamped(&mut self, message: raft::eraftpb::Message) -> Message {
@@ -586,6 +649,9 @@ impl Raft {
 
     /// Appends to the log; an entry in the place of another voids that one and all after it.
     fn append(&mut self, entry: RaftEntry) {
+        if self.fault.is_some() {
+            return;
+        }
         if entry.index <= self.log.last().0 {
             self.log.rewind(Index(entry.index - 1));
             self.ahead.retain(|ahead| ahead.index < entry.index);
@@ -668,6 +734,7 @@ impl Raft {
         let index = LogIndex(entry.index);
         self.members.apply(conf, &entry.context).map_err(|error| EngineError::Entry { index, error })?;
         self.identity.known = self.members.list();
+        self.identity.changed = index;
         self.identity_dirty = true;
         Ok(())
     }
@@ -676,7 +743,7 @@ impl Raft {
 impl Engine for Raft {
     fn standing(&self) -> Standing {
         let raft = &self.raw.raft;
-        let leads = self.is_leader();
+        let leads = self.is_leader() && !self.left;
         let orders = leads && raft.lead_transferee.is_none() && raft.prs().get(raft.id).is_some();
         let leader = (raft.leader_id != 0).then_some(NodeId(raft.leader_id));
         Standing { term: Term(raft.term), leader, leads, orders }
@@ -699,30 +766,14 @@ impl Engine for Raft {
     }
 
     fn take_job(&mut self) -> Option<Job> {
-        let identity = self.identity_dirty.then(|| self.identity.encode());
-        // Entries that follow a vote go into the same job; a log without room for now must not hold the vote back.
-        let write = if self.log.buffered_bytes() > 0 {
-            self.log.take_job(self.durability == Durability::Always || self.must_sync)
-        } else {
-            None
-        };
-        self.must_sync &= write.is_none();
-        if identity.is_none() && write.is_none() {
-            return None;
-        }
-        self.identity_dirty = false;
-        // With a batch still in the log's buffer (it waits for a segment, or was too large for one write) nothing is covered yet.
-        let covered = if self.log.buffered_bytes() == 0 { self.waiting.len() } else { 0 };
-        let before: usize = self.jobs.iter().map(|(covered, _)| covered).sum();
-        self.jobs.push_back((covered.saturating_sub(before), identity.is_some()));
-        let identity = identity.map(|content| (Arc::clone(&self.identity_file), content));
-        Some(Job { identity, write })
+        let sync = self.durability == Durability::Always || self.must_sync;
+        let write = if self.log.buffered_bytes() > 0 { self.log.take_job(sync) } else { None };
+        self.job(write)
     }
 
     fn take_sync_job(&mut self) -> Option<Job> {
-        let write = self.log.take_job(true)?;
-        self.jobs.push_back((0, false));
-        Some(Job::of(write))
+        let write = self.log.take_job(true);
+        self.job(write)
     }
 
     fn take_mark_job(&mut self) -> Option<Job> {
@@ -738,6 +789,7 @@ impl Engine for Raft {
         }
         let (covered, _) = self.jobs.pop_front().unwrap_or_default();
         let mut last = None;
+        let covered = covered.min(self.waiting.len());
         for (number, messages) in self.waiting.drain(..covered) {
             self.outbox.extend(messages);
             last = Some(number);
@@ -745,6 +797,7 @@ impl Engine for Raft {
         if let Some(number) = last {
             self.raw.on_persist_ready(number);
         }
+        self.release();
         let (written, first) = (self.log.written().0, self.log.first().0);
         self.raw.mut_store().trim(written, first);
         self.pump();

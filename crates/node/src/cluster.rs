@@ -22,6 +22,12 @@ pub(crate) const SILENT_NS: u64 = 1_500_000_000;
 pub(crate) const LEADERLESS_NS: u64 = 1_000_000_000;
 /// A read that was not confirmed for so long is asked for again.
 pub(crate) const READ_AGAIN_NS: u64 = 300_000_000;
+/// A command that was ordered or sent so long ago and is not applied is said to be indeterminate.
+pub(crate) const UNANSWERED_NS: u64 = 10_000_000_000;
+/// A read that could not be answered for so long is refused.
+pub(crate) const UNREAD_NS: u64 = 5_000_000_000;
+/// What was sent to the leader so long ago and is not applied is sent once more.
+pub(crate) const FORWARD_AGAIN_NS: u64 = 1_000_000_000;
 /// How far from the others' median a wall clock may be on a node that leads, in milliseconds.
 pub(crate) const CLOCK_OFF_MS: i64 = 1000;
 /// Entries between two compared trails.
@@ -38,8 +44,9 @@ const FRAME_BYTES: usize = 1 << 20;
 pub(crate) enum PeerMessage {
     /// Of the consensus library.
     Consensus { message: Message },
-    /// Commands to be ordered by the leader of this term. All keep-alives, or none.
-    Forward { term: Term, life: u64, batch: u64, commands: Vec<Command> },
+    /// Commands to be ordered by the leader of this term. All keep-alives, or none. `before` is the number of the batch sent before it
+    /// in this term, 0 for the first: one that was lost on the way is missed.
+    Forward { term: Term, life: u64, before: u64, batch: u64, commands: Vec<Command> },
     /// Asks the leader for an index that a read from now on must wait for.
     AskRead { id: u64 },
     /// The index.
@@ -47,7 +54,8 @@ pub(crate) enum PeerMessage {
     /// How the sender is. The answer tells how far its clock is.
     Ping { sent_ns: u64, how: Box<How> },
     /// The answer to a ping.
-    Pong { sent_ns: u64, wall_ms: u64, committed: LogIndex, leads: bool, term: Term },
+    /// When the sender leads, also what it had committed so many nanoseconds ago, when a quorum confirmed that it led.
+    Pong { sent_ns: u64, wall_ms: u64, term: Term, led: Option<(u64, LogIndex)> },
     /// The receiver's folder was admitted to the sender's cluster, which began with `first` and has these `members` now.
     Adopt { cluster: ClusterId, first: Vec<Member>, members: Vec<Member> },
     /// A change of membership or leadership, for the leader.
@@ -57,11 +65,11 @@ pub(crate) enum PeerMessage {
 }
 wire_enum!(PeerMessage {
     1 = Consensus { message },
-    2 = Forward { term, life, batch, commands },
+    2 = Forward { term, life, before, batch, commands },
     3 = AskRead { id },
     4 = MayRead { id, index },
     5 = Ping { sent_ns, how },
-    6 = Pong { sent_ns, wall_ms, committed, leads, term },
+    6 = Pong { sent_ns, wall_ms, term, led },
     7 = Adopt { cluster, first, members },
     8 = Admin { id, request },
     9 = AdminDone { id, refused },
@@ -139,6 +147,8 @@ pub(crate) struct Peer {
     pub(crate) ahead_ms: Option<i64>,
     /// The last moment at which it is known to have led, with all that it had committed then.
     pub(crate) led: Option<(u64, LogIndex)>,
+    /// It has answered a ping of this life: it knows who we are, and that we began anew.
+    pub(crate) answered: bool,
 }
 
 impl Peer {

@@ -183,6 +183,10 @@ pub(crate) struct InFlight<T> {
     pub(crate) term: Term,
     pub(crate) tickets: Vec<T>,
     pub(crate) taken: Waiting,
+    /// When it was, by the monotonic clock of a replica.
+    pub(crate) at_ns: u64,
+    /// The batch that was sent before it in its term.
+    pub(crate) before: u64,
     /// The commands, when they were sent to another node; the engine keeps those that were ordered here.
     pub(crate) commands: Option<Vec<Command>>,
 }
@@ -378,6 +382,7 @@ impl<T> Partition<T> {
     /// # Errors
     /// [`Fatal`] once the log has failed.
     pub fn turn(&mut self, now: Instant, seed: u64) -> Result<(), Fatal> {
+        self.alive()?;
         self.beat(now)?;
         if self.engine.standing().orders {
             self.order_all(now, seed)?;
@@ -473,7 +478,8 @@ impl<T> Partition<T> {
     ) -> Origin {
         let batch = self.next_batch;
         self.next_batch += 1;
-        self.in_flight.push_back(InFlight { batch, term, tickets, taken, commands });
+        let at_ns = self.replica.as_ref().map_or(0, |replica| replica.now_ns());
+        self.in_flight.push_back(InFlight { batch, term, tickets, taken, at_ns, before: 0, commands });
         let commands = u32::try_from(count).expect("an entry has fewer than 2^32 commands");
         Origin { node: self.node, life: self.life, batch, commands }
     }
@@ -748,9 +754,6 @@ impl<T> Partition<T> {
     /// order among itself stays.
     fn send_again(&mut self) {
         let term = self.applied_term;
-        if self.in_flight.front().is_none_or(|batch| batch.term >= term) {
-            return;
-        }
         let mut own: BTreeMap<u64, Vec<Command>> = BTreeMap::new();
         for entry in self.engine.replica().map(Raft::take_superseded).unwrap_or_default() {
             self.decisions.give_back(entry.decided);
@@ -758,6 +761,9 @@ impl<T> Partition<T> {
             for origin in entry.origins {
                 own.insert(origin.batch, commands.by_ref().take(origin.commands as usize).collect());
             }
+        }
+        if self.in_flight.front().is_none_or(|batch| batch.term >= term) {
+            return;
         }
         // Numbers rise with terms, so that the old ones are all in front.
         let old = self.in_flight.partition_point(|batch| batch.term < term);

@@ -10,10 +10,10 @@
 
 use crate::admission::{Pressure, Refused};
 use crate::cluster::{
-    AdminRequest, CLOCK_OFF_MS, How, LEADERLESS_NS, Outbox, PING_NS, Peer, PeerMessage, READ_AGAIN_NS,
-    Trails, median_ahead_ms, read_frame,
+    AdminRequest, CLOCK_OFF_MS, FORWARD_AGAIN_NS, How, LEADERLESS_NS, Outbox, PING_NS, Peer, PeerMessage,
+    READ_AGAIN_NS, Trails, UNANSWERED_NS, UNREAD_NS, median_ahead_ms, read_frame,
 };
-use crate::partition::{Fatal, Partition, Reply};
+use crate::partition::{Fatal, InFlight, Partition, Reply};
 use bytes::Bytes;
 use quorate_engine::{Clock, CopyWanted, EngineError, Identity, Instant, Member, Raft, Role, Standing};
 use quorate_log::Disk;
@@ -103,11 +103,14 @@ enum ReadFor<T> {
     Peer(NodeId, u64),
     /// To know that this replica has caught up.
     Recovery,
+    /// To know that this node still leads: followers may answer bounded reads by it.
+    Office,
 }
 
 /// Reads that wait for the same confirmation.
 struct Asked<T> {
     id: u64,
+    since_ns: u64,
     at_ns: u64,
     /// An entry that must be applied too: it ends what was due.
     floor: LogIndex,
@@ -128,11 +131,18 @@ pub(crate) struct Replica<T> {
     now: Instant,
     /// Batches of other nodes, to be ordered here: keep-alives, and the rest.
     arrived: [VecDeque<Arrived>; 2],
-    /// The newest batch taken of each node in this term.
-    taken: BTreeMap<(NodeId, u64), u64>,
+    /// Of each node, the life of its process and the newest batch taken in this term.
+    taken: BTreeMap<NodeId, (u64, u64)>,
+    /// The batch last sent in this term, and when something was last sent once more.
+    forwarded: u64,
+    forwarded_again_ns: u64,
     waiting: Vec<ReadFor<T>>,
     asked: VecDeque<Asked<T>>,
-    confirmed: BTreeMap<LogIndex, Vec<ReadFor<T>>>,
+    /// By the entry that they wait for, with the time since when.
+    confirmed: BTreeMap<LogIndex, (u64, Vec<ReadFor<T>>)>,
+    /// When a quorum last confirmed that this node leads, as of when it was asked, and what was committed then.
+    office: Option<(u64, LogIndex)>,
+    handed_over_ns: Option<u64>,
     next_read: u64,
     recovery_asked: bool,
     pinged_ns: Option<u64>,
@@ -158,9 +168,13 @@ impl<T> Replica<T> {
             now: Instant::default(),
             arrived: [VecDeque::new(), VecDeque::new()],
             taken: BTreeMap::new(),
+            forwarded: 0,
+            forwarded_again_ns: 0,
             waiting: Vec::new(),
             asked: VecDeque::new(),
             confirmed: BTreeMap::new(),
+            office: None,
+            handed_over_ns: None,
             next_read: first_request,
             recovery_asked: false,
             pinged_ns: None,
@@ -178,11 +192,21 @@ impl<T> Replica<T> {
     /// Everybody who waits for something.
     pub(crate) fn drain(&mut self) -> Vec<T> {
         let asked = self.asked.drain(..).flat_map(|asked| asked.reads);
-        let confirmed = std::mem::take(&mut self.confirmed).into_values().flatten();
+        let confirmed = std::mem::take(&mut self.confirmed).into_values().flat_map(|(_, reads)| reads);
         let reads = self.waiting.drain(..).chain(asked).chain(confirmed);
         let here =
             reads.filter_map(|read| if let ReadFor::Here(ticket) = read { Some(ticket) } else { None });
         here.chain(std::mem::take(&mut self.admin).into_values().map(|(ticket, _)| ticket)).collect()
+    }
+
+    /// How far the middle of all clocks is ahead of ours, in milliseconds.
+    fn median_ahead(&self) -> i64 {
+        let heard = self.peers.values().filter(|peer| peer.is_heard(self.now.monotonic_ns));
+        median_ahead_ms(heard.filter_map(|peer| peer.ahead_ms))
+    }
+
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.now.monotonic_ns
     }
 
     fn note(&mut self, text: String) {
@@ -272,9 +296,11 @@ impl<T> Partition<T> {
     /// Sends the leader once more, in order, what it was sent in its term and may not have received; it takes each number once.
     fn forward_again(&mut self, leader: NodeId, term: Term) {
         let Some(replica) = &mut self.replica else { return };
+        replica.forwarded_again_ns = replica.now_ns();
         for batch in self.in_flight.iter_mut().filter(|batch| batch.term == term) {
             let Some(commands) = batch.commands.take() else { continue };
-            let again = PeerMessage::Forward { term, life: self.life, batch: batch.batch, commands };
+            let (life, before, batch_number) = (self.life, batch.before, batch.batch);
+            let again = PeerMessage::Forward { term, life, before, batch: batch_number, commands };
             replica.outbox.push(leader, &again);
             let PeerMessage::Forward { commands, .. } = again else { unreachable!("it was just made") };
             batch.commands = Some(commands);
@@ -392,17 +418,34 @@ impl<T> Partition<T> {
         }
     }
 
-    /// Hands leadership to the best other voter, if there is one; whether it was handed on.
+    /// Hands leadership to the best other voter, if there is one that can take it; whether it was handed on.
     pub fn hand_over(&mut self) -> bool {
-        let leads = self.engine.standing().leads;
+        let to = self.successor();
         match self.engine.replica() {
-            Some(raft) if leads => {
-                let to = raft.successor();
+            Some(raft) => {
                 to.into_iter().for_each(|to| raft.transfer(to));
                 to.is_some()
             }
-            _ => false,
+            None => false,
         }
+    }
+
+    /// The voter best up to date that may lead: heard of, with nothing to recover and a clock that is not off.
+    fn successor(&self) -> Option<NodeId> {
+        let (replica, raft) = (self.replica.as_ref()?, self.engine.as_replica()?);
+        let now_ns = replica.now_ns();
+        let median = replica.median_ahead();
+        let fit = |node: NodeId| {
+            let peer = replica.peers.get(&node).filter(|peer| peer.is_heard(now_ns) && !peer.how.recovering);
+            let off = |peer: &Peer| peer.ahead_ms.is_some_and(|ahead| (ahead - median).abs() > CLOCK_OFF_MS);
+            peer.is_some_and(|peer| !off(peer))
+        };
+        let voters = raft.members().voters();
+        let peers = raft.progress().into_iter();
+        let fit = peers.filter(|peer| {
+            voters.contains(&peer.node) && peer.node != self.node && peer.active && fit(peer.node)
+        });
+        fit.max_by_key(|peer| peer.matched).map(|peer| peer.node)
     }
 
     /// Who this folder is; nothing when the node runs alone.
@@ -621,12 +664,13 @@ impl<T> Partition<T> {
             {
                 let origin = self.launch(commands.len(), standing.term, tickets, taken, None);
                 let Origin { life, batch, .. } = origin;
-                let message = PeerMessage::Forward { term: standing.term, life, batch, commands };
-                if let Some(replica) = &mut self.replica {
-                    replica.outbox.push(leader, &message);
-                }
+                let Some(replica) = &mut self.replica else { return };
+                let before = std::mem::replace(&mut replica.forwarded, batch);
+                let message = PeerMessage::Forward { term: standing.term, life, before, batch, commands };
+                replica.outbox.push(leader, &message);
                 let PeerMessage::Forward { commands, .. } = message else { unreachable!("it was just made") };
-                self.in_flight.back_mut().expect("it was just launched").commands = Some(commands);
+                let launched = self.in_flight.back_mut().expect("it was just launched");
+                (launched.before, launched.commands) = (before, Some(commands));
             }
         }
     }
@@ -645,13 +689,14 @@ impl<T> Partition<T> {
         let mut recovered = false;
         while let Some(entry) = replica.confirmed.first_entry().filter(|entry| *entry.key() <= applied) {
             let index = *entry.key();
-            for read in entry.remove() {
+            for read in entry.remove().1 {
                 match read {
                     ReadFor::Here(ticket) => self.replies.push((ticket, Reply::MayRead)),
                     ReadFor::Peer(node, id) => {
                         replica.outbox.push(node, &PeerMessage::MayRead { id, index });
                     }
                     ReadFor::Recovery => recovered = true,
+                    ReadFor::Office => {}
                 }
             }
         }
@@ -670,8 +715,8 @@ impl<T> Partition<T> {
                     raft.step(message);
                 }
             }
-            PeerMessage::Forward { term, life, batch, commands } => {
-                self.take_batch(from, term, life, batch, commands);
+            PeerMessage::Forward { term, life, before, batch, commands } => {
+                self.take_batch(from, term, life, (before, batch), commands);
             }
             PeerMessage::AskRead { id } => {
                 let leads = self.engine.standing().leads;
@@ -683,14 +728,9 @@ impl<T> Partition<T> {
             }
             PeerMessage::MayRead { id, index } => self.confirm(id, index),
             PeerMessage::Ping { sent_ns, how } => return self.take_ping(from, sent_ns, *how, now),
-            PeerMessage::Pong { sent_ns, wall_ms, committed, leads, term } => {
-                self.take_pong(
-                    from,
-                    sent_ns,
-                    wall_ms,
-                    (leads && term == self.engine.standing().term).then_some(committed),
-                    now,
-                );
+            PeerMessage::Pong { sent_ns, wall_ms, term, led } => {
+                let led = led.filter(|_| term == self.engine.standing().term);
+                self.take_pong(from, sent_ns, wall_ms, led, now);
             }
             PeerMessage::Adopt { cluster, first, members } => {
                 if let Some(raft) = self.engine.replica()
@@ -722,22 +762,28 @@ impl<T> Partition<T> {
     }
 
     /// A batch of another node's clients: taken once, and only in the term it was sent in.
-    fn take_batch(&mut self, from: NodeId, term: Term, life: u64, batch: u64, commands: Vec<Command>) {
+    fn take_batch(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        life: u64,
+        (before, batch): (u64, u64),
+        commands: Vec<Command>,
+    ) {
         let standing = self.engine.standing();
         let Some(replica) = self.replica.as_mut() else { return };
-        // A number is drawn by each life of a process; a bound keeps one that restarts without end from filling memory.
-        if !standing.leads
-            || standing.term != term
-            || commands.is_empty()
-            || replica.taken.len() > PEER_READS_MAX
-        {
+        if !standing.leads || standing.term != term || commands.is_empty() {
             return;
         }
-        let taken = replica.taken.entry((from, life)).or_default();
-        if batch <= *taken {
+        let taken = replica.taken.entry(from).or_default();
+        if taken.0 != life {
+            *taken = (life, 0);
+        }
+        // One that is behind a gap comes again, with what was lost.
+        if batch <= taken.1 || before > taken.1 {
             return;
         }
-        *taken = batch;
+        taken.1 = batch;
         let keep_alive =
             |command: &Command| matches!(command.body, quorate_types::CommandBody::KeepAlive { .. });
         let queue = usize::from(!commands.iter().all(keep_alive));
@@ -750,17 +796,10 @@ impl<T> Partition<T> {
         let standing = self.engine.standing();
         let Some(replica) = self.replica.as_mut() else { return Ok(()) };
         let Some(raft) = self.engine.replica() else { return Ok(()) };
-        let committed = raft.committed();
-        replica.outbox.push(
-            from,
-            &PeerMessage::Pong {
-                sent_ns,
-                wall_ms: now.wall_ms,
-                committed,
-                leads: standing.leads,
-                term: standing.term,
-            },
-        );
+        let office = replica.office.filter(|_| standing.leads);
+        let led = office.map(|(at, committed)| (now.monotonic_ns.saturating_sub(at), committed));
+        let pong = PeerMessage::Pong { sent_ns, wall_ms: now.wall_ms, term: standing.term, led };
+        replica.outbox.push(from, &pong);
         let peer = replica.peers.entry(from).or_default();
         let restarted = peer.how.life != how.life;
         let needs_copy = raft.progress().iter().any(|progress| progress.node == from && progress.copying);
@@ -789,17 +828,26 @@ impl<T> Partition<T> {
         Ok(())
     }
 
-    fn take_pong(&mut self, from: NodeId, sent_ns: u64, wall_ms: u64, led: Option<LogIndex>, now: Instant) {
+    fn take_pong(
+        &mut self,
+        from: NodeId,
+        sent_ns: u64,
+        wall_ms: u64,
+        led: Option<(u64, LogIndex)>,
+        now: Instant,
+    ) {
         let Some(replica) = self.replica.as_mut() else { return };
         let trip_ns = now.monotonic_ns.saturating_sub(sent_ns);
         let peer = replica.peers.entry(from).or_default();
+        peer.answered = true;
         // A slow answer says little about the clock.
         if trip_ns < 500_000_000 {
             let here = now.wall_ms as i64 - (trip_ns / 2_000_000) as i64;
             peer.ahead_ms = Some(wall_ms as i64 - here);
         }
-        if let Some(committed) = led {
-            peer.led = Some((sent_ns, committed));
+        if let Some((ago_ns, committed)) = led {
+            // It was answered after it was sent, so what was true so long before the answer was true no earlier than this.
+            peer.led = Some((sent_ns.saturating_sub(ago_ns), committed));
         }
     }
 
@@ -821,6 +869,10 @@ impl<T> Partition<T> {
             }
             replica.arrived.iter_mut().for_each(VecDeque::clear);
             replica.taken.clear();
+            replica.office = None;
+            if standing.term != replica.standing.term {
+                replica.forwarded = 0;
+            }
             replica.waiting.retain(|read| !matches!(read, ReadFor::Peer(..)));
             // They are asked for again, of the new leader.
             for asked in &mut replica.asked {
@@ -855,8 +907,12 @@ impl<T> Partition<T> {
     fn confirm(&mut self, id: u64, index: LogIndex) {
         let Some(replica) = self.replica.as_mut() else { return };
         let Some(at) = replica.asked.iter().position(|asked| asked.id == id) else { return };
-        let asked = replica.asked.remove(at).expect("it was just found");
-        replica.confirmed.entry(index.max(asked.floor)).or_default().extend(asked.reads);
+        let Asked { since_ns, floor, reads, .. } = replica.asked.remove(at).expect("it was just found");
+        if replica.standing.leads {
+            replica.office = Some((since_ns, index));
+        }
+        let waits = replica.confirmed.entry(index.max(floor)).or_insert((since_ns, Vec::new()));
+        waits.1.extend(reads);
         self.answer_reads();
     }
 
@@ -871,6 +927,9 @@ impl<T> Partition<T> {
         let members = self.members();
         let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.as_replica()) else { return };
         replica.pinged_ns = Some(now.monotonic_ns);
+        if replica.standing.leads && members.len() > 1 {
+            replica.waiting.push(ReadFor::Office);
+        }
         let how = How {
             life: self.life,
             last,
@@ -892,14 +951,16 @@ impl<T> Partition<T> {
     /// A node whose wall clock is far from the others' does not lead: its entries would date everybody's records.
     fn watch_clock(&mut self, now: Instant) {
         let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.replica()) else { return };
-        let heard = replica.peers.values().filter(|peer| peer.is_heard(now.monotonic_ns));
-        let median = median_ahead_ms(heard.filter_map(|peer| peer.ahead_ms));
+        let median = replica.median_ahead();
         let off = median.abs() > CLOCK_OFF_MS;
         raft.set_clock_off(off);
-        let standing = self.engine.standing();
-        if off
-            && standing.orders
-            && self.hand_over()
+        // One attempt takes about an election timeout: when it fails, work has to go on before the next.
+        let tried = |at: u64| now.monotonic_ns.saturating_sub(at) < ADMIN_NS;
+        if !off || replica.handed_over_ns.is_some_and(tried) || !self.engine.standing().orders {
+            return;
+        }
+        replica.handed_over_ns = Some(now.monotonic_ns);
+        if self.hand_over()
             && let Some(replica) = &mut self.replica
         {
             replica.note(format!(
@@ -912,7 +973,9 @@ impl<T> Partition<T> {
         let standing = self.engine.standing();
         let recovering = self.engine.as_replica().is_some_and(Raft::is_recovering);
         let Some(replica) = self.replica.as_mut() else { return Ok(()) };
-        if recovering && !replica.recovery_asked && standing.leader.is_some() {
+        // A leader that has answered a ping knows that this process began anew, and counts nothing of what it may have lost.
+        let knows = |leader: &NodeId| replica.peers.get(leader).is_some_and(|peer| peer.answered);
+        if recovering && !replica.recovery_asked && standing.leader.as_ref().is_some_and(knows) {
             replica.recovery_asked = true;
             replica.waiting.push(ReadFor::Recovery);
         }
@@ -921,7 +984,7 @@ impl<T> Partition<T> {
             replica.next_read += 1;
             let reads = std::mem::take(&mut replica.waiting);
             let at_ns = now.monotonic_ns;
-            replica.asked.push_back(Asked { id, at_ns, floor: LogIndex::ZERO, reads });
+            replica.asked.push_back(Asked { id, since_ns: at_ns, at_ns, floor: LogIndex::ZERO, reads });
             let (wall, time) = self.clock.clone().tick(now);
             if standing.orders && self.due(wall, time) {
                 // What is due ends before anybody reads past it.
@@ -966,14 +1029,64 @@ impl<T> Partition<T> {
             let waited = replica.admin.remove(&id);
             self.replies.extend(waited.map(|(ticket, _)| (ticket, Reply::Admin(Some(why.to_owned())))));
         }
-        let Some(why) = leaderless else { return };
-        let lasted = replica.leaderless_since.map_or(0, |since| now.monotonic_ns.saturating_sub(since));
-        let reads = replica.waiting.drain(..).chain(replica.asked.drain(..).flat_map(|asked| asked.reads));
-        replica.recovery_asked = false;
-        for read in reads {
+        let age = |since: u64| now.monotonic_ns.saturating_sub(since);
+        let mut unread = Vec::new();
+        while replica
+            .asked
+            .front()
+            .is_some_and(|asked| leaderless.is_some() || age(asked.since_ns) >= UNREAD_NS)
+        {
+            unread.extend(replica.asked.pop_front().into_iter().flat_map(|asked| asked.reads));
+        }
+        let behind: Vec<LogIndex> = replica
+            .confirmed
+            .iter()
+            .filter(|(_, (since, _))| age(*since) >= UNREAD_NS)
+            .map(|(index, _)| *index)
+            .collect();
+        for index in behind {
+            unread.extend(replica.confirmed.remove(&index).into_iter().flat_map(|(_, reads)| reads));
+        }
+        if leaderless.is_some() {
+            unread.append(&mut replica.waiting);
+        }
+        replica.recovery_asked &= !unread.iter().any(|read| matches!(read, ReadFor::Recovery));
+        let why = leaderless.clone().unwrap_or_else(|| {
+            format!(
+                "node {} could not confirm the read in time: it is cut off from the leader, or far behind",
+                self.node
+            )
+        });
+        for read in unread {
             if let ReadFor::Here(ticket) = read {
                 self.replies.push((ticket, Reply::Refused(Refused::NoLeader { why: why.clone() })));
             }
+        }
+        let lasted = replica.leaderless_since.map_or(0, age);
+        let given_up = |batch: &InFlight<T>| {
+            age(batch.at_ns) >= UNANSWERED_NS || (leaderless.is_some() && lasted >= 2 * LEADERLESS_NS)
+        };
+        while self.in_flight.front().is_some_and(given_up) {
+            let batch = self.in_flight.pop_front().expect("it was just seen");
+            self.waiting.commands -= batch.taken.commands;
+            self.waiting.bytes -= batch.taken.bytes;
+            self.replies.extend(batch.tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate)));
+        }
+        let standing = replica.standing;
+        if leaderless.is_none() {
+            // A frame may have been dropped on the way: what is not applied after a while goes once more.
+            let late = |batch: &InFlight<T>| {
+                batch.term == standing.term
+                    && batch.commands.is_some()
+                    && age(batch.at_ns) >= FORWARD_AGAIN_NS
+            };
+            if let Some(leader) = standing.leader.filter(|leader| *leader != self.node)
+                && age(replica.forwarded_again_ns) >= FORWARD_AGAIN_NS
+                && self.in_flight.iter().any(late)
+            {
+                self.forward_again(leader, standing.term);
+            }
+            return;
         }
         let queued: Vec<(Command, T)> = self.keep_alives.drain(..).chain(self.queue.drain(..)).collect();
         for (command, ticket) in queued {
@@ -981,22 +1094,15 @@ impl<T> Partition<T> {
             self.waiting.bytes -= self.config.limits.weigh(&command).unwrap_or(0);
             self.replies.push((ticket, Reply::Refused(Refused::NoLeader { why: why.clone() })));
         }
-        if lasted >= 2 * LEADERLESS_NS {
-            for batch in self.in_flight.drain(..) {
-                self.waiting.commands -= batch.taken.commands;
-                self.waiting.bytes -= batch.taken.bytes;
-                self.replies.extend(batch.tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate)));
-            }
-        }
     }
 
     /// Does what the leader alone may: nothing, or why it is refused.
     fn administer(&mut self, request: AdminRequest) -> Option<String> {
+        let successor = self.successor();
         let raft = self.engine.replica()?;
         match request {
             AdminRequest::Change { changes } => raft.change(&changes).err().map(|error| error.to_string()),
             AdminRequest::Transfer { to } => {
-                let successor = raft.successor();
                 let Some(to) = (if to == NodeId::ZERO { successor } else { Some(to) }) else {
                     return Some("no other voter can be reached: leadership stays where it is".to_owned());
                 };

@@ -42,6 +42,9 @@ pub(crate) struct Core {
     /// Slow work is under way.
     pub(crate) working: bool,
     pub(crate) stopping: bool,
+    /// When the job of a replica was begun, and when unsynced writes were last synced.
+    pub(crate) job_since: std::time::Instant,
+    pub(crate) synced: std::time::Instant,
     /// A replica that could not open its folder again, and why.
     pub(crate) broken: Option<String>,
     /// What operators should hear of, oldest first.
@@ -70,6 +73,8 @@ impl Shared {
             wakes_at: 0,
             working: false,
             stopping: false,
+            job_since: std::time::Instant::now(),
+            synced: std::time::Instant::now(),
             broken: None,
             notes: Vec::new(),
             entropy,

@@ -25,6 +25,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+/// In a hello: the folder holds entries. A stranger that says so cannot join, only begin a cluster.
+const HAS_DATA: u8 = 1;
 /// Bytes asked for at a time while a log is copied.
 const PIECE_BYTES: u64 = 4 << 20;
 /// Pieces asked for ahead of the one that is written.
@@ -33,6 +35,12 @@ const PIECES_AHEAD: usize = 4;
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Copies of the log offered at the same time; the oldest is forgotten first.
 const OFFERS_MAX: usize = 4;
+/// A write that takes so long is a disk that hangs: another should lead.
+const JOB_MAX: Duration = Duration::from_secs(3);
+/// How long after a copy failed the next is begun.
+const COPY_PAUSE: Duration = Duration::from_secs(1);
+/// How long a copy is offered after it was last asked for.
+const OFFER_MAX: Duration = Duration::from_secs(120);
 /// How long a replica that stops waits for another to take over, and for what it admitted.
 const STOP_MAX: Duration = Duration::from_secs(3);
 
@@ -65,10 +73,16 @@ pub(crate) struct Peers {
     folder: PathBuf,
     hello: Mutex<Hello>,
     /// Copies of the log that peers are fetching.
-    offers: Mutex<VecDeque<(u64, Arc<Export>)>>,
+    offers: Mutex<VecDeque<Offer>>,
     next_offer: AtomicU64,
     /// A copy of another's log is being fetched.
     copying: AtomicBool,
+}
+
+struct Offer {
+    number: u64,
+    export: Arc<Export>,
+    asked: std::time::Instant,
 }
 
 /// Opens a replica's folder and starts its threads.
@@ -160,12 +174,13 @@ impl Shared {
             return;
         }
         if let Some(job) = partition.take_job() {
-            core.driving = true;
             self.hand_out(core, peers, job);
         }
     }
 
     fn hand_out(&self, core: &mut Core, peers: &Peers, job: Job) {
+        core.driving = true;
+        core.job_since = std::time::Instant::now();
         let jobs = peers.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         // It takes one at a time and is idle now, so there is room.
         if jobs.as_ref().is_none_or(|jobs| jobs.try_send(job).is_err()) {
@@ -192,12 +207,19 @@ fn write_jobs(shared: &Shared, jobs: &Receiver<Job>) {
             }
             core.complete(done);
             let (now, seed) = (shared.now(), core.entropy());
+            // Under steady load one job follows another: every so often one of them has to sync.
+            let owed =
+                shared.config.durability == Durability::Interval && core.synced.elapsed() >= SYNC_EVERY;
+            if owed {
+                core.synced = std::time::Instant::now();
+            }
             let mut next = None;
             if let Some(partition) = &mut core.partition {
                 let _ = partition.turn(now, seed);
-                next = partition.take_job();
+                next = if owed { partition.take_sync_job() } else { partition.take_job() };
             }
             core.driving = next.is_some();
+            core.job_since = std::time::Instant::now();
             let (Some(peers), driving) = (shared.peers.get(), core.driving) else { return };
             // The next job is in hand: shipping must not take another.
             core.driving = true;
@@ -220,7 +242,7 @@ fn write_jobs(shared: &Shared, jobs: &Receiver<Job>) {
 fn drive(shared: &Shared, work: &SyncSender<Work>, peers_end: tokio::sync::oneshot::Sender<()>) {
     let Some(peers) = shared.peers.get().map(Arc::clone) else { return };
     let mut looked = None;
-    let mut synced = std::time::Instant::now();
+    let mut slow_until = std::time::Instant::now();
     let mut stop_by: Option<std::time::Instant> = None;
     let mut dialled = Vec::new();
     let mut core = shared.lock();
@@ -228,6 +250,7 @@ fn drive(shared: &Shared, work: &SyncSender<Work>, peers_end: tokio::sync::onesh
         shared.settle(&mut core);
         peers.dial(&core, &mut dialled);
         peers.copy_if_wanted(&mut core);
+        peers.withdraw_offers();
         shared.look(&mut core, &mut looked);
         core.hand_out_work(work);
         if let Some(partition) = &mut core.partition {
@@ -240,8 +263,17 @@ fn drive(shared: &Shared, work: &SyncSender<Work>, peers_end: tokio::sync::onesh
             dialled.clear();
             continue;
         }
-        if idle && shared.config.durability == Durability::Interval && synced.elapsed() >= SYNC_EVERY {
-            synced = std::time::Instant::now();
+        let stuck = core.driving && core.job_since.elapsed() >= JOB_MAX && slow_until.elapsed() >= JOB_MAX;
+        if stuck {
+            // Heartbeats go on while a disk hangs, so that nobody else would ever lead.
+            slow_until = std::time::Instant::now();
+            if core.partition.as_mut().is_some_and(Partition::hand_over) {
+                core.notes.push("the disk has not answered for seconds: leadership is handed over".into());
+            }
+            shared.settle(&mut core);
+        }
+        if idle && shared.config.durability == Durability::Interval && core.synced.elapsed() >= SYNC_EVERY {
+            core.synced = std::time::Instant::now();
             start(shared, &peers, &mut core, Partition::take_sync_job);
         } else if idle && core.is_quiet() {
             start(shared, &peers, &mut core, Partition::take_mark_job);
@@ -275,6 +307,12 @@ fn drive(shared: &Shared, work: &SyncSender<Work>, peers_end: tokio::sync::onesh
     }
     let driving = core.driving;
     if let Some(partition) = &mut core.partition {
+        // Nothing is acknowledged any more, so the lock may be held while the disk is waited for.
+        while !driving && let Some(job) = partition.take_sync_job() {
+            if partition.complete(job.run()).is_err() {
+                break;
+            }
+        }
         let closed = if driving { Ok(()) } else { partition.close() };
         partition.stop("it was asked to");
         core.notes.extend(closed.err().map(|error| error.to_string()));
@@ -295,7 +333,6 @@ fn drive(shared: &Shared, work: &SyncSender<Work>, peers_end: tokio::sync::onesh
         take: impl FnOnce(&mut Partition<Ticket>) -> Option<Job>,
     ) {
         if let Some(job) = core.partition.as_mut().and_then(take) {
-            core.driving = true;
             shared.hand_out(core, peers, job);
         }
     }
@@ -377,6 +414,12 @@ impl Peers {
         core
     }
 
+    /// Lets go of copies that nobody asks for any more: they keep dead segments on the disk.
+    fn withdraw_offers(&self) {
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        offers.retain(|offer| offer.asked.elapsed() < OFFER_MAX);
+    }
+
     /// Begins to fetch a copy of the leader's log when this replica needs one.
     fn copy_if_wanted(self: &Arc<Self>, core: &mut Core) {
         let Some(partition) = &mut core.partition else { return };
@@ -397,6 +440,9 @@ impl Peers {
         self.runtime.spawn(async move {
             let begun = std::time::Instant::now();
             let copied = peers.copy(wanted, staging).await;
+            if copied.is_err() {
+                tokio::time::sleep(COPY_PAUSE).await;
+            }
             let Some(shared) = peers.shared() else { return };
             let mut core = shared.lock();
             let note = match (copied, &mut core.partition) {
@@ -492,7 +538,11 @@ impl Peers {
                 let files = export.files().iter().map(|file| (file.name.clone(), file.bytes)).collect();
                 let answer = CopyOffer { offer, last: LogIndex(export.last().0), files };
                 let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
-                offers.push_back((offer, Arc::new(export)));
+                offers.push_back(Offer {
+                    number: offer,
+                    export: Arc::new(export),
+                    asked: std::time::Instant::now(),
+                });
                 while offers.len() > OFFERS_MAX {
                     offers.pop_front();
                 }
@@ -500,8 +550,11 @@ impl Peers {
             }
             CopyRequest::Read { offer, file, offset, bytes } => {
                 let export = {
-                    let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
-                    offers.iter().find(|(known, _)| *known == offer).map(|(_, export)| Arc::clone(export))
+                    let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+                    offers.iter_mut().find(|known| known.number == offer).map(|known| {
+                        known.asked = std::time::Instant::now();
+                        Arc::clone(&known.export)
+                    })
                 };
                 let export = export.ok_or("this copy is not offered any more: begin again")?;
                 let file = usize::try_from(file).ok().filter(|file| *file < export.files().len());
@@ -560,6 +613,12 @@ impl Peers {
             let why = format!(
                 "node {node} at {address} is a member of cluster {:016x} already, this is {ours:016x}: nothing happened. Give it an empty folder to make it join this one",
                 hello.cluster
+            );
+            return Err(RuntimeError::Cluster { why });
+        }
+        if hello.cluster == 0 && hello.features.first() == Some(&HAS_DATA) {
+            let why = format!(
+                "node {node} at {address} has data of its own, which is not this cluster's: nothing happened. Give it an empty folder"
             );
             return Err(RuntimeError::Cluster { why });
         }
@@ -682,7 +741,8 @@ impl Peers {
 fn hello(partition: &Partition<Ticket>, replica: &ReplicaConfig) -> Hello {
     let (cluster, instance) =
         partition.identity().map_or((0, 0), |identity| (u128::from(identity.cluster.0), identity.instance));
-    Hello { cluster, node: replica.node.0, instance, incarnation: replica.life, features: Bytes::new() }
+    let features = if partition.engine().last() > LogIndex::ZERO { vec![HAS_DATA] } else { Vec::new() };
+    Hello { cluster, node: replica.node.0, instance, incarnation: replica.life, features: features.into() }
 }
 
 fn text(error: impl std::fmt::Display) -> String {

@@ -9,7 +9,7 @@ use super::Member;
 use crate::EngineError;
 use quorate_log::{Disk, SlotFile};
 use quorate_types::codec::{self, Wire, Writer};
-use quorate_types::{ClusterId, DecodeError, NodeId, Term, wire_struct};
+use quorate_types::{ClusterId, DecodeError, LogIndex, NodeId, Term, wire_struct};
 use std::sync::Arc;
 
 const VERSION: u64 = 1;
@@ -31,6 +31,8 @@ pub struct Identity {
     pub vote: NodeId,
     /// The operating system's boot in which the folder was last opened.
     pub boot: String,
+    /// Whether it then acknowledged entries before they were synced.
+    pub interval: bool,
     /// Whether it was closed in good order after that.
     pub clean: bool,
     /// Which sub-folder holds the log: `log-N`, or the folder itself for 0.
@@ -39,10 +41,26 @@ pub struct Identity {
     pub first: Vec<Member>,
     /// The members last known: whom to dial before the log has told.
     pub known: Vec<Member>,
+    /// The last change of membership that was applied: it is committed, though the log alone cannot tell.
+    pub changed: LogIndex,
     /// Set while this replica may have lost what it once acknowledged: it neither votes nor campaigns until it has caught up.
     pub recovering: bool,
 }
-wire_struct!(Identity { cluster, node, instance, term, vote, boot, clean, log, first, known, recovering });
+wire_struct!(Identity {
+    cluster,
+    node,
+    instance,
+    term,
+    vote,
+    boot,
+    interval,
+    clean,
+    log,
+    first,
+    known,
+    changed,
+    recovering
+});
 
 impl Identity {
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -9,6 +9,11 @@ use quorate_types::{DecodeError, NodeId, wire_enum, wire_struct};
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
 use std::collections::BTreeMap;
 
+/// Members that a cluster may have, learners included: what a folder remembers of them has to fit one sector of its identity.
+const MEMBERS_MAX: usize = 12;
+/// Bytes that an address may have.
+const ADDRESS_BYTES_MAX: usize = 128;
+
 /// What a member may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -107,6 +112,11 @@ pub enum ChangeError {
         /// The node.
         node: NodeId,
     },
+    /// More than a cluster may have, or a longer address than fits.
+    #[error(
+        "a cluster has at most {MEMBERS_MAX} members, with addresses of at most {ADDRESS_BYTES_MAX} bytes: nothing happened"
+    )]
+    TooMuch,
     /// Number 0 is nobody's.
     #[error("a node's number is 1 or more")]
     Zero,
@@ -204,6 +214,12 @@ impl Members {
         for change in changes {
             match change {
                 Change::Learn { node, .. } if *node == NodeId::ZERO => return Err(ChangeError::Zero),
+                Change::Learn { node, address, .. }
+                    if address.len() > ADDRESS_BYTES_MAX
+                        || (self.all.len() >= MEMBERS_MAX && !self.all.contains_key(node)) =>
+                {
+                    return Err(ChangeError::TooMuch);
+                }
                 Change::Learn { node, instance, .. } => match self.all.get(node) {
                     Some(known) if known.instance != *instance => {
                         return Err(ChangeError::Taken { node: *node });

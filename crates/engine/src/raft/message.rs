@@ -74,6 +74,10 @@ impl Wire for Message {
         m.to = from.varint()?;
         m.from = from.varint()?;
         m.term = from.varint()?;
+        // The library takes term 0 for a message of this node to itself.
+        if m.term == 0 {
+            return Err(DecodeError::Range { what: "term of a consensus message", found: 0 });
+        }
         m.log_term = from.varint()?;
         m.index = from.varint()?;
         m.commit = from.varint()?;
@@ -101,7 +105,11 @@ impl Wire for Message {
                 return Err(DecodeError::Range { what: "extent of a consensus entry", found: entry.index });
             }
             // The library trusts that the entries of a message follow each other; a peer's bytes have to prove it.
-            if entry.index != m.index.wrapping_add(1 + entries.len() as u64) {
+            let place = m.index.checked_add(1 + entries.len() as u64);
+            if entry.term == 0 || entry.term > m.term {
+                return Err(DecodeError::Range { what: "term of a consensus entry", found: entry.term });
+            }
+            if Some(entry.index) != place {
                 return Err(DecodeError::Range { what: "index of a consensus entry", found: entry.index });
             }
             entries.push(entry);
@@ -122,7 +130,6 @@ fn message_type(kind: u64) -> Option<MessageType> {
     use MessageType::{
         MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgHeartbeatResponse, MsgRequestPreVote,
         MsgRequestPreVoteResponse, MsgRequestVote, MsgRequestVoteResponse, MsgSnapshot, MsgTimeoutNow,
-        MsgTransferLeader,
     };
     [
         MsgAppend,
@@ -132,7 +139,6 @@ fn message_type(kind: u64) -> Option<MessageType> {
         MsgSnapshot,
         MsgHeartbeat,
         MsgHeartbeatResponse,
-        MsgTransferLeader,
         MsgTimeoutNow,
         MsgRequestPreVote,
         MsgRequestPreVoteResponse,

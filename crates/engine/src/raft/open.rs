@@ -17,7 +17,7 @@ use super::storage::Storage;
 use super::{APPEND_BYTES_MAX, APPENDS_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, NEVER, Raft};
 use crate::{Durability, EngineError, Opened, Replay};
 use bytes::Bytes;
-use quorate_log::{Disk, DiskLock, Log, LogConfig, LogError, Recovery, SlotFile};
+use quorate_log::{Disk, DiskLock, Index, Log, LogConfig, LogError, Recovery, SlotFile};
 use quorate_types::codec::{Writer, decode};
 use quorate_types::{ClusterId, DecodeError, LogIndex, LogTime, NodeId, Term, WallTime};
 use raft::eraftpb::{EntryType, HardState};
@@ -77,7 +77,12 @@ impl Raft {
         let rebooted = !identity.boot.is_empty() && identity.boot != config.boot && !identity.clean;
         let member = identity.cluster != ClusterId::ZERO;
         let mut notes = Vec::new();
-        if member && rebooted && config.durability == Durability::Interval && !identity.recovering {
+        let others = identity
+            .known
+            .iter()
+            .any(|known| known.node != identity.node && known.role != super::Role::Learner {});
+        // The only voter has nobody to catch up from: what it lost is lost.
+        if member && rebooted && identity.interval && others && !identity.recovering {
             identity.recovering = true;
             notes.push(
                 "the machine went down unexpectedly and durability is interval: this replica does not vote until it has caught up".to_owned(),
@@ -85,6 +90,7 @@ impl Raft {
         }
         identity.boot.clone_from(&config.boot);
         identity.clean = false;
+        identity.interval = config.durability == Durability::Interval;
         // The folder itself stays locked while its log lives in a sub-folder.
         let lock = match identity.log_folder() {
             Some(_) => Some(root.lock()?),
@@ -92,7 +98,6 @@ impl Raft {
         };
         let read =
             open_log(&root, &identity, config).and_then(|(log, recovery)| read_log(log, recovery, &identity));
-        let others = identity.known.iter().any(|known| known.node != identity.node);
         let (found, opened) = match read {
             Ok(read) => read,
             Err(EngineError::Log(error)) if member && others && is_damage(&error) => {
@@ -146,12 +151,20 @@ impl Raft {
                 self.identity.cluster.0
             )));
         }
+        let own_past = self.log.last() > Index::ZERO || !self.log.snapshots().is_empty();
+        if own_past && first.iter().all(|member| member.node != self.id()) {
+            return Err(EngineError::Identity(format!(
+                "node {} has data of its own, which is not the cluster's: nothing was changed. Give it an empty folder",
+                self.id()
+            )));
+        }
         let mut identity = self.identity.clone();
         identity.cluster = cluster;
         identity.known = known;
         identity.first = first;
         write(&self.identity_file, &identity)?;
         self.identity = identity;
+        self.leave();
         Ok(())
     }
 }
@@ -255,11 +268,13 @@ fn read_log(log: Log, recovery: Recovery, identity: &Identity) -> Result<(Found,
         storage.trim(last.0, 0);
     }
     let before_last = changes.len().checked_sub(2).map_or(0, |at| changes[at]);
+    // Without it, a cluster that went down whole would need the voters of before its last change: one of them may never come back.
+    let applied = changes.iter().find(|change| **change == identity.changed.0).copied().unwrap_or(0);
     let newest_term = raft::Storage::term(&storage, storage.last()).unwrap_or(0);
     storage.set_hard(HardState {
         term: identity.term.0.max(newest_term),
         vote: if identity.term.0 >= newest_term { identity.vote.0 } else { 0 },
-        commit: base.0.max(before_last),
+        commit: base.0.max(before_last).max(applied),
         ..HardState::default()
     });
     let mut said = notes;
@@ -295,7 +310,8 @@ fn assemble(
     let raw = RawNode::new(&library, storage, &logger)
         .map_err(|error| EngineError::Consensus(error.to_string()))?;
     identity.term = identity.term.max(Term(raw.raft.term));
-    if identity.known.is_empty() {
+    let unsaid = identity.known.is_empty() && identity.cluster != ClusterId::ZERO;
+    if unsaid {
         identity.known = members.list();
     }
     Ok(Raft {
@@ -305,7 +321,7 @@ fn assemble(
         lock,
         identity,
         identity_file,
-        identity_dirty: false,
+        identity_dirty: unsaid,
         durability: config.durability,
         members,
         proposed: VecDeque::new(),
@@ -317,6 +333,7 @@ fn assemble(
         jobs: VecDeque::new(),
         must_sync: false,
         fault: None,
+        left: false,
         reads: VecDeque::new(),
         reads_waiting: Vec::new(),
         ticked_ns: None,
@@ -340,6 +357,11 @@ fn remove_old(root: &Arc<dyn Disk>, identity: &Identity) {
         return;
     }
     // What cannot be removed now is tried again at the next opening; it only costs room.
+    for file in root.list().unwrap_or_default() {
+        if [".qseg", ".qsnap", ".qman"].iter().any(|end| file.name.ends_with(end)) {
+            let _ = root.remove(&file.name);
+        }
+    }
     for name in root.folders().unwrap_or_default() {
         let number = name.strip_prefix("log-").and_then(|number| number.parse::<u64>().ok());
         if number.is_some_and(|number| number < identity.log) {

@@ -13,6 +13,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 /// Bytes of entries kept in memory for peers that are nearly up to date.
 const RECENT_BYTES_MAX: usize = 64 << 20;
+/// Committed entries that the library is told of at a time.
+const SKELETONS_MAX: u64 = 16_384;
 
 pub(crate) struct Storage {
     reader: LogReader,
@@ -200,7 +202,9 @@ impl raft::Storage for Storage {
             }
             entry
         };
-        Ok((low..high).map(skeleton).collect())
+        // Asked for with a bound, the rest is asked for again.
+        let most = max_size.into().map_or(u64::MAX, |_| SKELETONS_MAX);
+        Ok((low..high.min(low.saturating_add(most))).map(skeleton).collect())
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -216,7 +220,11 @@ impl raft::Storage for Storage {
         if index > self.last {
             return Err(Error::Store(StorageError::Unavailable));
         }
-        self.reader.term(Index(index)).map(|term| term.0).map_err(|error| self.unreadable(error))
+        self.reader.term(Index(index)).map(|term| term.0).map_err(|error| match self.unreadable(error) {
+            compacted @ Error::Store(StorageError::Compacted) => compacted,
+            // The library takes anything else for a bug of ours; the fault stops the engine.
+            _ => Error::Store(StorageError::Unavailable),
+        })
     }
 
     fn first_index(&self) -> raft::Result<u64> {
