@@ -523,8 +523,10 @@ impl Raft {
         let progress = self.progress();
         let caught_up = |learner: &Member| {
             let peer = progress.iter().find(|peer| peer.node == learner.node);
-            // One that has answered to nothing yet could cost the cluster its quorum.
-            peer.is_some_and(|peer| peer.active && peer.streaming && peer.matched.0 + PROMOTE_ENTRIES >= last)
+            // One that has answered to nothing yet could cost the cluster its quorum. One that has everything is sent nothing more while
+            // nothing is written, and does not stream.
+            let near = |peer: &PeerProgress| peer.streaming && peer.matched.0 + PROMOTE_ENTRIES >= last;
+            peer.is_some_and(|peer| peer.active && (near(peer) || peer.matched.0 == last))
         };
         let ready = learners.into_iter().find(caught_up);
         if let Some(learner) = ready {
@@ -825,7 +827,9 @@ impl Engine for Raft {
                 Entry::decode_body(index, Term(term), &row.data)
                     .map_err(|error| EngineError::Entry { index, error })?
             } else {
-                self.apply_change(&row)?;
+                if index > self.identity.first_at.0 {
+                    self.apply_change(&row)?;
+                }
                 Entry { index: LogIndex(index), term: Term(term), ..Entry::default() }
             }
         };

@@ -54,9 +54,10 @@ impl Replicas {
     fn of(count: u64, voters: u64, durability: Durability) -> Self {
         let folders: Vec<TempDir> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
         let first: Vec<Member> = (1..=voters).map(member).collect();
+        let at = LogIndex::ZERO;
         let begin = |(folder, node): (&TempDir, u64)| {
             open(folder.path(), node, durability, "boot")
-                .adopt(ClusterId(9), first.clone(), first.clone())
+                .adopt(ClusterId(9), first.clone(), at, first.clone())
                 .unwrap();
             open(folder.path(), node, durability, "boot")
         };
@@ -185,7 +186,7 @@ fn a_folder_with_data_of_its_own_does_not_join_a_cluster() {
         alone.take_job().map(Job::run).into_iter().for_each(|done| alone.complete(done).unwrap());
     }
     let mut raft = open(folder.path(), 2, Durability::Always, "boot");
-    let refused = raft.adopt(ClusterId(9), vec![member(1)], vec![member(1)]).unwrap_err();
+    let refused = raft.adopt(ClusterId(9), vec![member(1)], LogIndex::ZERO, vec![member(1)]).unwrap_err();
     assert!(matches!(&refused, EngineError::Identity(why) if why.contains("empty folder")), "{refused}");
     assert!(raft.init(ClusterId(9), "n2:1".into()).is_ok(), "it may begin a cluster with what it has");
 }
@@ -261,4 +262,30 @@ fn a_copy_of_another_leaders_log_or_of_less_than_was_acknowledged_is_not_install
     let older = quorate_engine::CopyWanted { term: quorate_types::Term(term.0 - 1), ..wanted };
     assert!(!follower.install(older, last).unwrap(), "of another term");
     assert!(follower.install(wanted, last).unwrap());
+}
+
+#[test]
+fn a_cluster_that_begins_with_the_log_of_one_that_was_lost_has_none_of_its_members() {
+    let mut replicas = Replicas::of(2, 1, Durability::Always);
+    replicas.rounds(8, &[1, 2], &[]);
+    let learn = |vote| Change::Learn { node: NodeId(2), address: "n2:1".into(), instance: 2, vote };
+    replicas.at(1).change(&[learn(true)]).unwrap();
+    replicas.rounds(60, &[1, 2], &[]);
+    assert_eq!(replicas.at(1).members().voters(), [NodeId(1), NodeId(2)]);
+    // Node 2 is lost for good.
+    let folder = replicas.folders.swap_remove(0);
+    drop(replicas);
+    let disk: Arc<dyn quorate_log::Disk> = Arc::new(FileDisk::open(folder.path()).unwrap());
+    quorate_engine::Identity::forget(&disk, 77).unwrap().expect("it was a member");
+    open(folder.path(), 1, Durability::Always, "boot").init(ClusterId(10), "n1:1".into()).unwrap();
+    let mut alone = open(folder.path(), 1, Durability::Always, "boot");
+    for ms in (0..200).step_by(TICK_MS as usize) {
+        alone.tick(Instant { monotonic_ns: ms * 1_000_000, wall_ms: ms }, LogTime(ms));
+        while let Some(job) = alone.take_job() {
+            alone.complete(job.run()).unwrap();
+        }
+        while alone.next_committed().unwrap().is_some() {}
+    }
+    assert!(alone.standing().leads);
+    assert_eq!(alone.members().voters(), [NodeId(1)]);
 }

@@ -56,8 +56,9 @@ pub(crate) enum PeerMessage {
     /// The answer to a ping.
     /// When the sender leads, also what it had committed so many nanoseconds ago, when a quorum confirmed that it led.
     Pong { sent_ns: u64, wall_ms: u64, term: Term, led: Option<(u64, LogIndex)> },
-    /// The receiver's folder was admitted to the sender's cluster, which began with `first` and has these `members` now.
-    Adopt { cluster: ClusterId, first: Vec<Member>, members: Vec<Member> },
+    /// The receiver's folder was admitted to the sender's cluster, which began with `first` after entry `first_at` and has these
+    /// `members` now.
+    Adopt { cluster: ClusterId, first: Vec<Member>, first_at: LogIndex, members: Vec<Member> },
     /// A change of membership or leadership, for the leader.
     Admin { id: u64, request: AdminRequest },
     /// What became of it: nothing, or why it was refused.
@@ -70,7 +71,7 @@ wire_enum!(PeerMessage {
     4 = MayRead { id, index },
     5 = Ping { sent_ns, how },
     6 = Pong { sent_ns, wall_ms, term, led },
-    7 = Adopt { cluster, first, members },
+    7 = Adopt { cluster, first, first_at, members },
     8 = Admin { id, request },
     9 = AdminDone { id, refused },
 });

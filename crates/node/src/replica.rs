@@ -281,9 +281,9 @@ impl<T> Partition<T> {
         let Some(raft) = self.engine.as_replica() else { return };
         let identity = raft.identity();
         if stranger && identity.cluster != ClusterId::ZERO && raft.members().member(node).is_some() {
-            let (cluster, first) = (identity.cluster, identity.first.clone());
+            let (cluster, first, first_at) = (identity.cluster, identity.first.clone(), identity.first_at);
             let members = raft.members().list();
-            replica.outbox.push(node, &PeerMessage::Adopt { cluster, first, members });
+            replica.outbox.push(node, &PeerMessage::Adopt { cluster, first, first_at, members });
         }
         // A leader must learn that this process is a new one before anything else that it is asked: it may have lost what it acknowledged.
         replica.pinged_ns = None;
@@ -732,12 +732,12 @@ impl<T> Partition<T> {
                 let led = led.filter(|_| term == self.engine.standing().term);
                 self.take_pong(from, sent_ns, wall_ms, led, now);
             }
-            PeerMessage::Adopt { cluster, first, members } => {
+            PeerMessage::Adopt { cluster, first, first_at, members } => {
                 if let Some(raft) = self.engine.replica()
                     && raft.identity().cluster == ClusterId::ZERO
                     && let Some(replica) = &mut self.replica
                 {
-                    match raft.adopt(cluster, first, members) {
+                    match raft.adopt(cluster, first, first_at, members) {
                         Ok(()) => replica.reopen = true,
                         Err(error) => replica.note(format!("joining the cluster failed: {error}")),
                     }

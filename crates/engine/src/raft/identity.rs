@@ -39,6 +39,8 @@ pub struct Identity {
     pub log: u64,
     /// The members that the cluster began with, before any change of membership in the log.
     pub first: Vec<Member>,
+    /// The last entry of the past that the cluster began with: changes of membership up to it are those of a cluster that is no more.
+    pub first_at: LogIndex,
     /// The members last known: whom to dial before the log has told.
     pub known: Vec<Member>,
     /// The last change of membership that was applied: it is committed, though the log alone cannot tell.
@@ -57,6 +59,7 @@ wire_struct!(Identity {
     clean,
     log,
     first,
+    first_at,
     known,
     changed,
     recovering

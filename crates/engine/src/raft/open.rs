@@ -130,11 +130,12 @@ impl Raft {
     pub fn init(&mut self, cluster: ClusterId, address: String) -> Result<(), EngineError> {
         let (node, instance) = (self.id(), self.identity.instance);
         let first = vec![Member { node, address, instance, role: super::Role::Voter {}, vote: true }];
-        self.adopt(cluster, first.clone(), first)
+        let first_at = LogIndex(self.log.last().0);
+        self.adopt(cluster, first.clone(), first_at, first)
     }
 
-    /// Makes this folder part of a cluster that has admitted it: `first` are the members that the cluster began with, `known` those of
-    /// now, whom to dial before the log has told. The replica is of no further use: open the folder again.
+    /// Makes this folder part of a cluster that has admitted it: `first` are the members that the cluster began with after entry
+    /// `first_at`, `known` those of now, whom to dial before the log has told. The replica is of no further use: open the folder again.
     ///
     /// # Errors
     /// It is a member of a cluster already; the identity cannot be written.
@@ -142,6 +143,7 @@ impl Raft {
         &mut self,
         cluster: ClusterId,
         first: Vec<Member>,
+        first_at: LogIndex,
         known: Vec<Member>,
     ) -> Result<(), EngineError> {
         if self.identity.cluster != ClusterId::ZERO {
@@ -161,7 +163,7 @@ impl Raft {
         let mut identity = self.identity.clone();
         identity.cluster = cluster;
         identity.known = known;
-        identity.first = first;
+        (identity.first, identity.first_at) = (first, first_at);
         write(&self.identity_file, &identity)?;
         self.identity = identity;
         self.leave();
@@ -239,7 +241,9 @@ fn read_log(log: Log, recovery: Recovery, identity: &Identity) -> Result<(Found,
         let read = read_meta(snapshot.meta());
         let term = match read.map_err(|error| EngineError::Entry { index: LogIndex(index.0), error })? {
             Some((term, then)) => {
-                members = then;
+                if index.0 > identity.first_at.0 {
+                    members = then;
+                }
                 term.0
             }
             None => log.reader().term(index)?.0,
@@ -248,6 +252,7 @@ fn read_log(log: Log, recovery: Recovery, identity: &Identity) -> Result<(Found,
     }
     let hard = HardState::default();
     let mut storage = Storage::new(log.reader(), log.first().0, base, hard, members.conf().clone());
+    storage.set_first(identity.first_at.0);
     if let Some(snapshot) = &snapshot {
         storage.set_snapshot(snapshot.index().0, base.1, members.conf().clone());
     }
@@ -260,7 +265,7 @@ fn read_log(log: Log, recovery: Recovery, identity: &Identity) -> Result<(Found,
         while changes.back().is_some_and(|change| *change >= index) {
             changes.pop_back();
         }
-        if row.entry_type != EntryType::EntryNormal {
+        if row.entry_type != EntryType::EntryNormal && index > identity.first_at.0 {
             changes.push_back(index);
         }
         // What was read shares big buffers: copied, it holds no more than it needs.

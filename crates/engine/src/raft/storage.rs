@@ -29,6 +29,8 @@ pub(crate) struct Storage {
     terms_from: u64,
     last: u64,
     first: u64,
+    /// Changes of membership up to here are another cluster's.
+    first_at: u64,
     /// Indexes of changes of membership that may still be pending.
     changes: BTreeSet<u64>,
     /// The newest snapshot: index, term, members' roles then.
@@ -58,6 +60,7 @@ impl Storage {
             terms_from: base.0,
             last: base.0,
             first,
+            first_at: 0,
             changes: BTreeSet::new(),
             snapshot: None,
             snapshot_wanted: RefCell::new(false),
@@ -75,7 +78,7 @@ impl Storage {
         if self.terms.last().is_none_or(|(_, term)| *term != entry.term) {
             self.terms.push((entry.index, entry.term));
         }
-        if entry.entry_type != EntryType::EntryNormal {
+        if entry.entry_type != EntryType::EntryNormal && entry.index > self.first_at {
             self.changes.insert(entry.index);
         }
         self.recent_bytes += bytes(&entry);
@@ -102,6 +105,10 @@ impl Storage {
             self.recent_bytes -= bytes(&dropped);
         }
         self.first = self.first.max(first);
+    }
+
+    pub(crate) fn set_first(&mut self, first_at: u64) {
+        self.first_at = first_at;
     }
 
     pub(crate) fn set_hard(&mut self, hard: HardState) {
