@@ -127,6 +127,8 @@ pub struct Raft {
     led: bool,
     /// The clocks to go on from, set when leadership was won.
     office: (WallTime, LogTime),
+    /// The newest change of membership of which a peer has told the outcome.
+    heard_members: LogIndex,
     /// Whether the wall clock is too far off to lead.
     clock_off: bool,
     copy: Option<CopyWanted>,
@@ -420,6 +422,16 @@ impl Raft {
     #[must_use]
     pub fn known(&self) -> &[Member] {
         &self.identity.known
+    }
+
+    /// Hears of the members as of a later change than the last one applied here: whom to dial, until the log tells. A replica that was
+    /// away while members were replaced could not answer a leader that it does not know.
+    pub fn hear_members(&mut self, changed: LogIndex, members: Vec<Member>) {
+        if changed > self.identity.changed && changed > self.heard_members && !self.left {
+            self.heard_members = changed;
+            self.identity.known = members;
+            self.identity_dirty = true;
+        }
     }
 
     /// Makes the gathered copy, which ends at `last`, this replica's log. The replica is of no further use: open the folder again.

@@ -59,6 +59,8 @@ pub(crate) enum PeerMessage {
     /// The receiver's folder was admitted to the sender's cluster, which began with `first` after entry `first_at` and has these
     /// `members` now.
     Adopt { cluster: ClusterId, first: Vec<Member>, first_at: LogIndex, members: Vec<Member> },
+    /// The members as of a change at this index: a receiver that has not applied it yet might not know whom to answer.
+    Members { changed: LogIndex, members: Vec<Member> },
     /// A change of membership or leadership, for the leader.
     Admin { id: u64, request: AdminRequest },
     /// What became of it: nothing, or why it was refused.
@@ -74,6 +76,7 @@ wire_enum!(PeerMessage {
     7 = Adopt { cluster, first, first_at, members },
     8 = Admin { id, request },
     9 = AdminDone { id, refused },
+    10 = Members { changed, members },
 });
 
 /// How a node is, told to its peers.

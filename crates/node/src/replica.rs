@@ -284,6 +284,9 @@ impl<T> Partition<T> {
             let (cluster, first, first_at) = (identity.cluster, identity.first.clone(), identity.first_at);
             let members = raft.members().list();
             replica.outbox.push(node, &PeerMessage::Adopt { cluster, first, first_at, members });
+        } else if !stranger && identity.changed > LogIndex::ZERO {
+            let (changed, members) = (identity.changed, raft.known().to_vec());
+            replica.outbox.push(node, &PeerMessage::Members { changed, members });
         }
         // A leader must learn that this process is a new one before anything else that it is asked: it may have lost what it acknowledged.
         replica.pinged_ns = None;
@@ -741,6 +744,11 @@ impl<T> Partition<T> {
                         Ok(()) => replica.reopen = true,
                         Err(error) => replica.note(format!("joining the cluster failed: {error}")),
                     }
+                }
+            }
+            PeerMessage::Members { changed, members } => {
+                if let Some(raft) = self.engine.replica() {
+                    raft.hear_members(changed, members);
                 }
             }
             PeerMessage::Admin { id, request } => {

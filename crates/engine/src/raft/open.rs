@@ -346,6 +346,7 @@ fn assemble(
         heard: (0, LogTime::ZERO),
         led: false,
         office: (WallTime::ZERO, LogTime::ZERO),
+        heard_members: LogIndex::ZERO,
         clock_off: false,
         copy: None,
         acknowledged: (0, 0),
