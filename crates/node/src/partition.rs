@@ -759,7 +759,11 @@ impl<T> Partition<T> {
             self.decisions.give_back(entry.decided);
             let mut commands = entry.commands.into_iter();
             for origin in entry.origins {
-                own.insert(origin.batch, commands.by_ref().take(origin.commands as usize).collect());
+                let taken: Vec<Command> = commands.by_ref().take(origin.commands as usize).collect();
+                // Other nodes number their batches alike, and send theirs again themselves.
+                if (origin.node, origin.life) == (self.node, self.life) {
+                    own.insert(origin.batch, taken);
+                }
             }
         }
         if self.in_flight.front().is_none_or(|batch| batch.term >= term) {
