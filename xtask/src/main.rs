@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
-cargo xtask test    all tests: checks, unit and end-to-end tests, the simulation campaign, the demo
+cargo xtask test    all tests: checks, unit and end-to-end tests, the simulation campaigns, the demo, a minute of torture
 cargo xtask check   does the design still hold: layers, a pure machine, files that say what they are for
 cargo xtask sim     the simulation campaign alone (arguments are passed on)
 ";
@@ -59,7 +59,26 @@ fn test(root: &Path) -> Result<(), String> {
         root,
         &["run", "--release", "--package", "quorate-sim", "--", "--seeds", "0..2000", "--steps", "10000"],
     )?;
-    cargo(root, &["run", "--release", "--package", "quorate", "--", "demo", "--purchases", "5000"])
+    cargo(root, &["run", "--release", "--package", "quorate-sim", "--", "cluster", "--seeds", "500"])?;
+    cargo(root, &["run", "--release", "--package", "quorate", "--", "demo", "--purchases", "5000"])?;
+    // Real processes on real sockets, killed, stopped and cut off from each other.
+    let folder = root.join("target/torture");
+    let folder = folder.to_string_lossy();
+    cargo(
+        root,
+        &[
+            "run",
+            "--release",
+            "--package",
+            "quorate-torture",
+            "--",
+            "run",
+            "--minutes",
+            "1",
+            "--folder",
+            &folder,
+        ],
+    )
 }
 
 fn cargo(root: &Path, arguments: &[&str]) -> Result<(), String> {

@@ -25,6 +25,8 @@ use std::sync::Arc;
 const READS_ASKED_MAX: usize = 4;
 /// Reads of peers that may wait at the leader.
 const PEER_READS_MAX: usize = 1024;
+/// The oldest batches under way, which tell whether something has to be sent once more.
+const FORWARDS_LOOKED_AT: usize = 4;
 /// How long a change of the cluster waits for the leader's answer.
 const ADMIN_NS: u64 = 5_000_000_000;
 /// Pings after which a peer that needs a copy and does not fetch one is offered it anew.
@@ -967,10 +969,11 @@ impl<T> Partition<T> {
         if !off || replica.handed_over_ns.is_some_and(tried) || !self.engine.standing().orders {
             return;
         }
-        replica.handed_over_ns = Some(now.monotonic_ns);
+        // With nobody to hand it to just now, the next beat tries again.
         if self.hand_over()
             && let Some(replica) = &mut self.replica
         {
+            replica.handed_over_ns = Some(now.monotonic_ns);
             replica.note(format!(
                 "this node's wall clock is {median} ms behind the others' median: it hands leadership over. Set the clock (NTP)"
             ));
@@ -1090,7 +1093,7 @@ impl<T> Partition<T> {
             };
             if let Some(leader) = standing.leader.filter(|leader| *leader != self.node)
                 && age(replica.forwarded_again_ns) >= FORWARD_AGAIN_NS
-                && self.in_flight.iter().any(late)
+                && self.in_flight.iter().take(FORWARDS_LOOKED_AT).any(late)
             {
                 self.forward_again(leader, standing.term);
             }
