@@ -1,4 +1,7 @@
 //! A server and commands as child processes, with deadlines instead of luck.
+#![allow(dead_code)] // Each test program uses its part.
+
+pub(crate) mod fleet;
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,7 +32,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn of(output: std::process::Output) -> Self {
+    pub(crate) fn of(output: std::process::Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Run { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
     }
@@ -206,7 +209,7 @@ fn serve(data: &Path, address: &str, extra: &[String]) -> (Child, String, Receiv
     (child, ready["url"].as_str().unwrap().to_owned(), err)
 }
 
-fn terminate(child: &Child) {
+pub(crate) fn terminate(child: &Child) {
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
 }
 

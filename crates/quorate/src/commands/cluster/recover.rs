@@ -17,7 +17,7 @@ Examples:
   quorate cluster recover --data /var/lib/quorate --accept-loss
 
 Only when so many voters are lost with their disks that no majority will ever run again. Take the node whose log reaches furthest
-(`quorate log info`), stop every other node for good, recover that one folder, start it, run `quorate cluster init`, and
+(`quorate log verify` tells its last entry), stop every other node for good, recover that one folder, start it, run `quorate cluster init`, and
 add the others with empty folders. What only the lost nodes had acknowledged is lost.")]
 pub(super) struct Recover {
     /// Data folder of the node; no server may have it open.
