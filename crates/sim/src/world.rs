@@ -333,7 +333,9 @@ impl World {
                     Refused::Overloaded { .. } => self.probes.hit("overload refused"),
                     Refused::Full { .. } => self.probes.hit("disk: nearly full, growth refused"),
                     Refused::Stopped { .. } => {}
-                    Refused::NoLeader { why } => return Err(format!("a node alone waits for a leader: {why}")),
+                    Refused::NoLeader { why } => {
+                        return Err(format!("a node alone waits for a leader: {why}"));
+                    }
                     Refused::Invalid(why) => return Err(format!("a client's command is invalid: {why}")),
                 }
                 self.clients[number].not_admitted(&hope);

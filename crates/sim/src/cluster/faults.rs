@@ -31,6 +31,7 @@ impl World {
                 let at = self.random.below(80);
                 if let Some(server) = self.servers.get_mut(&node).filter(|server| server.process.is_some()) {
                     server.disk.crash_at(at);
+                    server.armed = true;
                     // Under `interval` what it costs is counted from now on.
                     server.lossy |= self.durability == Durability::Interval;
                 }
@@ -128,7 +129,8 @@ impl World {
         let leaving = members.iter().any(|member| member.role == Role::Leaving {});
         let lossy = |node: NodeId| self.servers.get(&node).is_some_and(|server| server.lossy);
         let others = voters.iter().filter(|member| member.node != node && lossy(member.node)).count();
-        let calm = self.changing.is_none() && !leaving && !members.iter().any(|m| m.role == (Role::Learner {}));
+        let calm =
+            self.changing.is_none() && !leaving && !members.iter().any(|m| m.role == (Role::Learner {}));
         let minority = (voters.len().max(1) - 1) / 2;
         if self.durability == Durability::Always && !lossy(node) && others == 0 {
             // A power loss costs nothing that was synced; a flip does, and asks once more.
@@ -155,8 +157,14 @@ impl World {
     fn split(&mut self) -> Check {
         self.probes.hit("network: split in two");
         let lasts = self.lasts();
-        let nodes: Vec<(NodeId, bool)> =
-            self.servers.keys().copied().collect::<Vec<_>>().into_iter().map(|node| (node, self.random.chance(2))).collect();
+        let nodes: Vec<(NodeId, bool)> = self
+            .servers
+            .keys()
+            .copied()
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|node| (node, self.random.chance(2)))
+            .collect();
         for (from, one) in &nodes {
             for (to, other) in &nodes {
                 if one != other {
@@ -191,7 +199,8 @@ impl World {
         let (one, two, three) = (self.random.next(), self.random.next(), self.random.below(8));
         let Some(server) = self.servers.get_mut(&node) else { return Ok(()) };
         let idle = server.is_idle() && server.copying.is_none();
-        let Some(process) = server.process.as_mut().filter(|process| idle && !process.wants_reopening()) else {
+        let Some(process) = server.process.as_mut().filter(|process| idle && !process.wants_reopening())
+        else {
             return Ok(());
         };
         // Only a mark tells the last synced batch from one that was never finished.
@@ -200,14 +209,20 @@ impl World {
             return self.die(node, false);
         }
         let number = process.identity().map_or(0, |identity| identity.log);
-        let disk = if number == 0 { Ok(server.disk.clone()) } else { server.disk.sub(&format!("log-{number}")) };
+        // What the cluster may lose is counted from here on.
+        let disk =
+            if number == 0 { Ok(server.disk.clone()) } else { server.disk.sub(&format!("log-{number}")) };
         let Ok(disk) = disk else { return self.die(node, true) };
-        let ours = |name: &str| ["seg-", "snap-", "kept-", "manifest"].iter().any(|kind| name.starts_with(kind));
+        let ours =
+            |name: &str| ["seg-", "snap-", "kept-", "manifest"].iter().any(|kind| name.starts_with(kind));
         let files = disk.list().unwrap_or_default();
         let files: Vec<_> = files.into_iter().filter(|file| file.bytes > 0 && ours(&file.name)).collect();
         if let Some(file) = files.get((one % files.len().max(1) as u64) as usize) {
             // Near the beginning, where the bytes in use are.
-            disk.flip(&file.name, two % file.bytes.min(6_000), 1 << three);
+            let (offset, mask) = (two % file.bytes.min(6_000), 1 << three);
+            disk.flip(&file.name, offset, mask);
+            let folder = if number == 0 { String::new() } else { format!("log-{number}/") };
+            server.flipped = Some((folder + &file.name, offset, mask));
             server.lossy = true;
             self.probes.hit("disk: a synced bit flipped");
         }
@@ -229,7 +244,12 @@ impl World {
         self.call(at, |process, _| process.admin(request, op))
     }
 
-    pub(super) fn admin_done(&mut self, removes: Option<NodeId>, adds: Option<NodeId>, reply: &quorate_node::Reply) {
+    pub(super) fn admin_done(
+        &mut self,
+        removes: Option<NodeId>,
+        adds: Option<NodeId>,
+        reply: &quorate_node::Reply,
+    ) {
         self.changing = None;
         if !matches!(reply, quorate_node::Reply::Admin(None)) {
             return;
@@ -260,10 +280,14 @@ impl World {
 
     fn churn(&mut self) -> Check {
         let members = self.members();
-        let voters: Vec<NodeId> =
-            members.iter().filter(|member| member.role == (Role::Voter {})).map(|member| member.node).collect();
+        let voters: Vec<NodeId> = members
+            .iter()
+            .filter(|member| member.role == (Role::Voter {}))
+            .map(|member| member.node)
+            .collect();
         let lossy = self.servers.values().any(|server| server.lossy);
-        if self.changing.is_some() || lossy || members.iter().any(|member| member.role == (Role::Leaving {})) {
+        if self.changing.is_some() || lossy || members.iter().any(|member| member.role == (Role::Leaving {}))
+        {
             return Ok(());
         }
         // Nodes that nobody admitted are tried again before new ones are made.
@@ -280,7 +304,9 @@ impl World {
         let leader = self.leader();
         let fit: Vec<NodeId> = voters.iter().copied().filter(|node| Some(*node) != leader).collect();
         let learner = members.iter().find(|member| member.role == (Role::Learner {}) && !member.vote);
-        if let (Some(learner), Some(old)) = (learner.map(|member| member.node), self.random.pick(&fit).copied()) {
+        if let (Some(learner), Some(old)) =
+            (learner.map(|member| member.node), self.random.pick(&fit).copied())
+        {
             self.probes.hit("members: one is replaced by joint change");
             let changes = vec![Change::Promote { node: learner }, Change::Remove { node: old }];
             return self.admin(AdminRequest::Change { changes }, Some(old), None);
@@ -314,8 +340,6 @@ impl World {
             Some(ClusterPlant::ForgottenVote) => {
                 if let Some(identity) = server.old_identity.take() {
                     server.disk.put("cluster.qid", &identity);
-                    // The check that compares what was synced would see it at once; here its effect has to be found.
-                    server.durable = Default::default();
                 }
             }
             Some(ClusterPlant::TailDropped) => {
@@ -345,7 +369,9 @@ impl World {
             Some(ClusterPlant::ForgottenVote) => server.old_identity = server.disk.bytes("cluster.qid"),
             Some(ClusterPlant::TailDropped) => {
                 let files = server.disk.list().unwrap_or_default();
-                let files = files.into_iter().filter_map(|file| Some((file.name.clone(), server.disk.bytes(&file.name)?)));
+                let files = files
+                    .into_iter()
+                    .filter_map(|file| Some((file.name.clone(), server.disk.bytes(&file.name)?)));
                 server.old_disk = Some(files.collect());
             }
             _ => {}

@@ -81,7 +81,8 @@ fn part(tag: u64, from: &mut Reader<'_>) -> Result<Part, DecodeError> {
     match tag {
         1 => return consensus(from).map(Part::Consensus),
         2 => {
-            let _: (Term, (u64, u64)) = (Term::take(from)?, (from.varint()?, from.varint()?));
+            let _: (Term, u64) = (Term::take(from)?, from.varint()?);
+            let _: (u64, u64) = (from.varint()?, from.varint()?);
             Vec::<Command>::take(from)?;
             return Ok(Part::Forward);
         }
@@ -108,11 +109,13 @@ fn part(tag: u64, from: &mut Reader<'_>) -> Result<Part, DecodeError> {
         }
         6 => {
             let _: (u64, u64) = (from.varint()?, from.varint()?);
-            let _: (LogIndex, bool, Term) = (LogIndex::take(from)?, bool::take(from)?, Term::take(from)?);
+            Term::take(from)?;
+            <Option<(u64, LogIndex)> as Wire>::take(from)?;
         }
         7 => {
             ClusterId::take(from)?;
             Vec::<Member>::take(from)?;
+            LogIndex::take(from)?;
             Vec::<Member>::take(from)?;
         }
         8 => {
@@ -122,6 +125,10 @@ fn part(tag: u64, from: &mut Reader<'_>) -> Result<Part, DecodeError> {
         9 => {
             from.varint()?;
             <Option<String> as Wire>::take(from)?;
+        }
+        10 => {
+            LogIndex::take(from)?;
+            Vec::<Member>::take(from)?;
         }
         found => return Err(DecodeError::Tag { what: "message between nodes", found }),
     }

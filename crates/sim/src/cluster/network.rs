@@ -4,7 +4,7 @@
 //! So loss is the end of a connection with everything on its way, and what raft calls reordering and duplication can only happen
 //! between links, and by what nodes send again once a connection stands anew; nothing else reaches a node in production either.
 //!
-//! Invariant: no frame of an older connection is delivered once a newer one stands (a planted bug breaks it).
+//! Invariant: no frame of an older connection is delivered once a newer one stands.
 //! Called by: the cluster's world.
 
 use bytes::Bytes;
@@ -35,8 +35,6 @@ pub(crate) struct Link {
     /// How much slower than usual.
     pub(crate) slowness: u64,
     pub(crate) redial_at: Option<u64>,
-    /// Frames of a connection that is gone, kept by a planted bug.
-    pub(crate) old: Vec<Sent>,
 }
 
 /// See the module's documentation.
@@ -57,11 +55,11 @@ impl Network {
     }
 
     /// Ends everything of a node, which is gone: the connections that were up towards others and from them.
-    pub(crate) fn gone(&mut self, node: NodeId, keep: bool) -> Vec<(NodeId, NodeId)> {
+    pub(crate) fn gone(&mut self, node: NodeId) -> Vec<(NodeId, NodeId)> {
         let mut broken = Vec::new();
         for ((from, to), link) in &mut self.links {
             if (*from == node || *to == node) && link.up {
-                link.end(keep);
+                link.end();
                 broken.push((*from, *to));
             }
         }
@@ -77,12 +75,9 @@ impl Link {
         at_ns
     }
 
-    /// The connection is no more, and with it all that was on its way; `keep` is the planted bug that does not forget it.
-    pub(crate) fn end(&mut self, keep: bool) {
+    /// The connection is no more, and with it all that was on its way.
+    pub(crate) fn end(&mut self) {
         self.up = false;
-        if keep {
-            self.old.extend(self.frames.drain(..));
-        }
         self.frames.clear();
     }
 }

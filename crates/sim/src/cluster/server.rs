@@ -64,6 +64,10 @@ pub(crate) struct Server {
     pub(crate) failing: bool,
     /// It lost unsynced data or was damaged, and is not known to have caught up.
     pub(crate) lossy: bool,
+    /// Its power is to fail in the middle of some operation to come.
+    pub(crate) armed: bool,
+    /// A bit of a synced file that was flipped: to be found by the next opening.
+    pub(crate) flipped: Option<(String, u64, u8)>,
     /// The identity file as it once was, and the whole disk: for planted bugs.
     pub(crate) old_identity: Option<Vec<u8>>,
     pub(crate) old_disk: Option<Vec<(String, Vec<u8>)>>,
@@ -100,6 +104,8 @@ impl Server {
             heard: BTreeMap::new(),
             failing: false,
             lossy: false,
+            armed: false,
+            flipped: None,
             old_identity: None,
             old_disk: None,
         }
@@ -113,7 +119,10 @@ impl Server {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.jobs_done.is_empty() && self.works.is_empty() && self.works_done.is_empty()
+        self.jobs.is_empty()
+            && self.jobs_done.is_empty()
+            && self.works.is_empty()
+            && self.works_done.is_empty()
     }
 
     /// Everything that was under way in the process dies with it.

@@ -167,7 +167,11 @@ impl Truth {
         body_hash: u64,
         probes: &mut Probes,
     ) -> Check<Option<LogTime>> {
-        ensure!(index == self.applied().next(), "entry {index} was applied, nobody has told entry {}", self.applied().next());
+        ensure!(
+            index == self.applied().next(),
+            "entry {index} was applied, nobody has told entry {}",
+            self.applied().next()
+        );
         if let Some(last) = self.told.last() {
             ensure!(term >= last.term, "entry {index} has term {term}, the one before it {}", last.term);
         }
@@ -219,7 +223,17 @@ impl Truth {
         ensure!(entry.wall <= self.wall_max, "wall time {} was never read: {}", entry.wall, self.wall_max);
         for command in &entry.commands {
             let Some(op) = op_of(command) else { continue };
-            ensure!(!self.outcomes.contains_key(&op), "command {op} is in the log twice");
+            if let Some((first, _)) = self.outcomes.get(&op) {
+                let term = |index| self.told(index).map(|told| told.term);
+                let origins = |entry: &Entry| format!("{:?}", entry.origins);
+                return Err(format!(
+                    "command {op} is in the log twice: at {first} of term {:?}, taken by {:?}, and at {index} of term {}, taken by {}",
+                    term(*first),
+                    self.told(*first).and_then(|told| told.entry.as_ref()).map(origins),
+                    entry.term,
+                    origins(entry)
+                ));
+            }
             ensure!(
                 !self.refused.contains(&op),
                 "command {op} is entry {index}'s, its client was told that it did not happen"
@@ -248,7 +262,9 @@ impl Truth {
         match reply {
             Reply::Outcome(answer) => {
                 let Some((_, outcome)) = self.outcomes.get(&op) else {
-                    return Err(format!("command {op} was answered with {answer:?} and nobody has applied it"));
+                    return Err(format!(
+                        "command {op} was answered with {answer:?} and nobody has applied it"
+                    ));
                 };
                 if outcome == answer {
                     return Ok(());
@@ -298,7 +314,8 @@ impl Truth {
 
     fn payloads_of(&self, index: LogIndex) -> Vec<bytes::Bytes> {
         let mut payloads = Vec::new();
-        for command in self.told(index).and_then(|told| told.entry.as_ref()).iter().flat_map(|e| &e.commands) {
+        for command in self.told(index).and_then(|told| told.entry.as_ref()).iter().flat_map(|e| &e.commands)
+        {
             if let CommandBody::Commit { commit } = &command.body {
                 commit.clone().for_each_payload(&mut |payload| payloads.push(payload.bytes.clone()));
             }
