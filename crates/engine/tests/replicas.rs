@@ -277,7 +277,10 @@ fn a_cluster_that_begins_with_the_log_of_one_that_was_lost_has_none_of_its_membe
     drop(replicas);
     let disk: Arc<dyn quorate_log::Disk> = Arc::new(FileDisk::open(folder.path()).unwrap());
     quorate_engine::Identity::forget(&disk, 77).unwrap().expect("it was a member");
-    open(folder.path(), 1, Durability::Always, "boot").init(ClusterId(10), "n1:1".into()).unwrap();
+    let mut stranger = open(folder.path(), 1, Durability::Always, "boot");
+    assert!(stranger.members().list().is_empty(), "it belongs to nobody until it begins a cluster");
+    stranger.init(ClusterId(10), "n1:1".into()).unwrap();
+    drop(stranger);
     let mut alone = open(folder.path(), 1, Durability::Always, "boot");
     for ms in (0..200).step_by(TICK_MS as usize) {
         alone.tick(Instant { monotonic_ns: ms * 1_000_000, wall_ms: ms }, LogTime(ms));

@@ -76,6 +76,10 @@ impl Raft {
         let mut identity = read_identity(content, config)?;
         let rebooted = !identity.boot.is_empty() && identity.boot != config.boot && !identity.clean;
         let member = identity.cluster != ClusterId::ZERO;
+        if !member {
+            // Members that its log tells of are those of another cluster; where its own will begin is said when it does.
+            identity.first_at = LogIndex(u64::MAX);
+        }
         let mut notes = Vec::new();
         let others = identity
             .known
