@@ -43,6 +43,8 @@ const HEARTBEAT_TICKS: usize = 3;
 /// Ticks without a leader before the first of the others campaigns: 450 ms. A fault is over within a second; a loaded machine that
 /// stalls for a few hundred milliseconds costs nothing.
 const ELECTION_TICKS: usize = 18;
+/// Ticks after which a campaign that came to nothing is repeated: a tie, or a voter that had just heard the leader.
+const CAMPAIGN_TICKS: usize = 8;
 /// Ticks between the first to campaign and the next, so that two rarely campaign at once.
 const STAGGER_TICKS: u64 = 2;
 /// Far beyond any count of ticks: elections are begun here, not by the library, whose timeouts ask the thread for entropy.
@@ -519,7 +521,10 @@ impl Raft {
         let term = self.raw.raft.term;
         let rank = (place + term) % voters.len() as u64;
         let jitter = (self.jitter ^ term).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63;
-        ELECTION_TICKS as u64 + rank * STAGGER_TICKS + jitter
+        // The leader was given up before the first campaign; only the tie has to be broken now.
+        let tried = matches!(self.raw.raft.state, StateRole::Candidate | StateRole::PreCandidate);
+        let ticks = if tried { CAMPAIGN_TICKS } else { ELECTION_TICKS };
+        ticks as u64 + rank * STAGGER_TICKS + jitter
     }
 
     /// Learners that have caught up become voters, one at a time.
