@@ -65,7 +65,7 @@ async fn load(handles: &[Handle], clients: usize, op: &'static str) -> (f64, f64
                 let mut took = Vec::new();
                 while Instant::now() < until {
                     let n = count.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-                    let key = Key::new(&format!("key-{:06}", n % 100_000));
+                    let key = Key::new(format!("key-{:06}", n % 100_000));
                     let at = Instant::now();
                     if op == "put" {
                         let value = vec![b'v'; 256].into();

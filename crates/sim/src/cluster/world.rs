@@ -65,6 +65,7 @@ pub(crate) enum Event {
 }
 
 /// What a ticket is for.
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are commands")]
 pub(crate) enum Flight {
     Command {
         client: usize,
