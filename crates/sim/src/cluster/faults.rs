@@ -131,7 +131,10 @@ impl World {
         let others = voters.iter().filter(|member| member.node != node && lossy(member.node)).count();
         let calm =
             self.changing.is_none() && !leaving && !members.iter().any(|m| m.role == (Role::Learner {}));
-        let minority = (voters.len().max(1) - 1) / 2;
+        // A removal that is under way makes the quorum smaller before anybody else sees it.
+        let fewer =
+            usize::from(self.removing.is_some_and(|node| voters.iter().any(|member| member.node == node)));
+        let minority = voters.len().saturating_sub(1 + fewer) / 2;
         if self.durability == Durability::Always && !lossy(node) && others == 0 {
             // A power loss costs nothing that was synced; a flip does, and asks once more.
             return true;
@@ -240,6 +243,7 @@ impl World {
         let op = self.next_op;
         self.next_op += 1;
         self.changing = Some(op);
+        self.removing = removes.or(self.removing);
         self.flights.insert(op, (at, Flight::Admin { removes, adds }));
         self.call(at, |process, _| process.admin(request, op))
     }

@@ -184,6 +184,8 @@ impl Truth {
             // The machine leaves the clocks alone at such an entry; the model is told them.
             let clocked = Entry { wall: self.wall, time: self.time, ..entry };
             self.model.take(&clocked, &self.out, probes)?;
+            // What was left over of the last entry's expiries may end here.
+            self.note_waits();
             self.told.push(Told { term, body_hash, entry: None, trail: self.machine.trail() });
             return Ok(None);
         }
@@ -197,6 +199,16 @@ impl Truth {
                 self.outcomes.insert(op, (index, outcome.clone()));
             }
         }
+        self.note_waits();
+        self.model.take(&entry, &self.out, probes)?;
+        (self.wall, self.time) = (entry.wall, entry.time);
+        let time = entry.time;
+        self.told.push(Told { term, body_hash, entry: Some(entry), trail: self.machine.trail() });
+        Ok(Some(time))
+    }
+
+    /// How waits in queues have ended.
+    fn note_waits(&mut self) {
         for event in &self.out.events {
             let (lock, lease, request, outcome) = match event {
                 Event::Granted { lock, lease, request, token } => {
@@ -210,11 +222,6 @@ impl Truth {
             };
             self.waits.entry((lock.clone(), *lease, *request)).or_default().push(outcome);
         }
-        self.model.take(&entry, &self.out, probes)?;
-        (self.wall, self.time) = (entry.wall, entry.time);
-        let time = entry.time;
-        self.told.push(Told { term, body_hash, entry: Some(entry), trail: self.machine.trail() });
-        Ok(Some(time))
     }
 
     /// What is checked of an entry when it is first seen.

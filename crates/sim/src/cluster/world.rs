@@ -112,6 +112,8 @@ pub(crate) struct World {
     pub(crate) healing: bool,
     /// A change of membership was asked for and not answered.
     pub(crate) changing: Option<u64>,
+    /// The node whose removal was asked for last.
+    pub(crate) removing: Option<NodeId>,
     steps: u64,
     restarts: u64,
     reads: u64,
@@ -156,6 +158,7 @@ impl World {
             jobs_max,
             healing: false,
             changing: None,
+            removing: None,
             steps: 0,
             restarts: 0,
             reads: 0,
@@ -1104,6 +1107,9 @@ impl World {
     // The clients.
 
     fn act(&mut self, number: usize) -> Check {
+        if self.healing && self.seats[number].client.finished {
+            return Ok(());
+        }
         let pause = self.pace_ns / 2 + self.random.below(self.pace_ns);
         let pause = if self.healing { pause.max(20 * MS) } else { pause };
         self.after_ns(pause, Event::Act(number));
@@ -1494,37 +1500,42 @@ impl World {
         Ok(())
     }
 
-    /// At every member a write and a read are asked for, and must be answered.
+    /// At every member a write and a read are asked for, and must be answered; what is refused is asked for again, as a client would.
     fn serve_everywhere(&mut self, at: &std::cell::Cell<u64>) -> Check {
-        let mut asked = Vec::new();
-        for member in self.members() {
-            let key = quorate_types::Key::new(format!("last/{}", member.node));
-            let put = Op::Put { key, value: "x".into(), lease: quorate_types::LeaseId::ZERO, prev: false };
-            let body = CommandBody::Commit { commit: quorate_types::Commit::of(vec![put]) };
-            let op = self.next_op;
-            self.propose(0, member.node, body, "last".into(), Hope::Nothing)?;
-            let read = self.next_op;
-            self.read(member.node)?;
-            asked.push((member.node, op, read));
-        }
+        let mut asked: BTreeMap<NodeId, (OpId, u64)> = BTreeMap::new();
         let deadline = self.now_ns + 10_000 * MS;
         loop {
-            let open = asked.iter().find(|(_, op, read)| {
-                self.truth.outcome(*op).is_none()
-                    || self.flights.contains_key(op)
-                    || self.flights.contains_key(read)
-            });
-            let level = self.members().iter().all(|member| {
-                let process = self.servers.get(&member.node).and_then(|server| server.process.as_ref());
+            let members: Vec<NodeId> = self.members().iter().map(|member| member.node).collect();
+            let served = |world: &Self, node: &NodeId| {
+                let op = asked.get(node).map(|(op, _)| *op);
+                op.is_some_and(|op| world.truth.outcome(op).is_some() && !world.flights.contains_key(&op))
+            };
+            let unserved: Vec<NodeId> = members.iter().filter(|node| !served(self, node)).copied().collect();
+            let level = members.iter().all(|node| {
+                let process = self.servers.get(node).and_then(|server| server.process.as_ref());
                 process.is_some_and(|process| process.machine().applied() == self.truth.applied())
             });
-            if open.is_none() && level {
+            if unserved.is_empty() && level && self.flights.is_empty() {
                 return Ok(());
             }
             ensure!(
                 self.now_ns < deadline,
-                "ten seconds after it was asked in peace: unanswered (node, write, read) {open:?}, all replicas equal: {level}"
+                "ten seconds after it was asked in peace: {unserved:?} have not answered a write, {} requests wait, all replicas equal: {level}",
+                self.flights.len()
             );
+            for node in unserved {
+                let (op, tried_ns) = asked.get(&node).copied().unwrap_or_default();
+                if self.now_ns < tried_ns + 300 * MS || self.flights.contains_key(&op) {
+                    continue;
+                }
+                asked.insert(node, (self.next_op, self.now_ns));
+                let key = quorate_types::Key::new(format!("last/{node}"));
+                let lease = quorate_types::LeaseId::ZERO;
+                let put = Op::Put { key, value: "x".into(), lease, prev: false };
+                let body = CommandBody::Commit { commit: quorate_types::Commit::of(vec![put]) };
+                self.propose(0, node, body, "last".into(), Hope::Nothing)?;
+                self.read(node)?;
+            }
             at.set(self.steps);
             self.next()?;
         }
