@@ -953,8 +953,15 @@ impl<T> Partition<T> {
             trails: replica.trails.told(),
         };
         let message = PeerMessage::Ping { sent_ns: now.monotonic_ns, how: Box::new(how) };
+        let changed = raft.identity().changed;
         for member in members.iter().filter(|member| member.node != self.node) {
             replica.outbox.push(member.node, &message);
+            // One that has not applied the last change of membership might not know whom to answer.
+            let applied = replica.peers.get(&member.node).map_or(LogIndex::ZERO, |peer| peer.how.applied);
+            if applied < changed {
+                let members = raft.known().to_vec();
+                replica.outbox.push(member.node, &PeerMessage::Members { changed, members });
+            }
         }
     }
 
@@ -1079,6 +1086,13 @@ impl<T> Partition<T> {
         };
         while self.in_flight.front().is_some_and(given_up) {
             let batch = self.in_flight.pop_front().expect("it was just seen");
+            // The leader waits for what a batch names as the one before it: what is given up must not be named any more.
+            if let Some(next) = self.in_flight.iter_mut().find(|next| next.before == batch.batch) {
+                next.before = batch.before;
+            }
+            if replica.forwarded == batch.batch {
+                replica.forwarded = batch.before;
+            }
             self.waiting.commands -= batch.taken.commands;
             self.waiting.bytes -= batch.taken.bytes;
             self.replies.extend(batch.tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate)));
