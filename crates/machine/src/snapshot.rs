@@ -212,7 +212,8 @@ impl Machine {
         self.limits.verify(live)
     }
 
-    /// A digest of the whole state. Two machines that applied the same entries have the same one, however they came there.
+    /// A digest of the whole state. Two machines that applied the same entries have the same one, however they came there. How they came
+    /// there is [`Machine::trail`], which a refused commit moves too.
     #[must_use]
     pub fn digest(&self) -> u128 {
         let mut scratch = Writer::default();
@@ -235,7 +236,6 @@ impl Machine {
         self.wall.put(&mut scratch);
         self.time.put(&mut scratch);
         self.settings.put(&mut scratch);
-        scratch.raw(&self.trail.to_le_bytes());
         self.version.put(&mut scratch);
         table_digest(&scratch)
     }
