@@ -752,9 +752,12 @@ impl Raft {
             self.raw.apply_conf_change(&change).map_err(|error| EngineError::Consensus(error.to_string()))?;
         let index = LogIndex(entry.index);
         self.members.apply(conf, &entry.context).map_err(|error| EngineError::Entry { index, error })?;
-        self.identity.known = self.members.list();
-        self.identity.changed = index;
-        self.identity_dirty = true;
+        // Right after opening these are the members of long ago: what the folder or a peer knows is newer.
+        if index >= self.identity.changed.max(self.heard_members) {
+            self.identity.known = self.members.list();
+            self.identity.changed = index;
+            self.identity_dirty = true;
+        }
         Ok(())
     }
 }
