@@ -264,7 +264,7 @@ fn cluster_campaign(arguments: &ClusterArguments, options: ClusterOptions) -> Re
         return Err(format!("{} seeds found something", total.failures));
     }
     let missing = total.probes.missing_of(CLUSTER_PROBES);
-    let whole = arguments.scenario.is_none() && arguments.durability.is_none() && total.seeds >= 100;
+    let whole = arguments.scenario.is_none() && arguments.durability.is_none() && total.seeds >= 2000;
     if whole && !missing.is_empty() {
         return Err(format!("no seed reached: {}", missing.join("; ")));
     }

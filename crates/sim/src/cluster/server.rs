@@ -48,9 +48,9 @@ pub(crate) struct Server {
     pub(crate) disk_free_ns: u64,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) jobs_done: VecDeque<JobDone>,
-    /// What each job under way makes durable: term and vote.
-    pub(crate) promises: VecDeque<(Term, NodeId)>,
-    pub(crate) durable: (Term, NodeId),
+    /// What each job under way makes durable: term, vote, and whether the replica still has to catch up.
+    pub(crate) promises: VecDeque<(Term, NodeId, bool)>,
+    pub(crate) durable: (Term, NodeId, bool),
     pub(crate) works: VecDeque<Work>,
     pub(crate) works_done: VecDeque<Done>,
     pub(crate) copying: Option<Copying>,
@@ -95,7 +95,7 @@ impl Server {
             jobs: VecDeque::new(),
             jobs_done: VecDeque::new(),
             promises: VecDeque::new(),
-            durable: (Term::ZERO, NodeId::ZERO),
+            durable: (Term::ZERO, NodeId::ZERO, false),
             works: VecDeque::new(),
             works_done: VecDeque::new(),
             copying: None,

@@ -449,7 +449,10 @@ impl World {
         let latency = 30_000 + self.random.below(most);
         let Some(server) = self.servers.get_mut(&node) else { return };
         let Some(process) = server.process.as_ref() else { return };
-        let promise = process.identity().map(|identity| (identity.term, identity.vote)).unwrap_or_default();
+        let promise = process
+            .identity()
+            .map(|identity| (identity.term, identity.vote, identity.recovering))
+            .unwrap_or_default();
         server.promises.push_back(promise);
         server.jobs.push_back(job);
         let at = server.disk_free_ns.max(self.now_ns) + latency * server.slowness;
@@ -554,8 +557,8 @@ impl World {
             return Ok(());
         };
         let Some(process) = server.process.as_mut() else { return Ok(()) };
-        let lossy = process.engine().as_replica().is_some_and(|raft| raft.is_recovering());
-        server.lossy &= lossy || server.armed;
+        // That it has caught up counts once it is on disk.
+        server.lossy &= server.durable.2 || server.armed;
         let members: Vec<NodeId> = process.members().iter().map(|member| member.node).collect();
         let wants_copy = process.copy_wanted().is_some() && !process.wants_reopening();
         let idle = server.jobs.is_empty() && server.jobs_done.is_empty();
@@ -916,7 +919,10 @@ impl World {
             let (life, hash_seed) = (self.random.next() | 1, self.random.next());
             let Some(server) = self.servers.get_mut(&node) else { return Ok(()) };
             if crash {
+                // With little to recover it comes later, in the middle of something else.
                 server.disk.crash_at(at);
+                server.armed = true;
+                server.lossy |= self.durability == Durability::Interval;
             }
             let replica = ReplicaConfig {
                 node,
@@ -959,7 +965,7 @@ impl World {
             }
         }
         let Some(server) = self.servers.get_mut(&node) else { return Ok(()) };
-        let (term, vote) = server.durable;
+        let (term, vote, _) = server.durable;
         if let Some(identity) = process.identity() {
             let kept = identity.term > term
                 || (identity.term == term && (vote == NodeId::ZERO || identity.vote == vote));
@@ -983,6 +989,7 @@ impl World {
             server.disk.flip(&name, offset, mask);
         }
         server.lossy |= recovering;
+        server.durable.2 = recovering;
         server.process = Some(Box::new(process));
         let soon = self.random.below(2 * MS);
         self.after_ns(soon, Event::Look(node, life));
