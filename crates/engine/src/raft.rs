@@ -750,6 +750,11 @@ impl Raft {
             .map_err(|error| EngineError::Consensus(format!("entry {}: {error}", entry.index)))?;
         let conf =
             self.raw.apply_conf_change(&change).map_err(|error| EngineError::Consensus(error.to_string()))?;
+        // Elected while its removal was under way: the library panics when such a leader counts acknowledgements.
+        if self.is_leader() && self.raw.raft.prs().get(self.raw.raft.id).is_none() {
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
+        }
         let index = LogIndex(entry.index);
         self.members.apply(conf, &entry.context).map_err(|error| EngineError::Entry { index, error })?;
         // Right after opening these are the members of long ago: what the folder or a peer knows is newer.
