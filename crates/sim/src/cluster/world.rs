@@ -318,7 +318,13 @@ impl World {
                 }
                 Ok(())
             }
-            Event::Retire(node) => self.retire(node),
+            Event::Retire(node) => {
+                // That the change was begun does not say that it is done: a leader may lose it with its office.
+                if self.members().iter().any(|member| member.node == node) {
+                    return Ok(());
+                }
+                self.retire(node)
+            }
         }
     }
 
@@ -982,7 +988,7 @@ impl World {
         server.beat_ns = self.now_ns;
         let recovering = process.engine().as_replica().is_some_and(|raft| raft.is_recovering());
         if let Some((name, offset, mask)) = server.flipped.take()
-            && !recovering
+            && !notes.iter().any(|note| note.contains("is copied anew"))
             && server.disk.bytes(&name).is_some()
         {
             // Nothing that opening reads: a scrub finds it, which is not simulated.
