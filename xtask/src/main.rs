@@ -59,7 +59,7 @@ fn test(root: &Path) -> Result<(), String> {
         root,
         &["run", "--release", "--package", "quorate-sim", "--", "--seeds", "0..2000", "--steps", "10000"],
     )?;
-    cargo(root, &["run", "--release", "--package", "quorate-sim", "--", "cluster", "--seeds", "500"])?;
+    cargo(root, &["run", "--release", "--package", "quorate-sim", "--", "cluster", "--seeds", "200"])?;
     cargo(root, &["run", "--release", "--package", "quorate", "--", "demo", "--purchases", "5000"])?;
     // Real processes on real sockets, killed, stopped and cut off from each other.
     let folder = root.join("target/torture");
