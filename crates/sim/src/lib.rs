@@ -21,6 +21,6 @@ mod world;
 
 pub use cluster::{ClusterOptions, ClusterPlant, ClusterReport, run_cluster};
 pub use plant::Plant;
-pub use probes::{CLUSTER_PROBES, PROBES, Probes};
+pub use probes::{CLUSTER_PROBES, CLUSTER_RARE, PROBES, Probes};
 pub use workload::Scenario;
 pub use world::{Failure, Options, Report, durability_name, run};

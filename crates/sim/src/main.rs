@@ -6,8 +6,8 @@
 use clap::{Args, Parser, Subcommand};
 use quorate_engine::Durability;
 use quorate_sim::{
-    CLUSTER_PROBES, ClusterOptions, ClusterPlant, Failure, Options, Plant, Probes, Report, Scenario, run,
-    run_cluster,
+    CLUSTER_PROBES, CLUSTER_RARE, ClusterOptions, ClusterPlant, Failure, Options, Plant, Probes, Report,
+    Scenario, run, run_cluster,
 };
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -246,7 +246,7 @@ fn cluster_campaign(arguments: &ClusterArguments, options: ClusterOptions) -> Re
     });
     let total = total.into_inner().unwrap_or_default();
     let seconds = started.elapsed().as_secs_f64();
-    for name in CLUSTER_PROBES {
+    for name in CLUSTER_PROBES.iter().chain(CLUSTER_RARE) {
         println!("{:>10}  {name}", total.probes.count(name));
     }
     println!(

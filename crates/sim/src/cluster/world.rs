@@ -346,6 +346,9 @@ impl World {
     fn observe(&mut self, node: NodeId, before: LogIndex) -> Check {
         let Some(server) = self.servers.get_mut(&node) else { return Ok(()) };
         let Some(process) = server.process.as_ref() else { return Ok(()) };
+        if process.engine().as_replica().is_some_and(|raft| raft.members().is_joint()) {
+            self.probes.hit("members: seen in a joint change");
+        }
         let standing = process.engine().standing();
         if !standing.leads {
             server.ordered = None;
@@ -1355,9 +1358,6 @@ impl World {
                 .map_err(|why| format!("node {}: {why}", server.node))?;
             if process.engine().log().first().0 > 1 {
                 self.probes.hit("log: entries before the first whole one are gone");
-            }
-            if process.engine().as_replica().is_some_and(|raft| raft.members().is_joint()) {
-                self.probes.hit("members: seen in a joint change");
             }
         }
         Ok(())
