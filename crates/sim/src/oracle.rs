@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 pub(crate) type OpId = u64;
 
 /// Hash seed of the follower: other than any node's, so that order by hash cannot hide.
-const FOLLOWER: u64 = 0x00f0_110e;
+pub(crate) const FOLLOWER: u64 = 0x00f0_110e;
 
 /// An entry and what it came to when it was followed.
 struct Told {
@@ -58,7 +58,7 @@ pub(crate) struct Oracle {
     /// Proposals in the log, with their place and what came of them.
     outcomes: BTreeMap<OpId, (LogIndex, Outcome)>,
     /// How waits in queues ended.
-    waits: BTreeMap<(LockName, LeaseId, u64), Vec<(LogIndex, Outcome)>>,
+    waits: BTreeMap<Wait, Vec<(LogIndex, Outcome)>>,
     /// Answers to be compared once the history has come so far.
     answers: Vec<(OpId, Reply)>,
     samples: Vec<Sample>,
@@ -185,19 +185,8 @@ impl Oracle {
                 self.outcomes.insert(op, (entry.index, outcome.clone()));
             }
         }
-        for event in &self.out.events {
-            let (lock, lease, request, outcome) = match event {
-                Event::Granted { lock, lease, request, token } => {
-                    (lock, lease, request, Outcome::Granted { token: *token })
-                }
-                Event::WaitEnded { lock, lease, request, error } => {
-                    let refusal = Refusal::Command { error: error.clone() };
-                    (lock, lease, request, Outcome::Refused { refusal })
-                }
-                _ => continue,
-            };
-            let ended = self.waits.entry((lock.clone(), *lease, *request)).or_default();
-            ended.push((entry.index, outcome));
+        for (wait, outcome) in self.out.events.iter().filter_map(wait_end) {
+            self.waits.entry(wait).or_default().push((entry.index, outcome));
         }
         self.model.take(entry, &self.out, probes)
     }
@@ -495,6 +484,23 @@ fn served(node: &Machine, log: &LogReader, stream: &Key, partition: u32) -> Chec
         }
     }
     Ok(served)
+}
+
+/// A wait in the queue of a lock.
+pub(crate) type Wait = (LockName, LeaseId, u64);
+
+/// How a wait has ended, if that is what happened.
+pub(crate) fn wait_end(event: &Event) -> Option<(Wait, Outcome)> {
+    match event {
+        Event::Granted { lock, lease, request, token } => {
+            Some(((lock.clone(), *lease, *request), Outcome::Granted { token: *token }))
+        }
+        Event::WaitEnded { lock, lease, request, error } => {
+            let refusal = Refusal::Command { error: error.clone() };
+            Some(((lock.clone(), *lease, *request), Outcome::Refused { refusal }))
+        }
+        _ => None,
+    }
 }
 
 /// The proposal that a command belongs to.

@@ -94,21 +94,24 @@ impl std::error::Error for Failure {}
 /// [`Failure`]: what was found, and the line that replays it. A panic below is a finding too.
 pub fn run(seed: u64, steps: u64, options: Options) -> Result<Report, Failure> {
     let step = std::cell::Cell::new(0);
-    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        World::new(seed, options).run(steps, &step)
-    }));
-    let what = match ran {
-        Ok(Ok(report)) => return Ok(report),
-        Ok(Err(what)) => what,
-        Err(panic) => panic_text(&*panic),
-    };
-    Err(Failure { command: "", seed, steps, step: step.get(), what, arguments: arguments(&options) })
+    let ran = caught(|| World::new(seed, options).run(steps, &step));
+    ran.map_err(|what| Failure {
+        command: "",
+        seed,
+        steps,
+        step: step.get(),
+        what,
+        arguments: arguments(&options),
+    })
 }
 
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without words");
-    format!("panic: {text}")
+/// Runs a world; a panic in it is a finding like any other.
+pub(crate) fn caught<R>(run: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without words");
+        Err(format!("panic: {text}"))
+    })
 }
 
 /// The name of a durability on the command line.

@@ -17,7 +17,7 @@ pub use plant::ClusterPlant;
 
 use crate::probes::Probes;
 use crate::workload::Scenario;
-use crate::world::{Failure, durability_name};
+use crate::world::{Failure, caught, durability_name};
 use quorate_engine::Durability;
 
 /// What a run is about, beside its seed.
@@ -70,15 +70,16 @@ pub struct ClusterReport {
 /// [`Failure`]: what was found, and the line that replays it. A panic below is a finding too.
 pub fn run_cluster(seed: u64, steps: u64, options: ClusterOptions) -> Result<ClusterReport, Failure> {
     let step = std::cell::Cell::new(0);
-    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        world::World::new(seed, options).run(steps, &step)
-    }));
-    let what = match ran {
-        Ok(Ok(report)) => return Ok(report),
-        Ok(Err(what)) => what,
-        Err(panic) => crate::world::panic_text(&*panic),
-    };
-    Err(Failure { command: "cluster ", seed, steps, step: step.get(), what, arguments: arguments(&options) })
+    let ran = caught(|| world::World::new(seed, options).run(steps, &step));
+    let arguments = || arguments(&options);
+    ran.map_err(|what| Failure {
+        command: "cluster ",
+        seed,
+        steps,
+        step: step.get(),
+        what,
+        arguments: arguments(),
+    })
 }
 
 fn arguments(options: &ClusterOptions) -> String {

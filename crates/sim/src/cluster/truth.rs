@@ -11,19 +11,14 @@
 //! Source: Herlihy & Wing, "Linearizability", TOPLAS 1990; state-machine safety, Ongaro & Ousterhout, ATC 2014, §5.4.3.
 
 use crate::model::{Check, Model, ensure};
-use crate::oracle::{OpId, op_of, same};
+use crate::oracle::{FOLLOWER, OpId, Wait, op_of, same, wait_end};
 use crate::probes::Probes;
 use quorate_log::{Index, LogReader};
-use quorate_machine::{Event, Machine, Outputs};
+use quorate_machine::{Machine, Outputs};
 use quorate_node::Reply;
 use quorate_types::codec::encode;
-use quorate_types::{
-    Command, CommandBody, Entry, LeaseId, LockName, LogIndex, LogTime, Outcome, Refusal, Term, WallTime,
-};
+use quorate_types::{Command, CommandBody, Entry, LogIndex, LogTime, Outcome, Term, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Hash seed of the reference machine: other than any node's, so that order by hash cannot hide.
-const REFERENCE: u64 = 0x00f0_110e;
 
 /// An entry that somebody has applied.
 pub(crate) struct Told {
@@ -46,7 +41,7 @@ pub(crate) struct Truth {
     /// Commands of which a client was told that they did not happen.
     refused: BTreeSet<OpId>,
     /// How waits in queues ended.
-    waits: BTreeMap<(LockName, LeaseId, u64), Vec<Outcome>>,
+    waits: BTreeMap<Wait, Vec<Outcome>>,
     out: Outputs,
     wall: WallTime,
     time: LogTime,
@@ -66,7 +61,7 @@ pub(crate) struct Fresh {
 impl Truth {
     pub(crate) fn new() -> Self {
         Self {
-            machine: Machine::new(REFERENCE),
+            machine: Machine::new(FOLLOWER),
             model: Model::default(),
             told: Vec::new(),
             sent: BTreeMap::new(),
@@ -209,18 +204,8 @@ impl Truth {
 
     /// How waits in queues have ended.
     fn note_waits(&mut self) {
-        for event in &self.out.events {
-            let (lock, lease, request, outcome) = match event {
-                Event::Granted { lock, lease, request, token } => {
-                    (lock, lease, request, Outcome::Granted { token: *token })
-                }
-                Event::WaitEnded { lock, lease, request, error } => {
-                    let refusal = Refusal::Command { error: error.clone() };
-                    (lock, lease, request, Outcome::Refused { refusal })
-                }
-                _ => continue,
-            };
-            self.waits.entry((lock.clone(), *lease, *request)).or_default().push(outcome);
+        for (wait, outcome) in self.out.events.iter().filter_map(wait_end) {
+            self.waits.entry(wait).or_default().push(outcome);
         }
     }
 
