@@ -17,8 +17,7 @@ pub use clock::{Clock, Instant};
 pub use job::{Job, JobDone};
 pub use local::Local;
 pub use raft::{
-    Change, ChangeError, CopyWanted, Identity, Member, Members, Message, PeerProgress, Raft, RaftConfig,
-    Role, SetAside,
+    Change, ChangeError, CopyWanted, Identity, Member, Members, Message, PeerProgress, Raft, RaftConfig, Role,
 };
 
 use quorate_log::{Entries, Log, LogError, SnapshotReader, TornTail};

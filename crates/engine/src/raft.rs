@@ -23,11 +23,11 @@ mod storage;
 pub use identity::Identity;
 pub use members::{Change, ChangeError, Member, Members, Role};
 pub use message::Message;
-pub use open::{RaftConfig, SetAside};
+pub use open::RaftConfig;
 
 use crate::{Durability, Engine, EngineError, Instant, Job, JobDone, Proposal, Standing};
 use message::{put_extents, take_extents, to_body};
-use quorate_log::{AppendEntry, Disk, DiskLock, Index, Log, SlotFile, WriteJob};
+use quorate_log::{AppendEntry, Disk, DiskLock, Import, Index, Log, SlotFile, WriteJob};
 use quorate_types::codec::{Writer, encode};
 use quorate_types::{Entry, LogIndex, LogTime, NodeId, Term, WallTime};
 use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, EntryType, MessageType};
@@ -53,8 +53,6 @@ const NEVER: usize = 1 << 40;
 const APPEND_BYTES_MAX: u64 = 1 << 20;
 /// Appends on their way to one peer.
 const APPENDS_MAX: usize = 64;
-/// There while a copy of a log is gathered.
-const IMPORT: &str = "import.qslot";
 /// Bytes read ahead for applying.
 const READ_BYTES: u64 = 4 << 20;
 /// How far a learner may be behind when it becomes a voter.
@@ -233,7 +231,7 @@ impl Raft {
             // A replica that lost its tail has less than its leader believes, or something else in that place: only what it has
             // acknowledged to this leader may be committed by a number alone.
             MessageType::MsgHeartbeat => {
-                let known = if self.acknowledged.0 == inner.term { self.acknowledged.1 } else { 0 };
+                let known = self.acknowledged_in(inner.term);
                 inner.commit = inner.commit.min(known.max(self.raw.raft.raft_log.committed));
             }
             _ => {}
@@ -356,12 +354,11 @@ impl Raft {
         }
     }
 
-    /// What became of the copy that a peer needed.
-    pub fn copy_ended(&mut self, node: NodeId, complete: bool) {
+    /// The copy that a peer needs is not being fetched: it is offered anew. That one is complete shows when the peer begins anew with it.
+    pub fn copy_failed(&mut self, node: NodeId) {
         let copying = self.raw.raft.prs().get(node.0).is_some_and(|p| p.state == ProgressState::Snapshot);
         if self.is_leader() && copying {
-            let status = if complete { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
-            self.raw.report_snapshot(node.0, status);
+            self.raw.report_snapshot(node.0, SnapshotStatus::Failure);
             self.pump();
         }
     }
@@ -411,7 +408,7 @@ impl Raft {
         let no = |error| EngineError::Identity(format!("folder {name} cannot be made: {error}"));
         let folder = self.root.folder(&name).map_err(no)?;
         let files = folder.list().map_err(no)?;
-        if files.is_empty() || files.iter().any(|file| file.name == IMPORT) {
+        if files.is_empty() || Import::is_under_way(&files) {
             return Ok(folder);
         }
         // A copy that was complete and not installed: it came too late, or the process died in between. It is of no use any more, and in
@@ -442,7 +439,7 @@ impl Raft {
     /// # Errors
     /// The identity cannot be written.
     pub fn install(&mut self, wanted: CopyWanted, last: LogIndex) -> Result<bool, EngineError> {
-        let acknowledged = if self.acknowledged.0 == wanted.term.0 { self.acknowledged.1 } else { 0 };
+        let acknowledged = self.acknowledged_in(wanted.term.0);
         let old = wanted.term.0 != self.raw.raft.term || last < wanted.index || last.0 < acknowledged;
         if old || last < self.committed() {
             return Ok(false);
@@ -606,7 +603,9 @@ impl Raft {
         }
         // The engine reads committed entries itself, at the pace of whoever applies them.
         drop(ready.take_committed_entries());
-        held.extend(ready.take_persisted_messages().into_iter().map(|m| self.stamped(m)).collect::<Vec<_>>());
+        for message in ready.take_persisted_messages() {
+            held.push(self.stamped(message));
+        }
         self.raw.advance_append_async(ready);
         let idle = self.waiting.is_empty() && self.jobs.is_empty();
         if must_write || !idle {
@@ -641,13 +640,14 @@ impl Raft {
         Some(Job { identity, write })
     }
 
-    /// With nothing left to write, nothing has to be waited for: what came without a write of its own behind a write is on disk too.
-    fn release(&mut self) {
-        if !self.jobs.is_empty() || self.identity_dirty || self.log.buffered_bytes() > 0 {
-            return;
-        }
+    /// Lets go of what waited for a write that covered so many readies. With nothing left to write, nothing has to be waited for: what
+    /// came without a write of its own behind a write is on disk too.
+    fn release(&mut self, covered: usize) {
+        let written = self.jobs.is_empty() && !self.identity_dirty && self.log.buffered_bytes() == 0;
+        // One that has left its log waits for nothing any more, whatever its jobs covered.
+        let covered = if written { self.waiting.len() } else { covered.min(self.waiting.len()) };
         let mut last = None;
-        for (number, messages) in self.waiting.drain(..) {
+        for (number, messages) in self.waiting.drain(..covered) {
             self.outbox.extend(messages);
             last = Some(number);
         }
@@ -660,10 +660,15 @@ impl Raft {
         let kind = message.get_msg_type();
         let leads = matches!(kind, MessageType::MsgHeartbeat | MessageType::MsgAppend);
         if kind == MessageType::MsgAppendResponse && !message.reject {
-            let known = if self.acknowledged.0 == message.term { self.acknowledged.1 } else { 0 };
+            let known = self.acknowledged_in(message.term);
             self.acknowledged = (message.term, known.max(message.index));
         }
         Message { inner: message, time: if leads { self.time } else { LogTime::ZERO } }
+    }
+
+    /// The last entry acknowledged to the leader of this term.
+    fn acknowledged_in(&self, term: u64) -> u64 {
+        if self.acknowledged.0 == term { self.acknowledged.1 } else { 0 }
     }
 
     /// Appends to the log; an entry in the place of another voids that one and all after it.
@@ -815,16 +820,7 @@ impl Engine for Raft {
             self.log.complete(done)?;
         }
         let (covered, _) = self.jobs.pop_front().unwrap_or_default();
-        let mut last = None;
-        let covered = covered.min(self.waiting.len());
-        for (number, messages) in self.waiting.drain(..covered) {
-            self.outbox.extend(messages);
-            last = Some(number);
-        }
-        if let Some(number) = last {
-            self.raw.on_persist_ready(number);
-        }
-        self.release();
+        self.release(covered);
         let (written, first) = (self.log.written().0, self.log.first().0);
         self.raw.mut_store().trim(written, first);
         self.pump();

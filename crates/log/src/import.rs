@@ -11,7 +11,7 @@
 use crate::format::{Name, SEGMENT_HEADER, SegmentHeader, u32_at, u64_at};
 use crate::recover::Folder;
 use crate::verify::check_folder;
-use crate::{Disk, DiskFile, DiskLock, ExportFile, Fill, Index, LogError, SlotFile};
+use crate::{Disk, DiskFile, DiskLock, ExportFile, FileInfo, Fill, Index, LogError, SlotFile};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
@@ -64,10 +64,15 @@ impl Import {
                 import.go_on(u32_at(note, 8) as usize, u64_at(note, 12))?;
                 return Ok(import);
             }
-            Some(_) => import.remove_all()?,
+            Some(_) => remove(&*import.disk)?,
         }
         import.note(set, 0, 0)?;
         Ok(import)
+    }
+
+    /// Whether the files of a folder say that a copy is being gathered there.
+    pub fn is_under_way(files: &[FileInfo]) -> bool {
+        files.iter().any(|file| file.name == IMPORT)
     }
 
     /// Bytes of file number `file` that are there: the peer goes on from here. 0 for a number that is not in the set.
@@ -120,7 +125,7 @@ impl Import {
             Err(error @ LogError::Io { .. }) => return Err(error),
             Err(error) => {
                 self.note(NO_SET, 0, 0)?;
-                self.remove_all()?;
+                remove(&*self.disk)?;
                 return Err(error);
             }
         };
@@ -172,17 +177,6 @@ impl Import {
             }
         }
         Ok(())
-    }
-
-    fn remove_all(&self) -> Result<(), LogError> {
-        let there = self.disk.list().map_err(LogError::io("list", "the target folder"))?;
-        for name in there.into_iter().map(|file| file.name) {
-            let brought = kind(name.strip_suffix(".part").unwrap_or(&name));
-            if brought {
-                self.disk.remove(&name).map_err(LogError::io("remove", &name))?;
-            }
-        }
-        self.disk.sync_dir().map_err(LogError::io("sync", "the target folder"))
     }
 
     fn note(&mut self, set: u64, file: usize, bytes: u64) -> Result<(), LogError> {
@@ -245,6 +239,20 @@ impl Import {
         self.progress[file] = Progress { have: bytes, synced: bytes, whole: true, part: None };
         Ok(())
     }
+}
+
+/// Removes the files of a log, whole or half copied, that nobody opens any more; everything else in the folder stays.
+///
+/// # Errors
+/// [`LogError::Io`]: some may be left; removing again is harmless.
+pub fn remove(disk: &dyn Disk) -> Result<(), LogError> {
+    let there = disk.list().map_err(LogError::io("list", "the folder"))?;
+    let ours = |name: &String| kind(name.strip_suffix(".part").unwrap_or(name));
+    let names: Vec<String> = there.into_iter().map(|file| file.name).filter(ours).collect();
+    for name in &names {
+        disk.remove(name).map_err(LogError::io("remove", name))?;
+    }
+    if names.is_empty() { Ok(()) } else { disk.sync_dir().map_err(LogError::io("sync", "the folder")) }
 }
 
 fn part_name(name: &str) -> String {

@@ -38,7 +38,7 @@ pub use clean::{CleanDone, CleanJob, SegmentToClean};
 pub use disk::{Disk, DiskFile, DiskLock, FileDisk, FileInfo, Fill, Op, SimDisk, SimFaults};
 pub use error::LogError;
 pub use export::{Export, ExportFile};
-pub use import::Import;
+pub use import::{Import, remove};
 pub use log::{AppendEntry, JobDone, Log, LogConfig, PrepareDone, PrepareJob, Space, WriteJob};
 pub use reader::{Entries, Entry, LogReader};
 pub use recover::{Recovery, TornTail};

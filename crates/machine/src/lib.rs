@@ -220,8 +220,7 @@ impl Machine {
         self.time = time;
         let now = Now { index: entry.index, wall, time, seed: entry.seed };
         let (told, revision) = (out.outcomes.len(), self.revision);
-        let keep_alive = |command: &Command| matches!(command.body, CommandBody::KeepAlive { .. });
-        let head = entry.commands.iter().take_while(|command| keep_alive(command)).count();
+        let head = entry.commands.iter().take_while(|command| command.body.is_keep_alive()).count();
         for (place, command) in entry.commands.iter().enumerate() {
             if place % NEAR == 0 {
                 self.bring_near(&entry.commands[place..entry.commands.len().min(place + NEAR)]);

@@ -61,6 +61,13 @@ pub(crate) struct Waiting {
     pub(crate) bytes: u64,
 }
 
+impl std::ops::SubAssign for Waiting {
+    fn sub_assign(&mut self, other: Self) {
+        self.commands -= other.commands;
+        self.bytes -= other.bytes;
+    }
+}
+
 /// What is nearly full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pressure {

@@ -25,7 +25,7 @@ pub use background::{Done, Work};
 pub use cluster::AdminRequest;
 pub use config::Config;
 pub use partition::{Fatal, NotAdmitted, OpenError, OpenReport, Partition, Reply, Status};
-pub use replica::{ClusterStatus, MemberStatus, ReadBarrier, ReplicaConfig};
+pub use replica::{ALONE, ClusterStatus, MemberStatus, ReadBarrier, ReplicaConfig};
 pub use router::{PartitionId, Router, SLOTS};
 pub use waiters::{Interest, WatchId};
 pub use why::{WhyQuery, WhyRecord, WhyVerdict, WhyWhat, search};

@@ -350,8 +350,7 @@ impl<T> Partition<T> {
         }
         self.waiting.commands += 1;
         self.waiting.bytes += bytes;
-        let keep_alive = matches!(command.body, CommandBody::KeepAlive { .. });
-        if keep_alive { &mut self.keep_alives } else { &mut self.queue }.push_back((command, ticket));
+        self.queue_of(&command).push_back((command, ticket));
         Ok(())
     }
 
@@ -724,8 +723,7 @@ impl<T> Partition<T> {
                 outcomes.by_ref().take(count).for_each(drop);
                 continue;
             };
-            self.waiting.commands -= batch.taken.commands;
-            self.waiting.bytes -= batch.taken.bytes;
+            self.waiting -= batch.taken;
             for ((outcome, command), ticket) in outcomes.by_ref().take(count).zip(batch.tickets) {
                 self.refused += u64::from(matches!(outcome, Outcome::Refused { .. }));
                 match (&outcome, &command.body) {
@@ -775,18 +773,24 @@ impl<T> Partition<T> {
         for batch in lost.into_iter().rev() {
             let Some(commands) = batch.commands.or_else(|| own.remove(&batch.batch)) else {
                 // Nobody else can tell what it was.
-                self.waiting.commands -= batch.taken.commands;
-                self.waiting.bytes -= batch.taken.bytes;
-                let unsure = batch.tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate));
-                self.replies.extend(unsure);
+                self.leave_open(batch.taken, batch.tickets);
                 continue;
             };
             for (command, ticket) in commands.into_iter().zip(batch.tickets).rev() {
-                let keep_alive = matches!(command.body, CommandBody::KeepAlive { .. });
-                if keep_alive { &mut self.keep_alives } else { &mut self.queue }
-                    .push_front((command, ticket));
+                self.queue_of(&command).push_front((command, ticket));
             }
         }
+    }
+
+    /// Where a command of this node's clients waits.
+    fn queue_of(&mut self, command: &Command) -> &mut VecDeque<(Command, T)> {
+        if command.body.is_keep_alive() { &mut self.keep_alives } else { &mut self.queue }
+    }
+
+    /// Tells the clients of a batch that it may or may not have happened, and counts it no longer.
+    pub(crate) fn leave_open(&mut self, taken: Waiting, tickets: Vec<T>) {
+        self.waiting -= taken;
+        self.replies.extend(tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate)));
     }
 
     pub(crate) fn due(&self, wall: WallTime, time: LogTime) -> bool {

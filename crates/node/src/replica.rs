@@ -8,7 +8,7 @@
 //! Called by: `Partition`, and the runtime and the simulator through it.
 //! Source: reads: Ongaro's thesis §6.4 (read index).
 
-use crate::admission::{Pressure, Refused};
+use crate::admission::{Pressure, Refused, Waiting};
 use crate::cluster::{
     AdminRequest, CLOCK_OFF_MS, FORWARD_AGAIN_NS, How, LEADERLESS_NS, Outbox, PING_NS, Peer, PeerMessage,
     READ_AGAIN_NS, Trails, UNANSWERED_NS, UNREAD_NS, median_ahead_ms, read_frame,
@@ -31,6 +31,9 @@ const FORWARDS_LOOKED_AT: usize = 4;
 const ADMIN_NS: u64 = 5_000_000_000;
 /// Pings after which a peer that needs a copy and does not fetch one is offered it anew.
 const COPY_IDLE_PINGS: u32 = 10;
+
+/// Why a node that is no replica has no cluster to show or change.
+pub const ALONE: &str = "this node runs alone: start it with --node-id to make it part of a cluster";
 
 /// Who a replica is.
 #[derive(Clone, Debug, Default)]
@@ -207,6 +210,16 @@ impl<T> Replica<T> {
         median_ahead_ms(heard.filter_map(|peer| peer.ahead_ms))
     }
 
+    /// Sends a batch to the leader of its term; what was ordered here has no commands to send.
+    fn forward(&mut self, leader: NodeId, life: u64, batch: &mut InFlight<T>) {
+        let Some(commands) = batch.commands.take() else { return };
+        let InFlight { term, before, batch: number, .. } = *batch;
+        let message = PeerMessage::Forward { term, life, before, batch: number, commands };
+        self.outbox.push(leader, &message);
+        let PeerMessage::Forward { commands, .. } = message else { unreachable!("it was just made") };
+        batch.commands = Some(commands);
+    }
+
     pub(crate) fn now_ns(&self) -> u64 {
         self.now.monotonic_ns
     }
@@ -303,12 +316,7 @@ impl<T> Partition<T> {
         let Some(replica) = &mut self.replica else { return };
         replica.forwarded_again_ns = replica.now_ns();
         for batch in self.in_flight.iter_mut().filter(|batch| batch.term == term) {
-            let Some(commands) = batch.commands.take() else { continue };
-            let (life, before, batch_number) = (self.life, batch.before, batch.batch);
-            let again = PeerMessage::Forward { term, life, before, batch: batch_number, commands };
-            replica.outbox.push(leader, &again);
-            let PeerMessage::Forward { commands, .. } = again else { unreachable!("it was just made") };
-            batch.commands = Some(commands);
+            replica.forward(leader, self.life, batch);
         }
     }
 
@@ -334,8 +342,7 @@ impl<T> Partition<T> {
     pub fn admin(&mut self, request: AdminRequest, ticket: T) {
         let standing = self.engine.standing();
         let Some(replica) = &mut self.replica else {
-            let why = "this node runs alone: start it with --node-id to make it part of a cluster";
-            return self.replies.push((ticket, Reply::Admin(Some(why.to_owned()))));
+            return self.replies.push((ticket, Reply::Admin(Some(ALONE.to_owned()))));
         };
         match standing.leader {
             _ if standing.leads => {
@@ -396,8 +403,7 @@ impl<T> Partition<T> {
     /// It is a member of a cluster already, or not a replica.
     pub fn init_cluster(&mut self, cluster: ClusterId, address: String) -> Result<(), EngineError> {
         let Some(raft) = self.engine.replica() else {
-            let why = "this node runs alone: start it with --node-id to make it part of a cluster";
-            return Err(EngineError::Identity(why.to_owned()));
+            return Err(EngineError::Identity(ALONE.to_owned()));
         };
         raft.init(cluster, address)?;
         if let Some(replica) = &mut self.replica {
@@ -486,12 +492,13 @@ impl<T> Partition<T> {
         let now_ns = replica.now.monotonic_ns;
         let status = |member: Member| {
             let node = member.node;
+            let matched = progress.iter().find(|peer| peer.node == node).map(|peer| peer.matched);
             if node == self.node {
                 return MemberStatus {
                     url: replica.config.url.clone(),
                     heard_ms: Some(0),
                     applied: self.machine.applied(),
-                    matched: raft.progress().iter().find(|p| p.node == node).map(|p| p.matched),
+                    matched,
                     copying: replica.copying,
                     recovering: raft.is_recovering(),
                     ahead_ms: Some(0),
@@ -505,7 +512,7 @@ impl<T> Partition<T> {
                 url: how.url,
                 heard_ms: heard.map(|heard| now_ns.saturating_sub(heard) / 1_000_000),
                 applied: how.applied,
-                matched: progress.iter().find(|p| p.node == node).map(|p| p.matched),
+                matched,
                 copying: how.copying,
                 recovering: how.recovering,
                 ahead_ms: peer.and_then(|peer| peer.ahead_ms),
@@ -667,15 +674,11 @@ impl<T> Partition<T> {
         for keep_alives in [true, false] {
             while let Some((commands, tickets, taken)) = self.gather_own(keep_alives, self.config.entry_bytes)
             {
-                let origin = self.launch(commands.len(), standing.term, tickets, taken, None);
-                let Origin { life, batch, .. } = origin;
-                let Some(replica) = &mut self.replica else { return };
-                let before = std::mem::replace(&mut replica.forwarded, batch);
-                let message = PeerMessage::Forward { term: standing.term, life, before, batch, commands };
-                replica.outbox.push(leader, &message);
-                let PeerMessage::Forward { commands, .. } = message else { unreachable!("it was just made") };
+                self.launch(commands.len(), standing.term, tickets, taken, Some(commands));
                 let launched = self.in_flight.back_mut().expect("it was just launched");
-                (launched.before, launched.commands) = (before, Some(commands));
+                let Some(replica) = &mut self.replica else { return };
+                launched.before = std::mem::replace(&mut replica.forwarded, launched.batch);
+                replica.forward(leader, self.life, launched);
             }
         }
     }
@@ -794,9 +797,7 @@ impl<T> Partition<T> {
             return;
         }
         taken.1 = batch;
-        let keep_alive =
-            |command: &Command| matches!(command.body, quorate_types::CommandBody::KeepAlive { .. });
-        let queue = usize::from(!commands.iter().all(keep_alive));
+        let queue = usize::from(!commands.iter().all(|command| command.body.is_keep_alive()));
         let count = u32::try_from(commands.len()).expect("a frame holds fewer than 2^32 commands");
         let origin = Origin { node: from, life, batch, commands: count };
         replica.arrived[queue].push_back(Arrived { origin, commands });
@@ -819,7 +820,7 @@ impl<T> Partition<T> {
             raft.peer_restarted(from, how.last);
         } else if *idle >= COPY_IDLE_PINGS {
             *idle = 0;
-            raft.copy_ended(from, false);
+            raft.copy_failed(from);
         }
         let members = raft.members();
         let (quorum, voters) = (members.quorum(), members.voters());
@@ -1069,22 +1070,24 @@ impl<T> Partition<T> {
             unread.append(&mut replica.waiting);
         }
         replica.recovery_asked &= !unread.iter().any(|read| matches!(read, ReadFor::Recovery));
-        let why = leaderless.clone().unwrap_or_else(|| {
-            format!(
-                "node {} could not confirm the read in time: it is cut off from the leader, or far behind",
-                self.node
-            )
-        });
         for read in unread {
             if let ReadFor::Here(ticket) = read {
-                self.replies.push((ticket, Reply::Refused(Refused::NoLeader { why: why.clone() })));
+                let why = leaderless.clone().unwrap_or_else(|| {
+                    format!(
+                        "node {} could not confirm the read in time: it is cut off from the leader, or far behind",
+                        self.node
+                    )
+                });
+                self.replies.push((ticket, Reply::Refused(Refused::NoLeader { why })));
             }
         }
         let lasted = replica.leaderless_since.map_or(0, age);
         let given_up = |batch: &InFlight<T>| {
             age(batch.at_ns) >= UNANSWERED_NS || (leaderless.is_some() && lasted >= 2 * LEADERLESS_NS)
         };
-        while self.in_flight.front().is_some_and(given_up) {
+        while let Some(replica) = self.replica.as_mut()
+            && self.in_flight.front().is_some_and(given_up)
+        {
             let batch = self.in_flight.pop_front().expect("it was just seen");
             // The leader waits for what a batch names as the one before it: what is given up must not be named any more.
             if let Some(next) = self.in_flight.iter_mut().find(|next| next.before == batch.batch) {
@@ -1093,12 +1096,11 @@ impl<T> Partition<T> {
             if replica.forwarded == batch.batch {
                 replica.forwarded = batch.before;
             }
-            self.waiting.commands -= batch.taken.commands;
-            self.waiting.bytes -= batch.taken.bytes;
-            self.replies.extend(batch.tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate)));
+            self.leave_open(batch.taken, batch.tickets);
         }
+        let Some(replica) = self.replica.as_ref() else { return };
         let standing = replica.standing;
-        if leaderless.is_none() {
+        let Some(why) = leaderless else {
             // A frame may have been dropped on the way: what is not applied after a while goes once more.
             let late = |batch: &InFlight<T>| {
                 batch.term == standing.term
@@ -1112,11 +1114,11 @@ impl<T> Partition<T> {
                 self.forward_again(leader, standing.term);
             }
             return;
-        }
+        };
         let queued: Vec<(Command, T)> = self.keep_alives.drain(..).chain(self.queue.drain(..)).collect();
         for (command, ticket) in queued {
-            self.waiting.commands -= 1;
-            self.waiting.bytes -= self.config.limits.weigh(&command).unwrap_or(0);
+            let bytes = self.config.limits.weigh(&command).unwrap_or(0);
+            self.waiting -= Waiting { commands: 1, bytes };
             self.replies.push((ticket, Reply::Refused(Refused::NoLeader { why: why.clone() })));
         }
     }

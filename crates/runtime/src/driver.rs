@@ -152,8 +152,15 @@ impl Shared {
     }
 
     fn write<'a>(&'a self, core: MutexGuard<'a, Core>, job: Job) -> MutexGuard<'a, Core> {
-        let syncs = job.syncs();
         drop(core);
+        let mut core = self.run(job);
+        core.answer();
+        core
+    }
+
+    /// Does a job, without the lock, and takes its outcome with it.
+    pub(crate) fn run(&self, job: Job) -> MutexGuard<'_, Core> {
+        let syncs = job.syncs();
         let begun = std::time::Instant::now();
         let done = job.run();
         let took = begun.elapsed();
@@ -162,7 +169,6 @@ impl Shared {
             core.syncs.note(took.as_micros() as u64);
         }
         core.complete(done);
-        core.answer();
         core
     }
 }
@@ -195,11 +201,17 @@ impl Core {
     }
 
     pub(crate) fn answer(&mut self) {
-        let Some(partition) = &mut self.partition else { return };
-        for (ticket, reply) in partition.take_replies() {
-            // Whoever asked may have gone away.
-            let _ = ticket.send(reply);
+        if let Some(partition) = &mut self.partition {
+            answer(partition);
         }
+    }
+}
+
+/// Gives everybody the answer that is ready.
+pub(crate) fn answer(partition: &mut Partition<Ticket>) {
+    for (ticket, reply) in partition.take_replies() {
+        // Whoever asked may have gone away.
+        let _ = ticket.send(reply);
     }
 }
 

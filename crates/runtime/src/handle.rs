@@ -12,7 +12,7 @@ use quorate_engine::{Change, Identity};
 use quorate_log::{BackupReport, FileDisk, Index, LogReader};
 use quorate_machine::Machine;
 use quorate_node::{
-    AdminRequest, ClusterStatus, Config, Interest, OpenError, OpenReport, Partition, PartitionId,
+    ALONE, AdminRequest, ClusterStatus, Config, Interest, OpenError, OpenReport, Partition, PartitionId,
     ReadBarrier, Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
 };
 use quorate_types::{
@@ -410,8 +410,7 @@ impl Handle {
     }
 
     fn peers(&self) -> Result<&Arc<replica::Peers>, RuntimeError> {
-        let why = "this node runs alone: start it with --node-id to make it part of a cluster";
-        self.shared.peers.get().ok_or_else(|| RuntimeError::Cluster { why: why.to_owned() })
+        self.shared.peers.get().ok_or_else(|| RuntimeError::Cluster { why: ALONE.to_owned() })
     }
 
     /// Whether this node serves linearizable requests now.

@@ -19,8 +19,8 @@ pub use metrics::Syncs;
 pub use quorate_engine::Durability;
 pub use quorate_log::{BackupReport, LogConfig};
 pub use quorate_node::{
-    ClusterStatus, Config, Interest, MemberStatus, OpenError, OpenReport, Status, WhyRecord, WhyVerdict,
-    WhyWhat,
+    ALONE, ClusterStatus, Config, Interest, MemberStatus, OpenError, OpenReport, Status, WhyRecord,
+    WhyVerdict, WhyWhat,
 };
 pub use quorate_peers::PeerTls;
 pub use replica::ClusterConfig;

@@ -8,7 +8,7 @@
 //! Invariant: a folder is opened anew only when no job and no slow work is under way, and never while the lock is held.
 //! Called by: `handle`; the links call [`Peers`].
 
-use crate::driver::{Core, SLEEP_MAX, SYNC_EVERY, Shared, Threads, Ticket, sleep, spawn, work};
+use crate::driver::{Core, SLEEP_MAX, SYNC_EVERY, Shared, Threads, Ticket, answer, sleep, spawn, work};
 use crate::error::RuntimeError;
 use bytes::Bytes;
 use quorate_engine::{Change, CopyWanted, Durability, Job};
@@ -197,15 +197,7 @@ impl Shared {
 fn write_jobs(shared: &Shared, jobs: &Receiver<Job>) {
     while let Ok(mut job) = jobs.recv() {
         loop {
-            let syncs = job.syncs();
-            let begun = std::time::Instant::now();
-            let done = job.run();
-            let took = begun.elapsed();
-            let mut core = shared.lock();
-            if syncs {
-                core.syncs.note(took.as_micros() as u64);
-            }
-            core.complete(done);
+            let mut core = shared.run(job);
             let (now, seed) = (shared.now(), core.entropy());
             // Under steady load one job follows another: every so often one of them has to sync.
             let owed =
@@ -389,10 +381,7 @@ impl Peers {
             links.set_peers(Vec::new());
         }
         old.stop("the folder is opened anew");
-        for (ticket, reply) in old.take_replies() {
-            // Whoever asked may have gone away.
-            let _ = ticket.send(reply);
-        }
+        answer(&mut old);
         drop(old);
         let replica = ReplicaConfig { life, ..self.replica.clone() };
         let opened = FileDisk::open(&self.folder).map_err(OpenError::from).and_then(|disk| {

@@ -118,6 +118,14 @@ wire_enum!(CommandBody {
     10 = RaiseVersion { to },
 });
 
+impl CommandBody {
+    /// Whether it renews leases: such commands go ahead of all others, and of expiries.
+    #[must_use]
+    pub fn is_keep_alive(&self) -> bool {
+        matches!(self, Self::KeepAlive { .. })
+    }
+}
+
 /// A wait for a lock or for leadership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitRequest {

@@ -29,12 +29,6 @@ impl Message {
     pub fn to(&self) -> NodeId {
         NodeId(self.inner.to)
     }
-
-    /// Bytes of the entries in it, about.
-    #[must_use]
-    pub fn entry_bytes(&self) -> usize {
-        self.inner.entries.iter().map(|entry| entry.data.len() + entry.context.len()).sum()
-    }
 }
 
 impl Wire for Message {

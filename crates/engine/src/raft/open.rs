@@ -41,25 +41,6 @@ pub struct RaftConfig {
     pub seed: u64,
 }
 
-/// A log that cannot be read and was set aside, to be copied anew from the peers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SetAside {
-    /// The folder it stays in.
-    pub folder: String,
-    /// What is wrong with it.
-    pub why: String,
-}
-
-impl std::fmt::Display for SetAside {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { folder, why } = self;
-        write!(
-            f,
-            "{why}. This replica is copied anew from its peers and does not vote until it has caught up; the damaged files stay in {folder} and may be deleted then"
-        )
-    }
-}
-
 impl Raft {
     /// Opens a replica's folder, or begins one that is no member of any cluster yet.
     ///
@@ -106,7 +87,9 @@ impl Raft {
             Ok(read) => read,
             Err(EngineError::Log(error)) if member && others && is_damage(&error) => {
                 let folder = identity.log_folder().unwrap_or_else(|| "the data folder".to_owned());
-                notes.push(SetAside { folder, why: error.to_string() }.to_string());
+                notes.push(format!(
+                    "{error}. This replica is copied anew from its peers and does not vote until it has caught up; the damaged files stay in {folder} and may be deleted then"
+                ));
                 identity.log += 1;
                 identity.recovering = true;
                 // What an interrupted copy left there is not known to be whole.
@@ -367,11 +350,7 @@ fn remove_old(root: &Arc<dyn Disk>, identity: &Identity) {
         return;
     }
     // What cannot be removed now is tried again at the next opening; it only costs room.
-    for file in root.list().unwrap_or_default() {
-        if [".qseg", ".qsnap", ".qman"].iter().any(|end| file.name.ends_with(end)) {
-            let _ = root.remove(&file.name);
-        }
-    }
+    let _ = quorate_log::remove(&**root);
     for name in root.folders().unwrap_or_default() {
         let number = name.strip_prefix("log-").and_then(|number| number.parse::<u64>().ok());
         if number.is_some_and(|number| number < identity.log) {

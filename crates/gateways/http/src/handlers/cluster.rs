@@ -6,7 +6,7 @@
 use crate::call::{Answer, Call, reply};
 use crate::cluster::json;
 use crate::error::Problem;
-use quorate_runtime::RuntimeError;
+use quorate_runtime::{ALONE, RuntimeError};
 use quorate_types::NodeId;
 
 /// How the cluster is.
@@ -22,8 +22,7 @@ fn not_now(call: &Call) -> Problem {
     if call.gateway.config.clustered {
         return RuntimeError::Restarting.into();
     }
-    let why = "this node runs alone: start it with --node-id to make it part of a cluster";
-    Problem::new(409, "cluster_refused", why)
+    Problem::new(409, "cluster_refused", ALONE)
 }
 
 /// Begins a cluster with this node.
