@@ -10,8 +10,12 @@ use std::path::Path;
 /// What the machine may depend on, and `types` below it.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("crates/types", &["bytes", "thiserror", "xxhash-rust"]),
-    ("crates/machine", &["quorate-types", "bytes", "foldhash", "hashbrown", "xxhash-rust"]),
+    ("crates/calls", &["quorate-types", "bytes", "foldhash", "hashbrown"]),
+    ("crates/machine", &["quorate-types", "quorate-calls", "bytes", "foldhash", "hashbrown", "xxhash-rust"]),
 ];
+
+/// The one file that may name floats: what it does with them gives the same bits everywhere.
+const FLOATS: &str = "crates/types/src/score.rs";
 
 /// What must not stand in its source, and why.
 const FORBIDDEN: &[(&str, &str)] = &[
@@ -70,7 +74,8 @@ fn impure(name: &str, source: &str) -> Vec<String> {
     for (number, line) in code.lines().enumerate() {
         let line = line.split("//").next().unwrap_or(line);
         for (word, why) in FORBIDDEN {
-            if line.contains(word) {
+            let allowed = name == FLOATS && (*word == "f32" || *word == "f64");
+            if line.contains(word) && !allowed {
                 findings.push(format!("{name}:{}: `{word}`: {why}", number + 1));
             }
         }

@@ -14,6 +14,8 @@ pub mod entry;
 pub mod limits;
 pub mod outcome;
 pub mod record;
+pub mod reply;
+pub mod score;
 pub mod subjects;
 pub mod units;
 
@@ -32,4 +34,6 @@ pub use outcome::{
     Refused, Registered, Resolution, Taken,
 };
 pub use record::{Header, Record};
+pub use reply::{Replies, Reply};
+pub use score::Score;
 pub use units::*;

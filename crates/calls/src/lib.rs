@@ -1,0 +1,17 @@
+//! Calls: what Redis' commands mean, over any [`Store`]. Pure and deterministic: no clock, no entropy, no I/O.
+//!
+//! A gateway sends a command's words as they came; the machine decides them here when their entry is applied, and answers reads here without
+//! one. `table.rs` knows every command; each family has a module of its own. `collections` are the types behind the keys.
+//!
+//! Invariant: the same store, words, times and seed give the same reply and the same changes, byte for byte, on every replica and every replay.
+//! Invariant: no command takes longer than its budget: what would is refused before its first change.
+//! Called by: `machine`, at apply and for reads; the Redis gateway asks the table.
+
+pub mod collections;
+mod error;
+pub mod script;
+pub mod store;
+
+pub use error::Error;
+pub use script::{Host, Interpreter, NoScripts, Run};
+pub use store::{Deadline, Found, Look, Store};

@@ -1,0 +1,151 @@
+//! A double as Redis has them: the score of a member, the answer of a float command. The one place below the gateways where floats are allowed.
+//!
+//! Invariant: never NaN, so that scores have a total order and a state digests alike everywhere. −0 is kept as 0.
+//! Invariant: only comparison, addition, and the standard library's exact reading and shortest printing happen here; each gives
+//! the same bits on every processor (IEEE 754 §5), which transcendental functions do not.
+
+use crate::codec::{DecodeError, Reader, Wire, Writer};
+use std::cmp::Ordering;
+use std::fmt;
+
+/// A double that is not NaN.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Score(f64);
+
+impl Score {
+    /// Smaller than all others.
+    pub const MIN: Self = Self(f64::NEG_INFINITY);
+    /// Larger than all others.
+    pub const MAX: Self = Self(f64::INFINITY);
+
+    /// A score; nothing for NaN.
+    #[must_use]
+    pub fn new(value: f64) -> Option<Self> {
+        (!value.is_nan()).then_some(Self(value + 0.0))
+    }
+
+    /// The nearest score to an integer.
+    #[must_use]
+    pub fn from_i64(value: i64) -> Self {
+        Self(value as f64)
+    }
+
+    /// The double.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+
+    /// The sum; nothing when it is not a number (∞ − ∞).
+    #[must_use]
+    pub fn plus(self, other: Self) -> Option<Self> {
+        Self::new(self.0 + other.0)
+    }
+
+    /// The product; nothing when it is not a number (0 × ∞).
+    #[must_use]
+    pub fn times(self, other: Self) -> Option<Self> {
+        Self::new(self.0 * other.0)
+    }
+
+    /// Reads a whole text as C's `strtod` does, without its hexadecimal form: a decimal number, or a signed `inf` or `infinity` in any case.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let number = text.strip_prefix(['+', '-']).unwrap_or(text);
+        if !number.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+            && !number.eq_ignore_ascii_case("inf")
+            && !number.eq_ignore_ascii_case("infinity")
+        {
+            return None;
+        }
+        Self::new(text.parse().ok()?)
+    }
+}
+
+impl fmt::Display for Score {
+    /// As Redis 7.2 prints doubles: the shortest digits that read back as the same double, an exponent from 1e21 on and below 1e-6.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.0;
+        if value.is_infinite() {
+            return f.write_str(if value > 0.0 { "inf" } else { "-inf" });
+        }
+        let size = value.abs();
+        if size != 0.0 && !(1e-6..1e21).contains(&size) {
+            let text = format!("{value:e}");
+            let (digits, exponent) = text.split_once('e').expect("the form of an exponent");
+            let sign = if exponent.starts_with('-') { "" } else { "+" };
+            return write!(f, "{digits}e{sign}{exponent}");
+        }
+        write!(f, "{value}")
+    }
+}
+
+impl PartialEq for Score {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Score {}
+impl PartialOrd for Score {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Score {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl Wire for Score {
+    fn put(&self, out: &mut Writer) {
+        out.raw(&self.0.to_bits().to_le_bytes());
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let bits = u64::from_le_bytes(from.raw(8)?.try_into().expect("eight bytes were asked for"));
+        Self::new(f64::from_bits(bits))
+            .ok_or(DecodeError::Range { what: "a score that is no number", found: bits })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{decode, encode};
+
+    #[test]
+    fn it_prints_as_redis_does() {
+        let shown = |value: f64| Score::new(value).unwrap().to_string();
+        assert_eq!(shown(3.0), "3");
+        assert_eq!(shown(-0.0), "0");
+        assert_eq!(shown(3.1), "3.1");
+        assert_eq!(shown(1e20), "100000000000000000000");
+        assert_eq!(shown(1e21), "1e+21");
+        assert_eq!(shown(1.5e-7), "1.5e-7");
+        assert_eq!(shown(f64::NEG_INFINITY), "-inf");
+    }
+
+    #[test]
+    fn it_reads_numbers_and_infinities_and_nothing_else() {
+        for (text, value) in [
+            ("1.5", 1.5),
+            ("-.5", -0.5),
+            ("1e3", 1000.0),
+            ("+inf", f64::INFINITY),
+            ("-Infinity", f64::NEG_INFINITY),
+        ] {
+            assert_eq!(Score::parse(text.as_bytes()).map(Score::get), Some(value), "{text}");
+        }
+        for text in ["", "nan", "abc", " 1", "1 ", "1e", "--1", "\u{ff11}"] {
+            assert_eq!(Score::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused_when_read() {
+        let bytes = f64::NAN.to_bits().to_le_bytes().to_vec();
+        assert!(decode::<Score>(&bytes.into()).is_err());
+        assert_eq!(decode::<Score>(&encode(&Score::MAX).into()), Ok(Score::MAX));
+    }
+}
