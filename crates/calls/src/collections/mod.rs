@@ -1,0 +1,107 @@
+//! The types behind keys: hashes, lists, sets, sorted sets, and what can be done to a part of one.
+//!
+//! Every change gives its [`Undo`]; taking undos back newest first restores the collection exactly, places included.
+//!
+//! Invariant: the order in which a hash or set shows its elements is a function of the changes made to it, never of a hash's seed.
+//! Invariant: finding, counting and ranking one element takes at most logarithmic time, whatever the size.
+//! Called by: the handlers, which read; a store, which changes.
+
+mod hash;
+mod list;
+mod set;
+mod sorted;
+mod value;
+
+pub use hash::Hash;
+pub use list::List;
+pub use set::Set;
+pub use sorted::Sorted;
+pub use value::Undo;
+
+use quorate_types::{Blob, Score};
+
+/// What a key holds, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Bytes.
+    String(Blob),
+    /// Fields with values.
+    Hash(Hash),
+    /// Values in order.
+    List(List),
+    /// Members.
+    Set(Set),
+    /// Members with scores.
+    Sorted(Sorted),
+}
+
+/// A change to a part of a collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Sets a field. Answers [`Changed::Value`]: what it was.
+    HashSet {
+        /// The field.
+        field: Blob,
+        /// Its new value.
+        value: Blob,
+    },
+    /// Removes a field. Answers [`Changed::Value`]: what it was.
+    HashRemove {
+        /// The field.
+        field: Blob,
+    },
+    /// Inserts before the element at `at`; `at` = length appends. Answers [`Changed::Done`].
+    ListInsert {
+        /// The place, counted from the head.
+        at: u64,
+        /// The new element.
+        value: Blob,
+    },
+    /// Replaces the element at `at`. Answers [`Changed::Value`]: what it was; nothing when there is none.
+    ListSet {
+        /// The place.
+        at: u64,
+        /// The new element.
+        value: Blob,
+    },
+    /// Removes the element at `at`. Answers [`Changed::Value`]: what it was.
+    ListRemove {
+        /// The place.
+        at: u64,
+    },
+    /// Adds a member. Answers [`Changed::Flag`]: whether it is new.
+    SetAdd {
+        /// The member.
+        member: Blob,
+    },
+    /// Removes a member. Answers [`Changed::Flag`]: whether it was there.
+    SetRemove {
+        /// The member.
+        member: Blob,
+    },
+    /// Adds a member or moves it to another score. Answers [`Changed::Score`]: what it was.
+    SortedSet {
+        /// The member.
+        member: Blob,
+        /// Its score from now on.
+        score: Score,
+    },
+    /// Removes a member. Answers [`Changed::Score`]: what it was.
+    SortedRemove {
+        /// The member.
+        member: Blob,
+    },
+}
+
+/// What a change came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Done.
+    Done,
+    /// Whether it made a difference.
+    Flag(bool),
+    /// What was there before.
+    Value(Option<Blob>),
+    /// What the score was before.
+    Score(Option<Score>),
+}
