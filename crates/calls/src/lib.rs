@@ -7,11 +7,23 @@
 //! Invariant: no command takes longer than its budget: what would is refused before its first change.
 //! Called by: `machine`, at apply and for reads; the Redis gateway asks the table.
 
+mod args;
+mod call;
 pub mod collections;
+mod decimal;
+mod dice;
 mod error;
+mod glob;
+mod keys;
+mod lists;
 pub mod script;
 pub mod store;
+mod strings;
+mod table;
 
+pub use call::{Reading, SCRIPT_TOUCH_MAX, Session, TOUCH_MAX, VALUE_MAX, Writing, read, write};
 pub use error::Error;
+pub use glob::matches;
 pub use script::{Host, Interpreter, NoScripts, Run};
 pub use store::{Deadline, Found, Look, Store};
+pub use table::{Flags, KeyPositions, Kind, Spec, check, keys_of, lookup, specs, wait_of};

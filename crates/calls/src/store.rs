@@ -74,6 +74,11 @@ pub trait Look {
 
 /// Changing. Everything that is changed is taken back when the commit is refused.
 pub trait Store: Look {
+    /// Whether a key may be written at all: what a call that writes several keys asks of each before its first change.
+    ///
+    /// # Errors
+    /// As for [`Store::put`].
+    fn may_write(&self, key: &Key) -> Result<(), Error>;
     /// Writes a key whole, whatever was there.
     ///
     /// # Errors

@@ -1,0 +1,239 @@
+//! Where a call enters: its words become a handler's work on a store, within a budget.
+//!
+//! Invariant: a call is checked against the table before its handler sees it, so handlers may trust the number of words.
+//! Invariant: a command touches at most [`TOUCH_MAX`] elements, a script with all its commands [`SCRIPT_TOUCH_MAX`].
+//! Called by: the machine, which has a store; `scripts`, for what scripts call.
+
+use crate::collections::{Hash, List, Set, Sorted, Value};
+use crate::table::{Flags, Kind, check};
+use crate::{Deadline, Error, Found, Interpreter, Look, Store};
+use quorate_types::{Blob, Key, Keyspace, Reply};
+
+/// Most elements that one command may touch where each costs time: what would touch more is refused before its first change.
+pub const TOUCH_MAX: u64 = 1_000_000;
+/// Most elements that a script may touch in all; one that goes beyond is taken back whole.
+pub const SCRIPT_TOUCH_MAX: u64 = 4_000_000;
+/// Largest string, in bytes.
+pub const VALUE_MAX: u64 = 64 << 20;
+/// How many databases there are by default, as Redis has it.
+const DATABASES: u16 = 16;
+
+/// What a call knows of who makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The keyspace that keys without another one are of. Changes inside scripts only.
+    pub space: Keyspace,
+    /// How many keyspaces have a database number.
+    pub databases: u16,
+    /// What a running script has touched so far.
+    script: Option<u64>,
+}
+
+impl Session {
+    /// A session in a keyspace, among Redis' sixteen.
+    #[must_use]
+    pub fn new(space: Keyspace) -> Self {
+        Self { space, databases: DATABASES, script: None }
+    }
+
+    /// The key of this name.
+    pub(crate) fn key(&self, name: &Blob) -> Key {
+        Key { space: self.space, name: name.clone() }
+    }
+
+    /// The keyspace of a database number.
+    pub(crate) fn database(&self, word: &[u8]) -> Result<Keyspace, Error> {
+        let number = u16::try_from(crate::args::int(word)?).ok().filter(|number| *number < self.databases);
+        number.map(Keyspace).ok_or_else(|| Error::reply("ERR DB index is out of range"))
+    }
+
+    /// Says before the work how many elements it will touch.
+    pub(crate) fn touch(&mut self, elements: u64) -> Result<(), Error> {
+        if elements > TOUCH_MAX {
+            return Err(Error::reply(format!(
+                "ERR this would touch {elements} elements, more than the {TOUCH_MAX} a command may: \
+                 take a part at a time, with a range, a count or the SCAN commands"
+            )));
+        }
+        let Some(spent) = &mut self.script else { return Ok(()) };
+        *spent = spent.saturating_add(elements);
+        if *spent > SCRIPT_TOUCH_MAX {
+            return Err(Error::Abort(
+                format!(
+                    "ERR the commands of this script would touch {spent} elements, more than the \
+                     {SCRIPT_TOUCH_MAX} a script may: nothing of it happened, do it in several"
+                )
+                .into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The session of a script that this one runs.
+    pub(crate) fn script(&self) -> Self {
+        Self { script: Some(0), ..*self }
+    }
+}
+
+/// What a handler that only reads works on.
+pub struct Reading<'a> {
+    /// The store.
+    pub look: &'a dyn Look,
+    /// Who asks.
+    pub session: &'a mut Session,
+    /// The command, its name first.
+    pub words: &'a [Blob],
+    /// Where random picks start.
+    pub seed: u64,
+}
+
+impl Reading<'_> {
+    /// The key at a place among the words.
+    pub(crate) fn key(&self, at: usize) -> Key {
+        self.session.key(&self.words[at])
+    }
+}
+
+/// What a handler that changes something works on.
+pub struct Writing<'a> {
+    /// The store.
+    pub store: &'a mut dyn Store,
+    /// What runs scripts.
+    pub interpreter: &'a mut dyn Interpreter,
+    /// Who asks.
+    pub session: &'a mut Session,
+    /// The command, its name first.
+    pub words: &'a [Blob],
+}
+
+impl Writing<'_> {
+    /// The store, to read.
+    pub(crate) fn look(&self) -> &dyn Look {
+        &*self.store
+    }
+
+    /// The key at a place among the words.
+    pub(crate) fn key(&self, at: usize) -> Key {
+        self.session.key(&self.words[at])
+    }
+
+    /// Writes a value under the deadline that the key has.
+    pub(crate) fn put_keeping(&mut self, key: &Key, value: Value) -> Result<(), Error> {
+        let deadline = self.store.deadline(key);
+        self.store.put(key, value, deadline)
+    }
+
+    /// Writes a whole collection, or deletes the key for an empty one: what the STORE commands do with their answer.
+    pub(crate) fn put_or_delete(&mut self, key: &Key, value: Value) -> Result<Reply, Error> {
+        let len = len(&value);
+        if len == 0 {
+            self.store.delete(key)?;
+        } else {
+            self.store.put(key, value, None)?;
+        }
+        Ok(number(len))
+    }
+}
+
+/// Answers a command that only reads, on the state that is there.
+///
+/// # Errors
+/// The command's own; or that it is none that reads.
+pub fn read(look: &dyn Look, session: &mut Session, words: &[Blob], seed: u64) -> Result<Reply, Error> {
+    match check(words)?.kind {
+        Kind::Read(handler) => handler(&mut Reading { look, session, words, seed }),
+        Kind::Write(_) | Kind::Connection | Kind::Container => Err(misplaced(words)),
+    }
+}
+
+/// Executes any command on a store.
+///
+/// # Errors
+/// The command's own: nothing of it happened; or [`Error::Abort`], which takes back all that was done with it.
+pub fn write(
+    store: &mut dyn Store,
+    interpreter: &mut dyn Interpreter,
+    session: &mut Session,
+    words: &[Blob],
+) -> Result<Reply, Error> {
+    let spec = check(words)?;
+    match spec.kind {
+        Kind::Write(handler) => handler(&mut Writing { store, interpreter, session, words }),
+        Kind::Read(handler) => {
+            // Only who picks at random draws a number, so that other reads leave the sequence as it is.
+            let seed = if spec.flags.has(Flags::RANDOM) { store.random() } else { 0 };
+            handler(&mut Reading { look: &*store, session, words, seed })
+        }
+        Kind::Connection | Kind::Container => Err(misplaced(words)),
+    }
+}
+
+fn misplaced(words: &[Blob]) -> Error {
+    let name = words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
+    let name = String::from_utf8_lossy(&name).into_owned();
+    Error::reply(format!(
+        "ERR '{name}' is not executed here: a connection answers it, outside transactions and scripts"
+    ))
+}
+
+/// How many elements a value has; a string has one.
+pub(crate) fn len(value: &Value) -> u64 {
+    match value {
+        Value::String(_) => 1,
+        Value::Hash(hash) => hash.len(),
+        Value::List(list) => list.len(),
+        Value::Set(set) => set.len(),
+        Value::Sorted(sorted) => sorted.len(),
+    }
+}
+
+/// A count as a reply.
+pub(crate) fn number(value: u64) -> Reply {
+    Reply::integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+macro_rules! typed {
+    ($(#[doc = $doc:literal] $name:ident $variant:ident $type:ty;)*) => {$(
+        #[doc = $doc]
+        pub(crate) fn $name<'a>(look: &'a dyn Look, key: &Key) -> Result<Option<&'a $type>, Error> {
+            match look.find(key) {
+                None => Ok(None),
+                Some(Found::$variant(found)) => Ok(Some(found)),
+                Some(_) => Err(Error::wrong_type()),
+            }
+        }
+    )*};
+}
+typed! {
+    #[doc = "The string of a key."]
+    string String Blob;
+    #[doc = "The hash of a key."]
+    hash Hash Hash;
+    #[doc = "The list of a key."]
+    list List List;
+    #[doc = "The set of a key."]
+    set Set Set;
+    #[doc = "The sorted set of a key."]
+    sorted Sorted Sorted;
+}
+
+/// The value of a key, whole, without its deadline; a stream has none that could be copied.
+pub(crate) fn whole(found: Found<'_>) -> Result<Value, Error> {
+    Ok(match found {
+        Found::String(value) => Value::String(value.clone()),
+        Found::Hash(hash) => Value::Hash(hash.clone()),
+        Found::List(list) => Value::List(list.clone()),
+        Found::Set(set) => Value::Set(set.clone()),
+        Found::Sorted(sorted) => Value::Sorted(sorted.clone()),
+        Found::Stream => {
+            return Err(Error::reply(
+                "ERR a stream cannot be copied: its records stay in the log under one name",
+            ));
+        }
+    })
+}
+
+/// A key's deadline, where it has one.
+pub(crate) fn left(look: &dyn Look, key: &Key) -> Option<(Deadline, i64)> {
+    look.deadline(key).map(|deadline| (deadline, crate::args::left(look, deadline)))
+}
