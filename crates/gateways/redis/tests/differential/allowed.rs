@@ -16,11 +16,18 @@ pub(crate) struct Allowed {
 }
 
 /// Whether a difference is allowed, and why.
-pub(crate) fn reason(table: &[Allowed], command: &str, reference: &Reply, subject: &Reply) -> Option<&'static str> {
+pub(crate) fn reason(
+    table: &[Allowed],
+    command: &str,
+    reference: &Reply,
+    subject: &Reply,
+) -> Option<&'static str> {
     table
         .iter()
         .find(|row| {
-            (row.command.is_empty() || command == row.command || command.starts_with(&format!("{} ", row.command)))
+            (row.command.is_empty()
+                || command == row.command
+                || command.starts_with(&format!("{} ", row.command)))
                 && (row.applies)(reference, subject)
         })
         .map(|row| row.why)
@@ -37,13 +44,11 @@ fn error(reply: &Reply) -> Option<&str> {
 pub(crate) const BY_DESIGN: &[Allowed] = &[];
 
 /// What Redis 7.0 answers otherwise than Redis since 7.2, which Quorate follows.
-pub(crate) const SINCE_SEVEN: &[Allowed] = &[
-    Allowed {
-        command: "",
-        why: "texts of errors have changed since 7.0; both refuse",
-        applies: |reference, subject| match (error(reference), error(subject)) {
-            (Some(one), Some(other)) => one.split(' ').next() == other.split(' ').next(),
-            _ => false,
-        },
+pub(crate) const SINCE_SEVEN: &[Allowed] = &[Allowed {
+    command: "",
+    why: "texts of errors have changed since 7.0; both refuse",
+    applies: |reference, subject| match (error(reference), error(subject)) {
+        (Some(one), Some(other)) => one.split(' ').next() == other.split(' ').next(),
+        _ => false,
     },
-];
+}];

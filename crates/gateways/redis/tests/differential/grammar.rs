@@ -27,8 +27,8 @@ impl Dice {
         self.below(100) < percent
     }
 
-    pub(crate) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
+    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
     }
 }
 
@@ -113,33 +113,111 @@ fn skip(tokens: &[&str], at: &mut usize, ends: &mut Vec<usize>) {
 }
 
 fn times(dice: &mut Dice) -> usize {
-    *dice.pick(&[1, 1, 2, 2, 3])
+    dice.pick(&[1, 1, 2, 2, 3])
 }
 
 /// The keys of every test: few, so that commands meet.
 pub(crate) const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const VALUES: [&[u8]; 16] = [
-    b"", b"x", b"hello", b"foobar", b"10", b"-3", b"3.5", b"0", b"00", b"9223372036854775807", b"1e3", b" 7",
-    b"\x00\xff\r\n\x80", b"The quick brown fox jumps over the lazy dog, twice: the quick brown fox jumps over the lazy dog",
-    b"m1", b"5",
+    b"",
+    b"x",
+    b"hello",
+    b"foobar",
+    b"10",
+    b"-3",
+    b"3.5",
+    b"0",
+    b"00",
+    b"9223372036854775807",
+    b"1e3",
+    b" 7",
+    b"\x00\xff\r\n\x80",
+    b"The quick brown fox jumps over the lazy dog, twice: the quick brown fox jumps over the lazy dog",
+    b"m1",
+    b"5",
 ];
-const INTEGERS: [&str; 16] =
-    ["0", "1", "1", "2", "3", "5", "7", "-1", "-2", "10", "100", "-100", "1", "2", "9223372036854775807", "-9223372036854775808"];
+const INTEGERS: [&str; 16] = [
+    "0",
+    "1",
+    "1",
+    "2",
+    "3",
+    "5",
+    "7",
+    "-1",
+    "-2",
+    "10",
+    "100",
+    "-100",
+    "1",
+    "2",
+    "9223372036854775807",
+    "-9223372036854775808",
+];
 const INDEXES: [&str; 16] =
     ["0", "0", "1", "2", "3", "4", "5", "-1", "-1", "-2", "-3", "-4", "7", "-7", "100", "-100"];
-const FLOATS: [&str; 14] =
-    ["1.5", "-0.25", "0.1", "0.2", "3.0e2", "5", "-5", "10.50", "200", "1e-3", "0", "100", "1.23456789", "-1"];
-const SCORES: [&str; 16] =
-    ["0", "1", "2", "3", "1.5", "-1.5", "-2", "10", "0.1", "1e20", "+inf", "-inf", "1e-7", "123456789.125", "2", "-0"];
+const FLOATS: [&str; 14] = [
+    "1.5",
+    "-0.25",
+    "0.1",
+    "0.2",
+    "3.0e2",
+    "5",
+    "-5",
+    "10.50",
+    "200",
+    "1e-3",
+    "0",
+    "100",
+    "1.23456789",
+    "-1",
+];
+const SCORES: [&str; 16] = [
+    "0",
+    "1",
+    "2",
+    "3",
+    "1.5",
+    "-1.5",
+    "-2",
+    "10",
+    "0.1",
+    "1e20",
+    "+inf",
+    "-inf",
+    "1e-7",
+    "123456789.125",
+    "2",
+    "-0",
+];
 const BOUNDS: [&str; 14] =
     ["0", "1", "2", "3", "(1", "(2", "(0", "-inf", "+inf", "-inf", "+inf", "(1.5", "10", "-2"];
 const LEXES: [&str; 10] = ["-", "+", "-", "+", "[m1", "(m1", "[m3", "(m5", "[a", "(z"];
 const MEMBERS: [&str; 12] = ["m1", "m2", "m3", "m4", "m5", "m6", "1", "2", "10", "", "foo", "3.5"];
 const FIELDS: [&str; 7] = ["f1", "f2", "f3", "f4", "f5", "1", ""];
-const PATTERNS: [&str; 12] = ["*", "*", "a*", "[ab]", "?", "m?", "m[1-3]", "[^a]", "\\a", "f*", "*1", "nothing"];
+const PATTERNS: [&str; 12] =
+    ["*", "*", "a*", "[ab]", "?", "m?", "m[1-3]", "[^a]", "\\a", "f*", "*1", "nothing"];
 const BAD: [&str; 20] = [
-    "abc", "", "1.5", "-1", "0", "99999999999999999999", "9223372036854775807", "-9223372036854775808", "nan", "inf", " 1",
-    "1 ", "+1", "01", "1e400", "0x10", "(1", "NX", "COUNT", "-0",
+    "abc",
+    "",
+    "1.5",
+    "-1",
+    "0",
+    "99999999999999999999",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "nan",
+    "inf",
+    " 1",
+    "1 ",
+    "+1",
+    "01",
+    "1e400",
+    "0x10",
+    "(1",
+    "NX",
+    "COUNT",
+    "-0",
 ];
 
 /// One random word, or several, of the kind that a letter names.
@@ -177,8 +255,8 @@ fn fill(dice: &mut Dice, name: &str, words: &mut Vec<Word>) {
         "b" => plain(dice.pick(&["u8", "i8", "u4", "i5", "u16", "i64", "u63", "u1", "u64", "i65", "x8"])),
         "q" => plain(dice.pick(&["0", "8", "3", "#0", "#1", "#2", "16"])),
         "d" => Word::Id(dice.below(12)),
-        "e" => Word::Seconds(*dice.pick(&[100, 1000, 5000, -10, 20000])),
-        "z" => Word::Millis(*dice.pick(&[100_000, 1_000_000, 5_000_000, -10_000])),
+        "e" => Word::Seconds(dice.pick(&[100, 1000, 5000, -10, 20000])),
+        "z" => Word::Millis(dice.pick(&[100_000, 1_000_000, 5_000_000, -10_000])),
         "a" => plain(dice.pick(&["0.05", "0.3", "0.3", "0.4"])),
         "0lon" => plain(dice.pick(&["13.361389", "15.087269", "-122.4194", "2.3522", "0", "181", "-0.1276"])),
         "0lat" => plain(dice.pick(&["38.115556", "37.502669", "37.7749", "48.8566", "0", "86", "51.5072"])),
@@ -254,8 +332,10 @@ fn sha1(text: &[u8]) -> String {
     }
     padded.extend_from_slice(&(text.len() as u64 * 8).to_be_bytes());
     for block in padded.chunks(64) {
-        let mut words: Vec<u32> =
-            block.chunks(4).map(|four| four.iter().fold(0, |word, &byte| word << 8 | u32::from(byte))).collect();
+        let mut words: Vec<u32> = block
+            .chunks(4)
+            .map(|four| four.iter().fold(0, |word, &byte| word << 8 | u32::from(byte)))
+            .collect();
         for at in 16..80 {
             words.push((words[at - 3] ^ words[at - 8] ^ words[at - 14] ^ words[at - 16]).rotate_left(1));
         }
@@ -267,7 +347,12 @@ fn sha1(text: &[u8]) -> String {
                 2 => ((b & c) | (b & d) | (c & d), 0x8f1b_bcdc),
                 _ => (b ^ c ^ d, 0xca62_c1d6_u32),
             };
-            let next = a.rotate_left(5).wrapping_add(mixed).wrapping_add(e).wrapping_add(constant).wrapping_add(*word);
+            let next = a
+                .rotate_left(5)
+                .wrapping_add(mixed)
+                .wrapping_add(e)
+                .wrapping_add(constant)
+                .wrapping_add(*word);
             (e, d, c, b, a) = (d, c, b.rotate_left(30), a, next);
         }
         for (sum, part) in state.iter_mut().zip([a, b, c, d, e]) {

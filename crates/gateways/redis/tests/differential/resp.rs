@@ -197,7 +197,9 @@ impl Wire {
 fn parse(bytes: &[u8], at: &mut usize) -> Result<Option<Reply>, String> {
     let Some(end) = bytes[*at..].windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
     let line = &bytes[*at..*at + end];
-    let Some((sign, rest)) = line.split_first() else { return Err("an empty line where a reply should be".into()) };
+    let Some((sign, rest)) = line.split_first() else {
+        return Err("an empty line where a reply should be".into());
+    };
     *at += end + 2;
     let rest = rest.to_vec();
     let size = |text: &[u8]| -> Result<i64, String> {
@@ -266,7 +268,10 @@ mod tests {
     #[test]
     fn replies_keep_their_types() {
         assert_eq!(read(b"*1\r\n$1\r\nx\r\n"), Some(Reply::Array(vec![Reply::Bulk(b"x".to_vec())])));
-        assert_eq!(read(b"%1\r\n+k\r\n:5\r\n"), Some(Reply::Map(vec![Reply::Status(b"k".to_vec()), Reply::Integer(5)])));
+        assert_eq!(
+            read(b"%1\r\n+k\r\n:5\r\n"),
+            Some(Reply::Map(vec![Reply::Status(b"k".to_vec()), Reply::Integer(5)]))
+        );
         assert_eq!(read(b"$5\r\nab"), None, "more bytes are needed");
         assert_eq!(read(b"_\r\n"), Some(Reply::Nil));
         assert!(parse(b"!x\r\n", &mut 0).is_err());
