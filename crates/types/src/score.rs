@@ -36,6 +36,18 @@ impl Score {
         self.0
     }
 
+    /// The double's bits (IEEE 754), to be kept among other bytes.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        self.0.to_bits()
+    }
+
+    /// A score from its bits; nothing for those of NaN.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        Self::new(f64::from_bits(bits))
+    }
+
     /// The sum; nothing when it is not a number (∞ − ∞).
     #[must_use]
     pub fn plus(self, other: Self) -> Option<Self> {

@@ -6,14 +6,23 @@
 //! Invariant: finding, counting and ranking one element takes at most logarithmic time, whatever the size.
 //! Called by: the handlers, which read; a store, which changes.
 
+mod dense;
 mod hash;
+mod index;
 mod list;
+mod packed;
+mod pin;
 mod set;
 mod sorted;
+#[cfg(test)]
+mod tests;
+mod tree;
 mod value;
 
 pub use hash::Hash;
+pub use index::seed_hashes;
 pub use list::List;
+pub use pin::{Builder, Pinned};
 pub use set::Set;
 pub use sorted::Sorted;
 pub use value::Undo;

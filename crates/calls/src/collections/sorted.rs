@@ -1,77 +1,375 @@
 //! Sorted sets: members with scores, in order of score, then of the member's bytes.
 //!
+//! A small one is packed in its order. A large one is a tree in that order, and an index from a member's hash to its score: with the score,
+//! the tree finds the member and its rank, so that no member is kept twice.
+//!
+//! Invariant: what shows is the same whether the set is packed or large.
 //! Called by: `collections::value`, and handlers that build a sorted set whole.
 
+use super::index::{Entry, Index, hash_of};
+use super::packed::{self, Either, Packed};
+use super::tree::{Leaf, Tree};
 use quorate_types::{Blob, Score};
+use std::fmt;
 
 /// Members with scores.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sorted(Vec<(Score, Blob)>);
+#[derive(Clone)]
+pub struct Sorted(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    /// Items of eight bytes of score, then the member.
+    Small(Packed),
+    Large(Box<Large>),
+}
+
+#[derive(Clone, Default)]
+struct Large {
+    tree: Tree<Members>,
+    index: Index<Scored>,
+    /// Bytes that all would take packed.
+    raw: u64,
+    heap: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Scored {
+    score: Score,
+    hash: u32,
+}
+
+impl Entry for Scored {
+    fn hash(&self) -> u32 {
+        self.hash
+    }
+}
+
+const _: () = assert!(size_of::<Sorted>() == 16);
 
 impl Sorted {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self(Repr::Small(Packed::default()))
     }
+
     /// How many members.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.0.len() as u64
+        match &self.0 {
+            Repr::Small(packed) => packed.count() as u64,
+            Repr::Large(large) => large.tree.len(),
+        }
     }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
-    /// Bytes in memory, nearly.
+
+    /// Bytes in memory, nearly: a function of the members and scores alone.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.len() * 72
+        match &self.0 {
+            Repr::Small(packed) => packed::packed_bytes(packed.raw() as u64),
+            // 32 bytes in a leaf and 17 in the index, both at about two thirds of their room.
+            Repr::Large(large) => packed::small_bytes(large.tree.len(), large.raw)
+                .unwrap_or_else(|| 256 + large.heap + large.tree.len() * 72),
+        }
     }
+
     /// The score of a member.
     #[must_use]
     pub fn score(&self, member: &[u8]) -> Option<Score> {
-        self.0.iter().find(|(_, m)| **m == *member).map(|(s, _)| *s)
+        self.find(member).map(|(_, score)| score)
     }
+
     /// How many members come before this one.
     #[must_use]
     pub fn rank(&self, member: &[u8]) -> Option<u64> {
-        self.0.iter().position(|(_, m)| **m == *member).map(|p| p as u64)
+        self.find(member).map(|(rank, _)| rank)
     }
+
     /// The member of a rank.
     #[must_use]
     pub fn at(&self, rank: u64) -> Option<(Blob, Score)> {
-        self.0.get(rank as usize).map(|(s, m)| (m.clone(), *s))
+        match &self.0 {
+            Repr::Small(packed) => packed.get(usize::try_from(rank).ok()?).map(owned),
+            Repr::Large(large) => large.tree.get(rank).map(|(score, member)| (member, score)),
+        }
     }
+
     /// Members from rank `from` to before rank `to`; what is beyond the end is left out.
     pub fn range(&self, from: u64, to: u64) -> impl DoubleEndedIterator<Item = (Blob, Score)> + '_ {
-        let to = to.min(self.len()) as usize;
-        self.0[(from as usize).min(to)..to].iter().map(|(s, m)| (m.clone(), *s))
+        let to = to.min(self.len());
+        let from = from.min(to);
+        match &self.0 {
+            Repr::Small(packed) => Either::Small(packed.range(from as usize, to as usize).map(owned)),
+            Repr::Large(large) => {
+                Either::Large(large.tree.range(from, to).map(|(score, member)| (member, score)))
+            }
+        }
     }
+
     /// All, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (Blob, Score)> + '_ {
         self.range(0, self.len())
     }
+
     /// How many members have a lower score; when `inclusive`, a lower one or this.
     #[must_use]
     pub fn rank_by_score(&self, score: Score, inclusive: bool) -> u64 {
-        self.0.partition_point(|(s, _)| *s < score || inclusive && *s == score) as u64
+        self.passing(|of, _| of < score || inclusive && of == score)
     }
+
     /// How many members have lower bytes; when `inclusive`, lower ones or these. Meaningful when all scores are equal.
     #[must_use]
     pub fn rank_by_lex(&self, member: &[u8], inclusive: bool) -> u64 {
-        self.0.partition_point(|(_, m)| **m < *member || inclusive && **m == *member) as u64
+        self.passing(|_, of| of < member || inclusive && of == member)
     }
+
     /// Adds a member or moves it; its score before.
     pub fn insert(&mut self, member: Blob, score: Score) -> Option<Score> {
-        let before = self.remove(&member);
-        let at = self.0.partition_point(|(s, m)| (*s, m) < (score, &member));
-        self.0.insert(at, (score, member));
-        before
+        let found = self.find(&member);
+        if let Some((rank, before)) = found {
+            if before == score {
+                return Some(before);
+            }
+            self.take(rank, &member, before);
+        }
+        let rank = self.passing(|of, name| (of, name) < (score, &member[..]));
+        match self.room(packed::size(8 + member.len())) {
+            Repr::Small(packed) => {
+                packed.splice(rank as usize, 0, &[&[&score.to_bits().to_le_bytes(), &member]]);
+            }
+            Repr::Large(large) => large.insert(rank, member, score),
+        }
+        found.map(|(_, before)| before)
     }
+
     /// Removes a member; its score.
     pub fn remove(&mut self, member: &[u8]) -> Option<Score> {
-        self.rank(member).map(|rank| self.0.remove(rank as usize).0)
+        let (rank, score) = self.find(member)?;
+        self.take(rank, member, score);
+        self.shrink();
+        Some(score)
+    }
+
+    /// The elements as they are; cheap, and not to be changed.
+    pub(super) fn pin(&self) -> Self {
+        match &self.0 {
+            Repr::Small(_) => self.clone(),
+            Repr::Large(large) => Self(Repr::Large(Box::new(Large {
+                tree: large.tree.clone(),
+                index: Index::default(),
+                raw: large.raw,
+                heap: large.heap,
+            }))),
+        }
+    }
+
+    /// Frees up to about `max` elements; whether none is left.
+    pub(super) fn drop_some(&mut self, max: usize) -> bool {
+        let done = match &mut self.0 {
+            Repr::Small(_) => true,
+            // A segment of the index holds no allocations of its own: freeing it costs about what a hundred elements do.
+            Repr::Large(large) => large.index.drop_some(max.div_ceil(128)) == 0 && large.tree.drop_some(max),
+        };
+        if done {
+            *self = Self::new();
+        }
+        done
+    }
+
+    /// Rank and score of a member.
+    fn find(&self, member: &[u8]) -> Option<(u64, Score)> {
+        match &self.0 {
+            Repr::Small(packed) => {
+                let rank = packed.iter().position(|item| &item[8..] == member)?;
+                Some((rank as u64, parts(packed.get(rank)?).0))
+            }
+            Repr::Large(large) => large.find(member),
+        }
+    }
+
+    /// How many members at the start pass; those come before all others.
+    fn passing(&self, passes: impl Fn(Score, &[u8]) -> bool) -> u64 {
+        match &self.0 {
+            Repr::Small(packed) => packed
+                .iter()
+                .take_while(|item| {
+                    let (score, member) = parts(item);
+                    passes(score, member)
+                })
+                .count() as u64,
+            Repr::Large(large) => large.tree.passing(|(score, member)| passes(*score, member)),
+        }
+    }
+
+    /// Removes the member of a rank.
+    fn take(&mut self, rank: u64, member: &[u8], score: Score) {
+        match &mut self.0 {
+            Repr::Small(packed) => packed.splice(rank as usize, 1, &[]),
+            Repr::Large(large) => large.remove(rank, member, score),
+        }
+    }
+
+    /// The set with room for one of so many bytes: large, when that is too much for a small one.
+    fn room(&mut self, bytes: usize) -> &mut Repr {
+        if let Repr::Small(packed) = &self.0
+            && !packed.fits(1, bytes)
+        {
+            let mut large = Large::default();
+            for (member, score) in packed.iter().map(owned) {
+                large.insert(large.tree.len(), member, score);
+            }
+            self.0 = Repr::Large(Box::new(large));
+        }
+        &mut self.0
+    }
+
+    fn shrink(&mut self) {
+        if let Repr::Large(large) = &self.0
+            && packed::packs_again(large.tree.len(), large.raw)
+        {
+            let mut packed = Packed::default();
+            for (score, member) in large.tree.range(0, large.tree.len()) {
+                packed.splice(packed.count(), 0, &[&[&score.to_bits().to_le_bytes(), &member]]);
+            }
+            self.0 = Repr::Small(packed);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        if let Repr::Large(large) = &self.0 {
+            large.tree.check();
+            assert_eq!(large.raw, self.iter().map(|(m, _)| packed::size(8 + m.len()) as u64).sum::<u64>());
+            assert_eq!(large.heap, self.iter().map(|(m, _)| packed::heap(&m)).sum::<u64>());
+            for (rank, (member, score)) in self.iter().enumerate() {
+                assert_eq!(self.find(&member), Some((rank as u64, score)));
+            }
+        }
+    }
+}
+
+impl Large {
+    fn find(&self, member: &[u8]) -> Option<(u64, Score)> {
+        let mut rank = 0;
+        let is_it = |entry: &Scored| {
+            rank = self.tree.passing(|(score, name)| (*score, &name[..]) < (entry.score, member));
+            self.tree.get(rank).is_some_and(|(score, name)| score == entry.score && *name == *member)
+        };
+        let score = self.index.find(hash_of(member), is_it)?.score;
+        Some((rank, score))
+    }
+
+    fn insert(&mut self, rank: u64, member: Blob, score: Score) {
+        self.raw += packed::size(8 + member.len()) as u64;
+        self.heap += packed::heap(&member);
+        self.index.insert(Scored { score, hash: hash_of(&member) });
+        self.tree.insert(rank, (score, member));
+    }
+
+    fn remove(&mut self, rank: u64, member: &[u8], score: Score) {
+        // Of two entries with like hash and score either may go: nothing else is in them.
+        let known = self.index.remove(hash_of(member), |entry| entry.score == score);
+        assert!(known, "every member is in the index");
+        let (_, member) = self.tree.remove(rank);
+        self.raw -= packed::size(8 + member.len()) as u64;
+        self.heap -= packed::heap(&member);
+    }
+}
+
+impl Default for Sorted {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PartialEq for Sorted {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+impl Eq for Sorted {}
+
+impl fmt::Debug for Sorted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// Score and member of a packed item.
+fn parts(item: &[u8]) -> (Score, &[u8]) {
+    let (score, member) = item.split_first_chunk().expect("an item begins with eight bytes of score");
+    let score = Score::from_bits(u64::from_le_bytes(*score)).expect("a score was packed");
+    (score, member)
+}
+
+fn owned(item: &[u8]) -> (Blob, Score) {
+    let (score, member) = parts(item);
+    (member.into(), score)
+}
+
+/// Most members of a leaf.
+const MEMBERS: usize = 64;
+
+/// A row of members.
+#[derive(Clone, Default)]
+struct Members(Vec<(Score, Blob)>);
+
+impl Leaf for Members {
+    type Item = (Score, Blob);
+    type Key = (Score, Blob);
+    fn key(item: &Self::Item) -> Self::Key {
+        item.clone()
+    }
+    fn first_key(&self) -> Self::Key {
+        self.0[0].clone()
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn full_for(&self, _: &Self::Item) -> bool {
+        self.0.len() >= MEMBERS
+    }
+    fn sparse(&self) -> bool {
+        self.0.len() <= MEMBERS / 4
+    }
+    fn absorbs(&self, next: &Self) -> bool {
+        self.0.len() + next.0.len() <= MEMBERS * 3 / 4
+    }
+    fn insert(&mut self, at: usize, item: Self::Item) {
+        self.0.insert(at, item);
+    }
+    fn remove(&mut self, at: usize) -> Self::Item {
+        self.0.remove(at)
+    }
+    fn replace(&mut self, at: usize, item: Self::Item) -> Self::Item {
+        std::mem::replace(&mut self.0[at], item)
+    }
+    fn split(&mut self) -> Self {
+        let mut right = Vec::with_capacity(MEMBERS);
+        right.extend(self.0.drain(self.0.len() / 2..));
+        Self(right)
+    }
+    fn append(&mut self, next: Self) {
+        self.0.extend(next.0);
+    }
+    fn passing(&self, passes: &mut impl FnMut(&Self::Key) -> bool) -> usize {
+        self.0.partition_point(passes)
+    }
+    fn point(&self, at: usize) -> usize {
+        at
+    }
+    fn next(&self, point: &mut usize) -> Self::Item {
+        *point += 1;
+        self.0[*point - 1].clone()
+    }
+    fn previous(&self, point: &mut usize) -> Self::Item {
+        *point -= 1;
+        self.0[*point].clone()
     }
 }
