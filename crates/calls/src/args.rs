@@ -80,6 +80,15 @@ pub(crate) fn range(start: i64, end: i64, len: u64) -> (u64, u64) {
     if from >= to { (0, 0) } else { (from, to) }
 }
 
+/// The first and last place of a range as the commands on strings have it: an end before the start of the string is its first place.
+pub(crate) fn clamped(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
+    if start < 0 && end < 0 && start > end {
+        return None;
+    }
+    let (from, to) = range(start, from_end(end, len).max(0), len);
+    (from < to).then(|| (from, to - 1))
+}
+
 /// A place that is counted from the end when negative; below zero when before the start.
 pub(crate) fn from_end(place: i64, len: u64) -> i64 {
     if place < 0 { place.saturating_add(i64::try_from(len).unwrap_or(i64::MAX)) } else { place }

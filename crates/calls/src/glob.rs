@@ -37,7 +37,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
 
 /// Whether a pattern matches only the text that it is.
 #[must_use]
-pub fn is_plain(pattern: &[u8]) -> bool {
+pub(crate) fn is_plain(pattern: &[u8]) -> bool {
     !pattern.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'))
 }
 

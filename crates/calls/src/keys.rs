@@ -322,8 +322,10 @@ const SCAN_WHOLE_MAX: u64 = 128;
 
 /// The switches of SCAN, HSCAN, SSCAN and ZSCAN.
 pub(crate) struct Scan<'a> {
-    cursor: u64,
-    count: u64,
+    /// Where it goes on; 0 at the start.
+    pub(crate) cursor: u64,
+    /// How much to look at.
+    pub(crate) count: u64,
     pattern: Option<&'a Blob>,
     kind: Option<&'a Blob>,
     /// HSCAN: only the fields.
@@ -357,12 +359,17 @@ impl<'a> Scan<'a> {
 
     /// Which places of a collection are seen now, and the cursor after them.
     pub(crate) fn places(&self, len: u64) -> (std::ops::Range<u64>, u64) {
-        if len <= SCAN_WHOLE_MAX {
+        if self.is_whole(len) {
             return (0..len, 0);
         }
         let end = if self.cursor == 0 { len } else { self.cursor.min(len) };
         let start = end.saturating_sub(self.count);
         (start..end, start)
+    }
+
+    /// Whether a collection this long is answered whole.
+    pub(crate) fn is_whole(&self, len: u64) -> bool {
+        len <= SCAN_WHOLE_MAX
     }
 
     /// Whether a name is asked for.

@@ -8,15 +8,21 @@
 //! Called by: `machine`, at apply and for reads; the Redis gateway asks the table.
 
 mod args;
+mod bits;
 mod call;
 pub mod collections;
 mod decimal;
 mod dice;
 mod error;
 mod glob;
+mod hashes;
 mod keys;
 mod lists;
 pub mod script;
+mod scripts;
+mod sets;
+mod sort;
+mod sorted;
 pub mod store;
 mod strings;
 mod table;

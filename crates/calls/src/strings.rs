@@ -31,14 +31,8 @@ pub(crate) fn mget(r: &mut Reading<'_>) -> Answer {
 pub(crate) fn getrange(r: &mut Reading<'_>) -> Answer {
     let (start, end) = (int(&r.words[2])?, int(&r.words[3])?);
     let Some(value) = string(r.look, &r.key(1))? else { return Ok(Reply::bulk("")) };
-    if start < 0 && end < 0 && start > end {
-        return Ok(Reply::bulk(""));
-    }
-    let len = value.len() as u64;
-    // Unlike other ranges this one takes an end before the start of the string for its first byte.
-    let end = args::from_end(end, len).max(0);
-    let (from, to) = args::range(start, end, len);
-    Ok(Reply::bulk(&value[from as usize..to as usize]))
+    let part = args::clamped(start, end, value.len() as u64);
+    Ok(Reply::bulk(part.map_or(&[][..], |(from, to)| &value[from as usize..=to as usize])))
 }
 
 /// When SET writes.

@@ -5,7 +5,7 @@
 //! Called by: `call`, before every handler; the gateway, for queueing, permissions and COMMAND.
 
 use crate::{Error, Reading, Writing, args};
-use crate::{keys, lists, strings};
+use crate::{bits, hashes, keys, lists, scripts, sets, sort, sorted, strings};
 use quorate_types::{Blob, Millis, Reply};
 
 /// A command.
@@ -368,7 +368,7 @@ macro_rules! specs {
         const SPECS: &[Spec] = &[$($(Spec {
             name: $name,
             arity: $arity,
-            flags: flags_of(base!($kind)$(.and(Flags::$flag))*, $keys),
+            flags: flags_of(base!($kind)$(.and(Flags::$flag))*, $keys, $group),
             keys: $keys,
             group: $group,
             since: $since,
@@ -378,8 +378,12 @@ macro_rules! specs {
     };
 }
 
-/// What follows from the rest: keys that only the words tell.
-const fn flags_of(flags: Flags, keys: KeyPositions) -> Flags {
+/// What follows from the rest: keys that only the words tell; and to Redis, what has no data of its own neither reads nor writes.
+const fn flags_of(flags: Flags, keys: KeyPositions, group: &str) -> Flags {
+    let flags = match group.as_bytes() {
+        b"connection" | b"pubsub" | b"scripting" => Flags(flags.0 & !Flags::WRITE.and(Flags::READONLY).0),
+        _ => flags,
+    };
     let movable = matches!(keys, KeyPositions::Counted { .. } | KeyPositions::Sort | KeyPositions::Streams);
     if movable { flags.and(Flags::MOVABLEKEYS) } else { flags }
 }
@@ -439,8 +443,130 @@ specs! {
         read "ttl" 2 [FAST] ONE, "1.0.0" "Returns the time to live of a key in seconds." => keys::ttl;
         read "type" 2 [FAST] ONE, "1.0.0" "Returns the type of the value of a key." => keys::kind;
         write "unlink" -2 [FAST] ALL, "4.0.0" "Deletes keys." => keys::del;
+        write "sort" -2 [DENYOOM] KeyPositions::Sort, "1.0.0" "Sorts a list, set or sorted set, and stores the result if asked for." => sort::sort;
+        read "sort_ro" -2 [] KeyPositions::Sort, "7.0.0" "Sorts a list, set or sorted set." => sort::sort_ro;
         connection "wait" 3 [BLOCKING] NONE, "3.0.0" "Waits until earlier writes are replicated.";
         connection "waitaof" 4 [BLOCKING] NONE, "7.2.0" "Waits until earlier writes are on disk.";
+    }
+    "hash" {
+        write "hdel" -3 [FAST] ONE, "2.0.0" "Deletes fields of a hash." => hashes::hdel;
+        read "hexists" 3 [FAST] ONE, "2.0.0" "Tells whether a hash has a field." => hashes::hexists;
+        read "hget" 3 [FAST] ONE, "2.0.0" "Returns the value of a field." => hashes::hget;
+        read "hgetall" 2 [] ONE, "2.0.0" "Returns all fields and values of a hash." => hashes::hgetall;
+        write "hgetdel" -5 [FAST] ONE, "8.0.0" "Returns the values of fields and deletes them." => hashes::hgetdel;
+        write "hincrby" 4 [DENYOOM FAST] ONE, "2.0.0" "Adds an integer to the number in a field." => hashes::hincrby;
+        write "hincrbyfloat" 4 [DENYOOM FAST] ONE, "2.6.0" "Adds a decimal number to the number in a field." => hashes::hincrbyfloat;
+        read "hkeys" 2 [] ONE, "2.0.0" "Returns all fields of a hash." => hashes::hkeys;
+        read "hlen" 2 [FAST] ONE, "2.0.0" "Returns the number of fields." => hashes::hlen;
+        read "hmget" -3 [FAST] ONE, "2.0.0" "Returns the values of several fields." => hashes::hmget;
+        write "hmset" -4 [DENYOOM FAST] ONE, "2.0.0" "Sets fields of a hash." => hashes::hmset;
+        read "hrandfield" -2 [RANDOM] ONE, "6.2.0" "Returns fields picked at random." => hashes::hrandfield;
+        read "hscan" -3 [] ONE, "2.8.0" "Walks over the fields of a hash." => hashes::hscan;
+        write "hset" -4 [DENYOOM FAST] ONE, "2.0.0" "Sets fields of a hash; tells how many are new." => hashes::hset;
+        write "hsetnx" 4 [DENYOOM FAST] ONE, "2.0.0" "Sets a field if it doesn't exist." => hashes::hsetnx;
+        read "hstrlen" 3 [FAST] ONE, "3.2.0" "Returns the length of a field's value." => hashes::hstrlen;
+        read "hvals" 2 [] ONE, "2.0.0" "Returns all values of a hash." => hashes::hvals;
+    }
+    "list" {
+        write "blmove" 6 [DENYOOM BLOCKING] TWO, "6.2.0" "Moves an element between lists, or waits for one." => lists::blmove;
+        write "blmpop" -5 [BLOCKING] AT_2, "7.0.0" "Pops elements from the first list that has some, or waits." => lists::blmpop;
+        write "blpop" -3 [BLOCKING] BUT_LAST, "2.0.0" "Pops the first element of the first list that has one, or waits." => lists::blpop;
+        write "brpop" -3 [BLOCKING] BUT_LAST, "2.0.0" "Pops the last element of the first list that has one, or waits." => lists::brpop;
+        write "brpoplpush" 4 [DENYOOM BLOCKING] TWO, "2.2.0" "Moves the last element of a list to the head of another, or waits." => lists::brpoplpush;
+        read "lindex" 3 [] ONE, "1.0.0" "Returns an element by its place." => lists::lindex;
+        write "linsert" 5 [DENYOOM] ONE, "2.2.0" "Inserts an element before or after another." => lists::linsert;
+        read "llen" 2 [FAST] ONE, "1.0.0" "Returns the length of a list." => lists::llen;
+        write "lmove" 5 [DENYOOM] TWO, "6.2.0" "Moves an element between the ends of lists." => lists::lmove;
+        write "lmpop" -4 [] AT_1, "7.0.0" "Pops elements from the first list that has some." => lists::lmpop;
+        write "lpop" -2 [FAST] ONE, "1.0.0" "Pops the first elements of a list." => lists::lpop;
+        read "lpos" -3 [] ONE, "6.0.6" "Returns the places of an element." => lists::lpos;
+        write "lpush" -3 [DENYOOM FAST] ONE, "1.0.0" "Pushes elements to the head of a list." => lists::lpush;
+        write "lpushx" -3 [DENYOOM FAST] ONE, "2.2.0" "Pushes elements to the head of a list that exists." => lists::lpushx;
+        read "lrange" 4 [] ONE, "1.0.0" "Returns a range of elements." => lists::lrange;
+        write "lrem" 4 [] ONE, "1.0.0" "Removes elements by value." => lists::lrem;
+        write "lset" 4 [DENYOOM] ONE, "1.0.0" "Sets an element by its place." => lists::lset;
+        write "ltrim" 4 [] ONE, "1.0.0" "Keeps a range of elements and removes the others." => lists::ltrim;
+        write "rpop" -2 [FAST] ONE, "1.0.0" "Pops the last elements of a list." => lists::rpop;
+        write "rpoplpush" 3 [DENYOOM] TWO, "1.2.0" "Moves the last element of a list to the head of another." => lists::rpoplpush;
+        write "rpush" -3 [DENYOOM FAST] ONE, "1.0.0" "Pushes elements to the tail of a list." => lists::rpush;
+        write "rpushx" -3 [DENYOOM FAST] ONE, "2.2.0" "Pushes elements to the tail of a list that exists." => lists::rpushx;
+    }
+    "set" {
+        write "sadd" -3 [DENYOOM FAST] ONE, "1.0.0" "Adds members to a set." => sets::sadd;
+        read "scard" 2 [FAST] ONE, "1.0.0" "Returns the number of members." => sets::scard;
+        read "sdiff" -2 [] ALL, "1.0.0" "Returns the members of the first set that no other has." => sets::sdiff;
+        write "sdiffstore" -3 [DENYOOM] ALL, "1.0.0" "Stores the members of the first set that no other has." => sets::sdiffstore;
+        read "sinter" -2 [] ALL, "1.0.0" "Returns the members that all sets have." => sets::sinter;
+        read "sintercard" -3 [] AT_1, "7.0.0" "Counts the members that all sets have." => sets::sintercard;
+        write "sinterstore" -3 [DENYOOM] ALL, "1.0.0" "Stores the members that all sets have." => sets::sinterstore;
+        read "sismember" 3 [FAST] ONE, "1.0.0" "Tells whether a set has a member." => sets::sismember;
+        read "smembers" 2 [] ONE, "1.0.0" "Returns all members of a set." => sets::smembers;
+        read "smismember" -3 [FAST] ONE, "6.2.0" "Tells which members a set has." => sets::smismember;
+        write "smove" 4 [FAST] TWO, "1.0.0" "Moves a member to another set." => sets::smove;
+        write "spop" -2 [FAST] ONE, "1.0.0" "Removes members picked at random and returns them." => sets::spop;
+        read "srandmember" -2 [RANDOM] ONE, "1.0.0" "Returns members picked at random." => sets::srandmember;
+        write "srem" -3 [FAST] ONE, "1.0.0" "Removes members from a set." => sets::srem;
+        read "sscan" -3 [] ONE, "2.8.0" "Walks over the members of a set." => sets::sscan;
+        read "sunion" -2 [] ALL, "1.0.0" "Returns the members that any set has." => sets::sunion;
+        write "sunionstore" -3 [DENYOOM] ALL, "1.0.0" "Stores the members that any set has." => sets::sunionstore;
+    }
+    "sorted-set" {
+        write "bzmpop" -5 [BLOCKING] AT_2, "7.0.0" "Pops members from the first sorted set that has some, or waits." => sorted::bzmpop;
+        write "bzpopmax" -3 [BLOCKING FAST] BUT_LAST, "5.0.0" "Pops the highest member of the first sorted set that has one, or waits." => sorted::bzpopmax;
+        write "bzpopmin" -3 [BLOCKING FAST] BUT_LAST, "5.0.0" "Pops the lowest member of the first sorted set that has one, or waits." => sorted::bzpopmin;
+        write "zadd" -4 [DENYOOM FAST] ONE, "1.2.0" "Adds members to a sorted set, or changes their scores." => sorted::zadd;
+        read "zcard" 2 [FAST] ONE, "1.2.0" "Returns the number of members." => sorted::zcard;
+        read "zcount" 4 [FAST] ONE, "2.0.0" "Counts the members of a range of scores." => sorted::zcount;
+        read "zdiff" -3 [] AT_1, "6.2.0" "Returns the members of the first sorted set that no other has." => sorted::zdiff;
+        write "zdiffstore" -4 [DENYOOM] STORE_AT_2, "6.2.0" "Stores the members of the first sorted set that no other has." => sorted::zdiffstore;
+        write "zincrby" 4 [DENYOOM FAST] ONE, "1.2.0" "Adds to the score of a member." => sorted::zincrby;
+        read "zinter" -3 [] AT_1, "6.2.0" "Returns the members that all sorted sets have." => sorted::zinter;
+        read "zintercard" -3 [] AT_1, "7.0.0" "Counts the members that all sorted sets have." => sorted::zintercard;
+        write "zinterstore" -4 [DENYOOM] STORE_AT_2, "2.0.0" "Stores the members that all sorted sets have." => sorted::zinterstore;
+        read "zlexcount" 4 [FAST] ONE, "2.8.9" "Counts the members of a range of bytes." => sorted::zlexcount;
+        write "zmpop" -4 [] AT_1, "7.0.0" "Pops members from the first sorted set that has some." => sorted::zmpop;
+        read "zmscore" -3 [FAST] ONE, "6.2.0" "Returns the scores of members." => sorted::zmscore;
+        write "zpopmax" -2 [FAST] ONE, "5.0.0" "Pops the highest members." => sorted::zpopmax;
+        write "zpopmin" -2 [FAST] ONE, "5.0.0" "Pops the lowest members." => sorted::zpopmin;
+        read "zrandmember" -2 [RANDOM] ONE, "6.2.0" "Returns members picked at random." => sorted::zrandmember;
+        read "zrange" -4 [] ONE, "1.2.0" "Returns a range of members." => sorted::zrange;
+        read "zrangebylex" -4 [] ONE, "2.8.9" "Returns the members of a range of bytes." => sorted::zrangebylex;
+        read "zrangebyscore" -4 [] ONE, "1.0.5" "Returns the members of a range of scores." => sorted::zrangebyscore;
+        write "zrangestore" -5 [DENYOOM] TWO, "6.2.0" "Stores a range of members." => sorted::zrangestore;
+        read "zrank" -3 [FAST] ONE, "2.0.0" "Returns the rank of a member, the lowest first." => sorted::zrank;
+        write "zrem" -3 [FAST] ONE, "1.2.0" "Removes members." => sorted::zrem;
+        write "zremrangebylex" 4 [] ONE, "2.8.9" "Removes the members of a range of bytes." => sorted::zremrangebylex;
+        write "zremrangebyrank" 4 [] ONE, "2.0.0" "Removes the members of a range of ranks." => sorted::zremrangebyrank;
+        write "zremrangebyscore" 4 [] ONE, "1.2.0" "Removes the members of a range of scores." => sorted::zremrangebyscore;
+        read "zrevrange" -4 [] ONE, "1.2.0" "Returns a range of members, the highest first." => sorted::zrevrange;
+        read "zrevrangebylex" -4 [] ONE, "2.8.9" "Returns the members of a range of bytes, the highest first." => sorted::zrevrangebylex;
+        read "zrevrangebyscore" -4 [] ONE, "2.2.0" "Returns the members of a range of scores, the highest first." => sorted::zrevrangebyscore;
+        read "zrevrank" -3 [FAST] ONE, "2.0.0" "Returns the rank of a member, the highest first." => sorted::zrevrank;
+        read "zscan" -3 [] ONE, "2.8.0" "Walks over the members of a sorted set." => sorted::zscan;
+        read "zscore" 3 [FAST] ONE, "1.2.0" "Returns the score of a member." => sorted::zscore;
+        read "zunion" -3 [] AT_1, "6.2.0" "Returns the members that any sorted set has." => sorted::zunion;
+        write "zunionstore" -4 [DENYOOM] STORE_AT_2, "2.0.0" "Stores the members that any sorted set has." => sorted::zunionstore;
+    }
+    "bitmap" {
+        read "bitcount" -2 [] ONE, "2.6.0" "Counts the bits that are set." => bits::bitcount;
+        write "bitfield" -2 [DENYOOM] ONE, "3.2.0" "Reads and changes integers of some bits in a string." => bits::bitfield;
+        read "bitfield_ro" -2 [FAST] ONE, "6.0.0" "Reads integers of some bits in a string." => bits::bitfield_ro;
+        write "bitop" -4 [DENYOOM] FROM_SECOND, "2.6.0" "Combines strings bit by bit and stores the result." => bits::bitop;
+        read "bitpos" -3 [] ONE, "2.8.7" "Finds the first bit that is, or is not, set." => bits::bitpos;
+        read "getbit" 3 [FAST] ONE, "2.2.0" "Returns a bit." => bits::getbit;
+        write "setbit" 4 [DENYOOM] ONE, "2.2.0" "Sets or clears a bit." => bits::setbit;
+    }
+    "scripting" {
+        write "eval" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "2.6.0" "Runs a script." => scripts::eval;
+        write "eval_ro" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "7.0.0" "Runs a script that only reads." => scripts::eval_ro;
+        write "evalsha" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "2.6.0" "Runs a script that was loaded." => scripts::evalsha;
+        write "evalsha_ro" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "7.0.0" "Runs a script that was loaded and only reads." => scripts::evalsha_ro;
+        container "script" -2 [] NONE, "2.6.0" "Commands about scripts.";
+        read "script|exists" -3 [NOSCRIPT] NONE, "2.6.0" "Tells which scripts are loaded." => scripts::exists;
+        write "script|flush" -2 [NOSCRIPT] NONE, "2.6.0" "Forgets all scripts." => scripts::flush;
+        read "script|help" 2 [LOADING STALE] NONE, "5.0.0" "Lists the subcommands." => scripts::help;
+        read "script|kill" 2 [NOSCRIPT] NONE, "2.6.0" "Ends a running script; none is ever found running." => scripts::kill;
+        write "script|load" 3 [NOSCRIPT STALE] NONE, "2.6.0" "Keeps a script for EVALSHA." => scripts::load;
     }
     "connection" {
         connection "auth" -2 [NOSCRIPT LOADING STALE FAST NO_AUTH] NONE, "1.0.0" "Authenticates the connection.";
