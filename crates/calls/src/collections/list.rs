@@ -9,6 +9,7 @@
 use super::packed::{self, Either, Packed};
 use super::tree::{Leaf, Tree};
 use quorate_types::Blob;
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Values in order.
@@ -348,6 +349,9 @@ impl Leaf for Run {
         self.count += next.count;
     }
     fn passing(&self, _: &mut impl FnMut(&()) -> bool) -> usize {
+        unreachable!("a list is not ordered by keys, and nobody searches it")
+    }
+    fn find(&self, _: &mut impl FnMut(&()) -> Ordering) -> Option<usize> {
         unreachable!("a list is not ordered by keys, and nobody searches it")
     }
     fn point(&self, at: usize) -> usize {

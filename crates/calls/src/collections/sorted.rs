@@ -10,6 +10,7 @@ use super::index::{Entry, Index, hash_of};
 use super::packed::{self, Either, Packed};
 use super::tree::{Leaf, Tree};
 use quorate_types::{Blob, Score};
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Members with scores.
@@ -256,13 +257,13 @@ impl Sorted {
 
 impl Large {
     fn find(&self, member: &[u8]) -> Option<(u64, Score)> {
-        let mut rank = 0;
+        let mut rank = None;
         let is_it = |entry: &Scored| {
-            rank = self.tree.passing(|(score, name)| (*score, &name[..]) < (entry.score, member));
-            self.tree.get(rank).is_some_and(|(score, name)| score == entry.score && *name == *member)
+            rank = self.tree.find(|(score, name)| score.cmp(&entry.score).then_with(|| name[..].cmp(member)));
+            rank.is_some()
         };
         let score = self.index.find(hash_of(member), is_it)?.score;
-        Some((rank, score))
+        rank.map(|rank| (rank, score))
     }
 
     fn insert(&mut self, rank: u64, member: Blob, score: Score) {
@@ -360,6 +361,9 @@ impl Leaf for Members {
     }
     fn passing(&self, passes: &mut impl FnMut(&Self::Key) -> bool) -> usize {
         self.0.partition_point(passes)
+    }
+    fn find(&self, order: &mut impl FnMut(&Self::Key) -> Ordering) -> Option<usize> {
+        self.0.binary_search_by(order).ok()
     }
     fn point(&self, at: usize) -> usize {
         at

@@ -7,6 +7,7 @@
 //! Called by: `list` and `sorted`.
 //! Source: Bayer & McCreight, "Organization and maintenance of large ordered indexes", 1972; counted as in Knuth, TAOCP 3, §6.2.4.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// Most children of a node.
@@ -35,6 +36,8 @@ pub(super) trait Leaf: Clone + Default {
     fn append(&mut self, next: Self);
     /// How many elements at the start have a key that passes.
     fn passing(&self, passes: &mut impl FnMut(&Self::Key) -> bool) -> usize;
+    /// The number of the element with a key, if there is one.
+    fn find(&self, order: &mut impl FnMut(&Self::Key) -> Ordering) -> Option<usize>;
     /// A point of walking in front of the element `at`.
     fn point(&self, at: usize) -> usize;
     /// The element behind a point, which is moved over it.
@@ -46,14 +49,68 @@ pub(super) trait Leaf: Clone + Default {
 #[derive(Clone)]
 enum Node<L: Leaf> {
     Leaf(L),
-    Inner(Vec<Child<L>>),
+    Inner(Inner<L>),
 }
 
+/// Children: how many elements each holds, its key, and itself. Side by side, so that adding counts up touches few cache lines.
 #[derive(Clone)]
-struct Child<L: Leaf> {
-    count: u64,
-    key: L::Key,
-    node: Arc<Node<L>>,
+struct Inner<L: Leaf> {
+    counts: Vec<u64>,
+    keys: Vec<L::Key>,
+    nodes: Vec<Arc<Node<L>>>,
+}
+
+impl<L: Leaf> Inner<L> {
+    fn new() -> Self {
+        let (counts, keys, nodes) =
+            (Vec::with_capacity(FAN + 1), Vec::with_capacity(FAN + 1), Vec::with_capacity(FAN + 1));
+        Self { counts, keys, nodes }
+    }
+
+    fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The child that holds the element `at`, and its number there. One behind the last is the last child's.
+    fn child_of(&self, mut at: u64) -> (usize, u64) {
+        for (number, count) in self.counts.iter().enumerate() {
+            if at < *count {
+                return (number, at);
+            }
+            at -= count;
+        }
+        let last = self.len() - 1;
+        (last, self.counts[last] + at)
+    }
+
+    fn insert(&mut self, number: usize, count: u64, node: Arc<Node<L>>) {
+        self.counts.insert(number, count);
+        self.keys.insert(number, first_key(&node));
+        self.nodes.insert(number, node);
+    }
+
+    fn remove(&mut self, number: usize) -> (u64, Arc<Node<L>>) {
+        self.keys.remove(number);
+        (self.counts.remove(number), self.nodes.remove(number))
+    }
+
+    fn split_off(&mut self, at: usize) -> Self {
+        let mut right = Self::new();
+        right.counts.extend(self.counts.drain(at..));
+        right.keys.extend(self.keys.drain(at..));
+        right.nodes.extend(self.nodes.drain(at..));
+        right
+    }
+
+    fn append(&mut self, next: Self) {
+        self.counts.extend(next.counts);
+        self.keys.extend(next.keys);
+        self.nodes.extend(next.nodes);
+    }
 }
 
 /// The sequence.
@@ -85,21 +142,20 @@ impl<L: Leaf> Tree<L> {
         let old_len = self.len;
         self.len += 1;
         let Some((right, right_count)) = insert(&mut self.root, at, item, place) else { return };
-        let left = std::mem::replace(&mut self.root, Arc::new(Node::Inner(Vec::new())));
-        let mut children = Vec::with_capacity(FAN + 1);
-        children.push(Child { count: old_len + 1 - right_count, key: first_key(&left), node: left });
-        children.push(Child { count: right_count, key: first_key(&right), node: right });
-        self.root = Arc::new(Node::Inner(children));
+        let mut inner = Inner::new();
+        inner.insert(0, old_len + 1 - right_count, self.root.clone());
+        inner.insert(1, right_count, right);
+        self.root = Arc::new(Node::Inner(inner));
     }
 
     /// Removes the element `at`, which is there.
     pub(super) fn remove(&mut self, at: u64) -> L::Item {
         let item = remove(&mut self.root, at);
         self.len -= 1;
-        while let Node::Inner(children) = &*self.root {
-            match children.as_slice() {
+        while let Node::Inner(inner) = &*self.root {
+            match inner.nodes.as_slice() {
                 [] => self.root = Arc::new(Node::Leaf(L::default())),
-                [only] => self.root = only.node.clone(),
+                [only] => self.root = only.clone(),
                 _ => break,
             }
         }
@@ -112,10 +168,10 @@ impl<L: Leaf> Tree<L> {
         loop {
             match Arc::make_mut(node) {
                 Node::Leaf(leaf) => return leaf.replace(at as usize, item),
-                Node::Inner(children) => {
-                    let (number, rest) = child_of(children, at);
+                Node::Inner(inner) => {
+                    let (number, rest) = inner.child_of(at);
                     at = rest;
-                    node = &mut children[number].node;
+                    node = &mut inner.nodes[number];
                 }
             }
         }
@@ -140,10 +196,26 @@ impl<L: Leaf> Tree<L> {
         loop {
             match &**node {
                 Node::Leaf(leaf) => return before + leaf.passing(&mut passes) as u64,
-                Node::Inner(children) => {
-                    let number = children.partition_point(|child| passes(&child.key)).saturating_sub(1);
-                    before += children[..number].iter().map(|child| child.count).sum::<u64>();
-                    node = &children[number].node;
+                Node::Inner(inner) => {
+                    let number = inner.keys.partition_point(&mut passes).saturating_sub(1);
+                    before += inner.counts[..number].iter().sum::<u64>();
+                    node = &inner.nodes[number];
+                }
+            }
+        }
+    }
+
+    /// The number of the element with this key, if there is one: a single way down.
+    pub(super) fn find(&self, mut order: impl FnMut(&L::Key) -> Ordering) -> Option<u64> {
+        let (mut node, mut before) = (&self.root, 0);
+        loop {
+            match &**node {
+                Node::Leaf(leaf) => return leaf.find(&mut order).map(|at| before + at as u64),
+                Node::Inner(inner) => {
+                    // A child whose key is not more than what is wanted is behind all that is less: the last such child has it.
+                    let number = inner.keys.partition_point(|key| order(key).is_le()).checked_sub(1)?;
+                    before += inner.counts[..number].iter().sum::<u64>();
+                    node = &inner.nodes[number];
                 }
             }
         }
@@ -154,7 +226,7 @@ impl<L: Leaf> Tree<L> {
         let freed = drop_some(&mut self.root, max.max(1) as u64);
         let left = match &*self.root {
             Node::Leaf(_) => false,
-            Node::Inner(children) => !children.is_empty(),
+            Node::Inner(inner) => inner.len() > 0,
         };
         self.len = self.len.saturating_sub(freed);
         if !left {
@@ -169,10 +241,10 @@ impl<L: Leaf> Tree<L> {
         loop {
             match &**node {
                 Node::Leaf(leaf) => return (leaf, at as usize),
-                Node::Inner(children) => {
-                    let (number, rest) = child_of(children, at);
+                Node::Inner(inner) => {
+                    let (number, rest) = inner.child_of(at);
                     at = rest;
-                    node = &children[number].node;
+                    node = &inner.nodes[number];
                 }
             }
         }
@@ -183,7 +255,7 @@ impl<L: Leaf> Tree<L> {
         fn walk<'a, L: Leaf>(node: &'a Node<L>, all: &mut Vec<&'a L>) {
             match node {
                 Node::Leaf(leaf) => all.push(leaf),
-                Node::Inner(children) => children.iter().for_each(|child| walk(&child.node, all)),
+                Node::Inner(inner) => inner.nodes.iter().for_each(|node| walk(node, all)),
             }
         }
         let mut all = Vec::new();
@@ -205,17 +277,16 @@ impl<L: Leaf> Tree<L> {
                     depths.push(depth);
                     leaf.len() as u64
                 }
-                Node::Inner(children) => {
-                    assert!(!children.is_empty() && children.len() <= FAN);
-                    let mut sum = 0;
-                    for (at, child) in children.iter().enumerate() {
-                        assert_eq!(walk(&child.node, depth + 1, depths), child.count);
-                        assert!(child.count > 0);
-                        assert!(child.key <= first_key(&child.node));
-                        assert!(at == 0 || children[at - 1].key <= child.key);
-                        sum += child.count;
+                Node::Inner(inner) => {
+                    assert!((1..=FAN).contains(&inner.len()));
+                    assert!(inner.counts.len() == inner.len() && inner.keys.len() == inner.len());
+                    for (at, node) in inner.nodes.iter().enumerate() {
+                        assert_eq!(walk(node, depth + 1, depths), inner.counts[at]);
+                        assert!(inner.counts[at] > 0);
+                        assert!(inner.keys[at] <= first_key(node));
+                        assert!(at == 0 || inner.keys[at - 1] <= inner.keys[at]);
                     }
-                    sum
+                    inner.total()
                 }
             }
         }
@@ -233,22 +304,10 @@ enum Split {
     Half,
 }
 
-/// The child that holds the element `at`, and its number there. One behind the last is the last child's.
-fn child_of<L: Leaf>(children: &[Child<L>], mut at: u64) -> (usize, u64) {
-    for (number, child) in children.iter().enumerate() {
-        if at < child.count {
-            return (number, at);
-        }
-        at -= child.count;
-    }
-    let last = children.len() - 1;
-    (last, children[last].count + at)
-}
-
 fn first_key<L: Leaf>(node: &Node<L>) -> L::Key {
     match node {
         Node::Leaf(leaf) => leaf.first_key(),
-        Node::Inner(children) => children[0].key.clone(),
+        Node::Inner(inner) => inner.keys[0].clone(),
     }
 }
 
@@ -281,51 +340,43 @@ fn insert<L: Leaf>(node: &mut Arc<Node<L>>, at: u64, item: L::Item, split: Split
             let count = right.len() as u64;
             Some((Arc::new(Node::Leaf(right)), count))
         }
-        Node::Inner(children) => {
-            let (number, rest) = child_of(children, at);
-            let child = &mut children[number];
+        Node::Inner(inner) => {
+            let (number, rest) = inner.child_of(at);
             if rest == 0 {
                 // It becomes the first element there, and so tells the exact bound.
-                child.key = L::key(&item);
+                inner.keys[number] = L::key(&item);
             }
-            child.count += 1;
-            if let Some((right, count)) = insert(&mut child.node, rest, item, split) {
-                child.count -= count;
-                let key = first_key(&right);
-                children.insert(number + 1, Child { count, key, node: right });
+            inner.counts[number] += 1;
+            if let Some((right, count)) = insert(&mut inner.nodes[number], rest, item, split) {
+                inner.counts[number] -= count;
+                inner.insert(number + 1, count, right);
             }
-            (children.len() > FAN).then(|| split_inner(children, split))
+            (inner.len() > FAN).then(|| split_inner(inner, split))
         }
     }
 }
 
-fn split_inner<L: Leaf>(children: &mut Vec<Child<L>>, split: Split) -> (Arc<Node<L>>, u64) {
-    let at = match split {
+fn split_inner<L: Leaf>(inner: &mut Inner<L>, split: Split) -> (Arc<Node<L>>, u64) {
+    let right = inner.split_off(match split {
         Split::First => 1,
-        Split::Last => children.len() - 1,
-        Split::Half => children.len() / 2,
-    };
-    let mut right = Vec::with_capacity(FAN + 1);
-    right.extend(children.drain(at..));
-    let count = right.iter().map(|child| child.count).sum();
+        Split::Last => inner.len() - 1,
+        Split::Half => inner.len() / 2,
+    });
+    let count = right.total();
     (Arc::new(Node::Inner(right)), count)
 }
 
 fn remove<L: Leaf>(node: &mut Arc<Node<L>>, at: u64) -> L::Item {
     match Arc::make_mut(node) {
         Node::Leaf(leaf) => leaf.remove(at as usize),
-        Node::Inner(children) => {
-            let (number, rest) = child_of(children, at);
-            let child = &mut children[number];
-            let item = remove(&mut child.node, rest);
-            child.count -= 1;
-            if child.count == 0 {
-                children.remove(number);
-            } else if sparse(&child.node) {
-                let left = number.saturating_sub(1);
-                if !(number > 0 && merge(children, left)) {
-                    merge(children, number);
-                }
+        Node::Inner(inner) => {
+            let (number, rest) = inner.child_of(at);
+            let item = remove(&mut inner.nodes[number], rest);
+            inner.counts[number] -= 1;
+            if inner.counts[number] == 0 {
+                inner.remove(number);
+            } else if sparse(&inner.nodes[number]) && !(number > 0 && merge(inner, number - 1)) {
+                merge(inner, number);
             }
             item
         }
@@ -335,28 +386,24 @@ fn remove<L: Leaf>(node: &mut Arc<Node<L>>, at: u64) -> L::Item {
 fn sparse<L: Leaf>(node: &Node<L>) -> bool {
     match node {
         Node::Leaf(leaf) => leaf.sparse(),
-        Node::Inner(children) => children.len() <= FAN / 4,
+        Node::Inner(inner) => inner.len() <= FAN / 4,
     }
 }
 
 /// Puts the child behind `left` into it, if it has room; whether it has.
-fn merge<L: Leaf>(children: &mut Vec<Child<L>>, left: usize) -> bool {
-    let [first, second] = match children.get(left..left + 2) {
-        Some([first, second]) => [first, second],
-        _ => return false,
-    };
-    let room = match (&*first.node, &*second.node) {
+fn merge<L: Leaf>(inner: &mut Inner<L>, left: usize) -> bool {
+    let Some([first, second]) = inner.nodes.get(left..left + 2) else { return false };
+    let room = match (&**first, &**second) {
         (Node::Leaf(first), Node::Leaf(second)) => first.absorbs(second),
         (Node::Inner(first), Node::Inner(second)) => first.len() + second.len() <= FAN * 3 / 4,
         _ => false,
     };
     if room {
-        let second = children.remove(left + 1);
-        let first = &mut children[left];
-        first.count += second.count;
-        match (Arc::make_mut(&mut first.node), Arc::unwrap_or_clone(second.node)) {
+        let (count, second) = inner.remove(left + 1);
+        inner.counts[left] += count;
+        match (Arc::make_mut(&mut inner.nodes[left]), Arc::unwrap_or_clone(second)) {
             (Node::Leaf(first), Node::Leaf(second)) => first.append(second),
-            (Node::Inner(first), Node::Inner(second)) => first.extend(second),
+            (Node::Inner(first), Node::Inner(second)) => first.append(second),
             _ => unreachable!("leaves lie equally deep"),
         }
     }
@@ -366,26 +413,27 @@ fn merge<L: Leaf>(children: &mut Vec<Child<L>>, left: usize) -> bool {
 /// Frees from the end; how many elements are gone.
 fn drop_some<L: Leaf>(node: &mut Arc<Node<L>>, max: u64) -> u64 {
     // A shared node is not ours to take apart: letting go of it costs nothing.
-    let Some(Node::Inner(children)) = Arc::get_mut(node) else {
+    let Some(Node::Inner(inner)) = Arc::get_mut(node) else {
         let freed = match &**node {
             Node::Leaf(leaf) => leaf.len() as u64,
-            Node::Inner(children) => children.iter().map(|child| child.count).sum(),
+            Node::Inner(inner) => inner.total(),
         };
         *node = Arc::new(Node::Leaf(L::default()));
         return freed;
     };
     let mut freed = 0;
     while freed < max {
-        let Some(last) = children.last_mut() else { break };
-        if last.count <= max - freed || matches!(&*last.node, Node::Leaf(_)) {
-            freed += last.count;
-            children.pop();
+        let Some(last) = inner.len().checked_sub(1) else { break };
+        let count = inner.counts[last];
+        if count <= max - freed || matches!(&*inner.nodes[last], Node::Leaf(_)) {
+            freed += count;
+            inner.remove(last);
         } else {
-            let some = drop_some(&mut last.node, max - freed);
-            last.count -= some;
+            let some = drop_some(&mut inner.nodes[last], max - freed);
+            inner.counts[last] -= some;
             freed += some;
-            if last.count == 0 {
-                children.pop();
+            if inner.counts[last] == 0 {
+                inner.remove(last);
             }
         }
     }
