@@ -119,9 +119,7 @@ impl List {
                 old
             }
             Repr::Large(large) => {
-                large.raw += packed::size(value.len()) as u64;
-                let old = large.tree.replace(at, value);
-                large.raw -= packed::size(old.len()) as u64;
+                let old = large.set(at, value);
                 self.shrink();
                 Some(old)
             }
@@ -201,6 +199,16 @@ impl List {
     }
 
     #[cfg(test)]
+    pub(super) fn longest_leaf_for_tests(&self) -> usize {
+        match &self.0 {
+            Repr::Small(packed) => packed.raw(),
+            Repr::Large(large) => {
+                large.tree.leaves().iter().map(|run| run.body().len()).max().unwrap_or_default()
+            }
+        }
+    }
+
+    #[cfg(test)]
     pub(super) fn check(&self) {
         if let Repr::Large(large) = &self.0 {
             large.tree.check();
@@ -213,6 +221,20 @@ impl Large {
     fn insert(&mut self, at: u64, value: Blob) {
         self.raw += packed::size(value.len()) as u64;
         self.tree.insert(at, value);
+    }
+
+    fn set(&mut self, at: u64, value: Blob) -> Blob {
+        let old = self.tree.get(at).expect("the place is below the length");
+        self.raw -= packed::size(old.len()) as u64;
+        if value.len() <= old.len() {
+            self.raw += packed::size(value.len()) as u64;
+            self.tree.replace(at, value);
+        } else {
+            // A leaf must not grow past its bound, and only an insertion splits it.
+            self.tree.remove(at);
+            self.insert(at, value);
+        }
+        old
     }
 }
 
@@ -347,6 +369,12 @@ impl Leaf for Run {
     fn append(&mut self, next: Self) {
         self.bytes.extend_from_slice(next.body());
         self.count += next.count;
+    }
+    fn settle(&mut self) {
+        if self.start > 0 || self.bytes.capacity() > self.bytes.len() + self.bytes.len() / 16 {
+            self.bytes = self.body().to_vec();
+            self.start = 0;
+        }
     }
     fn passing(&self, _: &mut impl FnMut(&()) -> bool) -> usize {
         unreachable!("a list is not ordered by keys, and nobody searches it")

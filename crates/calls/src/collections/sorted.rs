@@ -76,7 +76,7 @@ impl Sorted {
             Repr::Small(packed) => packed::packed_bytes(packed.raw() as u64),
             // 32 bytes in a leaf and 17 in the index, both at about two thirds of their room.
             Repr::Large(large) => packed::small_bytes(large.tree.len(), large.raw)
-                .unwrap_or_else(|| 256 + large.heap + large.tree.len() * 72),
+                .unwrap_or_else(|| 256 + large.heap + large.tree.len() * 76),
         }
     }
 
@@ -359,6 +359,7 @@ impl Leaf for Members {
     fn append(&mut self, next: Self) {
         self.0.extend(next.0);
     }
+    fn settle(&mut self) {}
     fn passing(&self, passes: &mut impl FnMut(&Self::Key) -> bool) -> usize {
         self.0.partition_point(passes)
     }

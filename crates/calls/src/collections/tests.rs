@@ -357,6 +357,15 @@ fn a_queue_in_one_place_does_not_grow() {
 }
 
 #[test]
+fn values_that_are_replaced_by_longer_ones_do_not_make_a_leaf_without_bound() {
+    let mut list = List::new();
+    (0..1000).for_each(|_| list.push_back(Blob::from("short")));
+    (0..1000).for_each(|at| assert_eq!(list.set(at, Blob::from(vec![7; 3000])), Some(Blob::from("short"))));
+    assert!(list.longest_leaf_for_tests() < 16 * 1024, "{}", list.longest_leaf_for_tests());
+    list.check();
+}
+
+#[test]
 fn ranks_by_bytes_count_members_of_one_score() {
     let mut sorted = Sorted::new();
     for n in 0..500 {

@@ -34,6 +34,8 @@ pub(super) trait Leaf: Clone + Default {
     /// Keeps the first half and gives the second. There are two elements at least.
     fn split(&mut self) -> Self;
     fn append(&mut self, next: Self);
+    /// Gives back the room it has kept to grow: it is full, and the next element goes elsewhere.
+    fn settle(&mut self);
     /// How many elements at the start have a key that passes.
     fn passing(&self, passes: &mut impl FnMut(&Self::Key) -> bool) -> usize;
     /// The number of the element with a key, if there is one.
@@ -324,6 +326,7 @@ fn insert<L: Leaf>(node: &mut Arc<Node<L>>, at: u64, item: L::Item, split: Split
             }
             let edge = within == 0 || within == leaf.len();
             if edge && (leaf.len() == 1 || !matches!(split, Split::Half)) {
+                leaf.settle();
                 let mut alone = L::default();
                 alone.insert(0, item);
                 if within > 0 {
