@@ -82,9 +82,6 @@ pub(crate) fn range(start: i64, end: i64, len: u64) -> (u64, u64) {
 
 /// The first and last place of a range as the commands on strings have it: an end before the start of the string is its first place.
 pub(crate) fn clamped(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
-    if start < 0 && end < 0 && start > end {
-        return None;
-    }
     let (from, to) = range(start, from_end(end, len).max(0), len);
     (from < to).then(|| (from, to - 1))
 }

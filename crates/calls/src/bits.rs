@@ -96,7 +96,10 @@ impl Bits {
 pub(crate) fn bitcount(r: &mut Reading<'_>) -> Answer {
     let range = Bits::read(&r.words[2..], false)?;
     let bytes = bytes(r.look, &r.key(1))?;
-    let Some((first, last)) = range.of(bytes) else { return Ok(Reply::integer(0)) };
+    // Counted from the end and the wrong way round it is empty, even where both ends lie before the start of the string; to BITPOS it is not.
+    let reversed = range.start < 0 && range.end.is_some_and(|end| end < 0 && range.start > end);
+    let found = if reversed { None } else { range.of(bytes) };
+    let Some((first, last)) = found else { return Ok(Reply::integer(0)) };
     let (from, to) = ((first / 8) as usize, (last / 8) as usize);
     let mut count: u64 = bytes[from..=to].iter().map(|byte| u64::from(byte.count_ones())).sum();
     // What the ends have outside the range was counted too.

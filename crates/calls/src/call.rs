@@ -43,7 +43,13 @@ impl Session {
 
     /// The keyspace of a database number.
     pub(crate) fn database(&self, word: &[u8]) -> Result<Keyspace, Error> {
-        let number = u16::try_from(crate::args::int(word)?).ok().filter(|number| *number < self.databases);
+        let number = crate::args::int(word)?;
+        if i32::try_from(number).is_err() {
+            return Err(Error::reply(
+                "ERR value is out of range, value must between -2147483648 and 2147483647",
+            ));
+        }
+        let number = u16::try_from(number).ok().filter(|number| *number < self.databases);
         number.map(Keyspace).ok_or_else(|| Error::reply("ERR DB index is out of range"))
     }
 

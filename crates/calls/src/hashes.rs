@@ -62,8 +62,9 @@ fn flat(pairs: impl Iterator<Item = (Blob, Blob)>) -> Vec<Reply> {
 }
 
 pub(crate) fn hscan(r: &mut Reading<'_>) -> Answer {
-    let scan = Scan::read(r.words, 2, &["NOVALUES"])?;
+    Scan::cursor(&r.words[2])?;
     let Some(hash) = hash(r.look, &r.key(1))? else { return Ok(Scan::reply(0, Vec::new())) };
+    let scan = Scan::read(r.words, 2, &["NOVALUES"])?;
     let (places, cursor) = scan.places(hash.len());
     r.session.touch(places.end - places.start)?;
     let pairs = places.rev().filter_map(|place| hash.at(place)).filter(|(field, _)| scan.shows(field));

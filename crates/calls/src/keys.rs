@@ -333,10 +333,15 @@ pub(crate) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// Reads them from `at`, where the cursor is.
+    /// Reads the cursor.
+    pub(crate) fn cursor(word: &[u8]) -> Result<u64, Error> {
+        let cursor = std::str::from_utf8(word).ok().and_then(|text| text.parse().ok());
+        cursor.ok_or_else(|| Error::reply("ERR invalid cursor"))
+    }
+
+    /// Reads the switches, from after the cursor at `at`.
     pub(crate) fn read(words: &'a [Blob], mut at: usize, allowed: &[&str]) -> Result<Self, Error> {
-        let cursor = std::str::from_utf8(&words[at]).ok().and_then(|text| text.parse().ok());
-        let cursor = cursor.ok_or_else(|| Error::reply("ERR invalid cursor"))?;
+        let cursor = Self::cursor(&words[at])?;
         let mut scan = Self { cursor, count: 10, pattern: None, kind: None, no_values: false };
         at += 1;
         while let Some(word) = words.get(at) {

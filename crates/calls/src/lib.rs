@@ -16,6 +16,7 @@ mod dice;
 mod error;
 mod glob;
 mod hashes;
+mod hyper;
 mod keys;
 mod lists;
 pub mod script;

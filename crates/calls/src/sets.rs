@@ -83,8 +83,9 @@ pub(crate) fn smembers(r: &mut Reading<'_>) -> Answer {
 }
 
 pub(crate) fn sscan(r: &mut Reading<'_>) -> Answer {
-    let scan = Scan::read(r.words, 2, &[])?;
+    Scan::cursor(&r.words[2])?;
     let Some(set) = set(r.look, &r.key(1))? else { return Ok(Scan::reply(0, Vec::new())) };
+    let scan = Scan::read(r.words, 2, &[])?;
     let (places, cursor) = scan.places(set.len());
     r.session.touch(places.end - places.start)?;
     let members = places.rev().filter_map(|place| set.at(place)).filter(|member| scan.shows(member));

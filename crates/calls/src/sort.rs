@@ -126,9 +126,10 @@ impl<'a> Sort<'a> {
     }
 }
 
-/// As C reads a double: blanks before it are skipped, nothing at all is 0.
+/// As C reads a double: blanks before it are skipped, a zero byte ends it, nothing at all is 0.
 fn number(text: &[u8]) -> Result<Score, Error> {
-    let text = text.trim_ascii_start();
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    let text = text[..end].trim_ascii_start();
     if text.is_empty() {
         return Ok(Score::default());
     }

@@ -585,8 +585,9 @@ mod cursor {
 }
 
 pub(crate) fn zscan(r: &mut Reading<'_>) -> Answer {
-    let scan = Scan::read(r.words, 2, &[])?;
+    Scan::cursor(&r.words[2])?;
     let Some(sorted) = sorted(r.look, &r.key(1))? else { return Ok(Scan::reply(0, Vec::new())) };
+    let scan = Scan::read(r.words, 2, &[])?;
     let (places, cursor) = scan_ranks(sorted, &scan);
     r.session.touch(places.end - places.start)?;
     let members = sorted.range(places.start, places.end).filter(|(member, _)| scan.shows(member));

@@ -31,6 +31,9 @@ pub(crate) fn mget(r: &mut Reading<'_>) -> Answer {
 pub(crate) fn getrange(r: &mut Reading<'_>) -> Answer {
     let (start, end) = (int(&r.words[2])?, int(&r.words[3])?);
     let Some(value) = string(r.look, &r.key(1))? else { return Ok(Reply::bulk("")) };
+    if start < 0 && end < 0 && start > end {
+        return Ok(Reply::bulk(""));
+    }
     let part = args::clamped(start, end, value.len() as u64);
     Ok(Reply::bulk(part.map_or(&[][..], |(from, to)| &value[from as usize..=to as usize])))
 }
@@ -83,15 +86,20 @@ struct Switches<'a> {
 
 fn switches<'a>(words: &'a [Blob], allowed: &[&str]) -> Result<Switches<'a>, Error> {
     let mut found = Switches { only: Only::Always, ttl: Ttl::None, get: false };
+    // A switch may be said twice, as Redis lets it; two that exclude each other may not.
+    let (mut condition, mut expiry) = ("", "");
     let mut at = 0;
     while let Some(word) = words.get(at) {
         let name = allowed.iter().find(|name| is(word, name)).ok_or_else(Error::syntax)?;
-        let is_condition = matches!(*name, "NX" | "XX" | "IFEQ" | "IFNE");
-        if (is_condition && found.only != Only::Always)
-            || (!is_condition && *name != "GET" && found.ttl != Ttl::None)
-        {
+        let said = match *name {
+            "GET" => &mut "",
+            "NX" | "XX" | "IFEQ" | "IFNE" => &mut condition,
+            _ => &mut expiry,
+        };
+        if !said.is_empty() && said != name {
             return Err(Error::syntax());
         }
+        *said = name;
         match *name {
             "NX" => found.only = Only::IfAbsent,
             "XX" => found.only = Only::IfThere,

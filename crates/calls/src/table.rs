@@ -5,7 +5,7 @@
 //! Called by: `call`, before every handler; the gateway, for queueing, permissions and COMMAND.
 
 use crate::{Error, Reading, Writing, args};
-use crate::{bits, hashes, keys, lists, scripts, sets, sort, sorted, strings};
+use crate::{bits, hashes, hyper, keys, lists, scripts, sets, sort, sorted, strings};
 use quorate_types::{Blob, Millis, Reply};
 
 /// A command.
@@ -555,6 +555,11 @@ specs! {
         read "bitpos" -3 [] ONE, "2.8.7" "Finds the first bit that is, or is not, set." => bits::bitpos;
         read "getbit" 3 [FAST] ONE, "2.2.0" "Returns a bit." => bits::getbit;
         write "setbit" 4 [DENYOOM] ONE, "2.2.0" "Sets or clears a bit." => bits::setbit;
+    }
+    "hyperloglog" {
+        write "pfadd" -2 [DENYOOM FAST] ONE, "2.8.9" "Adds elements to a sketch that counts them." => hyper::pfadd;
+        read "pfcount" -2 [] ALL, "2.8.9" "Estimates how many different elements sketches have seen." => hyper::pfcount;
+        write "pfmerge" -2 [DENYOOM] ALL, "2.8.9" "Merges sketches into one." => hyper::pfmerge;
     }
     "scripting" {
         write "eval" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "2.6.0" "Runs a script." => scripts::eval;
