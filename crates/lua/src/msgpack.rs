@@ -3,7 +3,7 @@
 //! Invariant: unpacking nests no deeper than [`DEPTH_MAX`]; packing writes nil below [`PACK_DEPTH_MAX`], as the library does.
 //! Called by: `state`, which puts it into a library table.
 
-use crate::meter::{Args, Meter, bad_argument, float, raise};
+use crate::meter::{Args, Meter, bad_argument, float, raise, raise_plain};
 use mlua::{Lua, MultiValue, Result, Table, Value};
 use std::sync::Arc;
 
@@ -230,15 +230,15 @@ impl Unpacker<'_> {
             0xd2 => f64::from(i32::from_be_bytes(self.take()?)),
             0xd3 => i64::from_be_bytes(self.take()?) as f64,
             0xa0..0xc0 => return self.text(usize::from(code & 0x1f)),
-            0xd9 | 0xc4 => {
+            0xd9 => {
                 let len = u8::from_be_bytes(self.take()?);
                 return self.text(usize::from(len));
             }
-            0xda | 0xc5 => {
+            0xda => {
                 let len = u16::from_be_bytes(self.take()?);
                 return self.text(usize::from(len));
             }
-            0xdb | 0xc6 => {
+            0xdb => {
                 let len = u32::from_be_bytes(self.take()?);
                 return self.text(len as usize);
             }
@@ -281,9 +281,9 @@ impl Unpacker<'_> {
             let key = self.value(depth + 1)?;
             let value = self.value(depth + 1)?;
             match &key {
-                Value::Nil => return Err(raise(self.lua, "table index is nil")),
+                Value::Nil => return Err(raise_plain(self.lua, "table index is nil")),
                 Value::Number(number) if number.is_nan() => {
-                    return Err(raise(self.lua, "table index is NaN"));
+                    return Err(raise_plain(self.lua, "table index is NaN"));
                 }
                 _ => table.raw_set(key, value)?,
             }

@@ -106,6 +106,7 @@ fn known(text: &Blob) -> Option<Blob> {
 fn failed(lua: &Lua, text: &[u8], raises: bool) -> Result<Value> {
     let table = lua.create_table()?;
     table.raw_set("err", lua.create_string(one_line(text))?)?;
+    table.raw_set("ignore_error_stats_update", true)?; // Redis' own mark, which scripts that walk the table see.
     if raises { Err(raise_value(Value::Table(table))) } else { Ok(Value::Table(table)) }
 }
 fn refuse(lua: &Lua, text: &str) -> LuaError {

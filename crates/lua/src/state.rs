@@ -57,7 +57,7 @@ impl State {
     /// A state in which nothing has run.
     pub(crate) fn new() -> Result<Self> {
         let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH;
-        let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(false))?;
+        let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(true))?;
         lua.gc_stop();
         let (meter, json) = (Arc::new(Meter::default()), Json::default());
         let enter = furnish(&lua, &meter, &json)?;
