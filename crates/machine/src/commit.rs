@@ -23,6 +23,8 @@ use quorate_types::{
 /// The state to go back to when what follows is refused.
 struct Savepoint {
     keys: keys::Mark,
+    bodies: usize,
+    scripts: usize,
     leases: usize,
     locks: locks::Mark,
     idempotency: idempotency::Mark,
@@ -36,10 +38,10 @@ struct Savepoint {
 }
 
 /// Who commits, and the place of the commit in its entry.
-struct Context<'a> {
-    principal: &'a Principal,
-    place: u64,
-    now: &'a Now,
+pub(crate) struct Context<'a> {
+    pub(crate) principal: &'a Principal,
+    pub(crate) place: u64,
+    pub(crate) now: &'a Now,
     /// Under which idempotency key the answer will be kept.
     remembers: Option<&'a Scope>,
 }
@@ -157,11 +159,11 @@ impl Machine {
         for (number, op) in ops.iter().enumerate() {
             match mode {
                 Mode::Atomic => {
-                    results.push(self.op(context, op, out).map_err(|error| (number as u32, error))?)
+                    results.push(self.op(context, op, mode, out).map_err(|error| (number as u32, error))?)
                 }
                 Mode::Each => {
                     let savepoint = self.savepoint(out);
-                    results.push(self.op(context, op, out).unwrap_or_else(|error| {
+                    results.push(self.op(context, op, mode, out).unwrap_or_else(|error| {
                         self.rollback(&savepoint, out);
                         OpResult::Failed { error }
                     }));
@@ -180,7 +182,7 @@ impl Machine {
                     KeyField::Version => row.version,
                     KeyField::CreateRevision => row.created.0,
                     KeyField::ModRevision => row.modified.0,
-                    KeyField::Lease => row.lease.0,
+                    KeyField::Lease => row.lease().0,
                 });
                 let failed = GuardFailed::Key {
                     key: key.clone(),
@@ -278,10 +280,19 @@ impl Machine {
     }
 
     /// Runs one operation. On an error it may have changed something: the caller rolls back.
-    fn op(&mut self, context: &Context<'_>, op: &Op, out: &mut Outputs) -> Result<OpResult, OpError> {
+    fn op(
+        &mut self,
+        context: &Context<'_>,
+        op: &Op,
+        mode: Mode,
+        out: &mut Outputs,
+    ) -> Result<OpResult, OpError> {
         let now = context.now;
         match op {
-            Op::Get { key } => Ok(OpResult::Key { found: self.get(key) }),
+            Op::Get { key } => {
+                self.plain(key)?;
+                Ok(OpResult::Key { found: self.get(key) })
+            }
             Op::Range { read } => {
                 let found = self.keys.range(read, self.revision_shown())?;
                 Ok(OpResult::Keys { keys: found.keys, count: found.count, more: found.more })
@@ -332,9 +343,7 @@ impl Machine {
                 Ok(OpResult::Done {})
             }
             Op::DeleteStream { stream } => {
-                let id = self.streams.delete(stream)?;
-                self.groups.drop_stream(&mut self.streams, id);
-                self.revision_now();
+                self.remove_stream(stream)?;
                 Ok(OpResult::Done {})
             }
             Op::Append { append } => self.append(append, now, out),
@@ -528,6 +537,7 @@ impl Machine {
             Op::LimitPeek { name, policy } => {
                 Ok(OpResult::Limit { report: self.limits.report(name, policy, 1, now.time) })
             }
+            Op::Call { space, words, .. } => self.call_op(context, *space, words, mode, out),
             Op::Nested { commit } => {
                 if commit.idempotency.is_some() {
                     return Err(OpError::OutermostOnly { what: "an idempotency key".into() });
@@ -539,6 +549,14 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Deletes a stream, with its records and groups.
+    pub(crate) fn remove_stream(&mut self, stream: &Key) -> Result<(), OpError> {
+        let id = self.streams.delete(stream)?;
+        self.groups.drop_stream(&mut self.streams, id);
+        self.revision_now();
+        Ok(())
     }
 
     /// Appends a batch, and tells those who wait for it.
@@ -588,22 +606,27 @@ impl Machine {
 
     fn increment(&mut self, key: &Key, by: i64, min: i64, max: i64, now: &Now) -> Result<OpResult, OpError> {
         let place = self.writable(key)?;
-        let (found, lease) = match self.keys.live_at(place) {
-            None => (0, LeaseId::ZERO),
+        let (found, hang) = match self.keys.live_at(place) {
+            None => (0, keys::Hang::Nothing),
             Some(row) => {
                 let number = row.value.as_text().and_then(|text| text.parse::<i64>().ok());
-                (number.ok_or_else(|| OpError::NotInteger { key: key.clone() })?, row.lease)
+                (number.ok_or_else(|| OpError::NotInteger { key: key.clone() })?, row.hang())
             }
         };
         let sum = found.checked_add(by).filter(|sum| (min..=max).contains(sum));
         let value = sum.ok_or_else(|| OpError::OutOfBounds { key: key.clone(), found, by, min, max })?;
         let revision = self.revision_now();
-        self.keys.put_at(place, key, value.to_string().into(), lease, revision, now.time);
+        self.keys.put_at(place, key, value.to_string().into(), hang, revision, now.time);
         Ok(OpResult::Number { value })
     }
 
     fn delete(&mut self, key: &Key, now: &Now) -> Option<KeyValue> {
-        self.keys.get(key)?; // Deleting nothing is no change, and takes no revision.
+        // Deleting nothing is no change, and takes no revision.
+        let row = self.keys.get(key)?;
+        if row.kind != keys::Kind::Plain {
+            let body = row.body;
+            self.bodies.remove(body, key);
+        }
         let revision = self.revision_now();
         self.keys.delete(key, revision, now.time).map(|row| view(key, row, false))
     }
@@ -612,7 +635,10 @@ impl Machine {
     fn writable(&self, key: &Key) -> Result<Option<Slot>, OpError> {
         not_internal(key)?;
         let place = self.keys.find(key);
-        if self.keys.live_at(place).is_some() || !self.streams.exists(key) {
+        if let Some(row) = self.keys.live_at(place) {
+            return self.is_plain(key, row.kind).map(|()| place);
+        }
+        if !self.streams.exists(key) {
             return Ok(place);
         }
         Err(OpError::WrongType { key: key.clone(), found: "stream".into(), wanted: "plain value".into() })
@@ -620,10 +646,21 @@ impl Machine {
 
     fn not_a_key(&self, stream: &Key) -> Result<(), OpError> {
         not_internal(stream)?;
-        if self.keys.get(stream).is_none() {
+        let Some(row) = self.keys.get(stream) else { return Ok(()) };
+        let found = row.kind.name().into();
+        Err(OpError::WrongType { key: stream.clone(), found, wanted: "stream".into() })
+    }
+
+    /// A key of another type has no value that could be read whole.
+    fn plain(&self, key: &Key) -> Result<(), OpError> {
+        self.keys.get(key).map_or(Ok(()), |row| self.is_plain(key, row.kind))
+    }
+
+    fn is_plain(&self, key: &Key, kind: keys::Kind) -> Result<(), OpError> {
+        if kind == keys::Kind::Plain {
             return Ok(());
         }
-        Err(OpError::WrongType { key: stream.clone(), found: "plain value".into(), wanted: "stream".into() })
+        Err(OpError::WrongType { key: key.clone(), found: kind.name().into(), wanted: "plain value".into() })
     }
 
     /// The revision that reads inside the commit in hand see.
@@ -634,6 +671,8 @@ impl Machine {
     fn savepoint(&self, out: &Outputs) -> Savepoint {
         Savepoint {
             keys: self.keys.mark(),
+            bodies: self.bodies.mark(),
+            scripts: self.scripts.mark(),
             leases: self.leases.mark(),
             locks: self.locks.mark(),
             idempotency: self.idempotency.mark(),
@@ -649,6 +688,8 @@ impl Machine {
 
     fn rollback(&mut self, to: &Savepoint, out: &mut Outputs) {
         self.keys.rollback(&to.keys);
+        self.bodies.rollback(to.bodies);
+        self.scripts.rollback(to.scripts, |_, _, _| {});
         self.leases.rollback(to.leases);
         self.locks.rollback(&to.locks);
         self.idempotency.rollback(&to.idempotency);

@@ -267,8 +267,13 @@ impl Idempotency {
     pub(crate) fn restore_next_number(&mut self, next: u64) {
         self.next_number = next;
     }
-    pub(crate) fn restore_row(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
-        let slot = self.rows.restore_row(from)?;
+    /// `version` is that of the snapshot.
+    pub(crate) fn restore_row(&mut self, version: u64, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let slot = if version < 3 {
+            self.rows.restore_first(from, Wire::take)?
+        } else {
+            self.rows.restore_row(from)?
+        };
         let (scope, record) = self.rows.at(slot).clone();
         self.bytes += Self::cost(&scope, &record.kind);
         if let Some(lease) = claim_of(&record) {

@@ -6,32 +6,179 @@
 //!
 //! Invariant: a state at revision R can be read iff `compacted <= R <= current`: every change after `compacted` is a line.
 //! Invariant: a deleted key keeps its row (version 0) exactly as long as the line of its deletion is retained.
-//! Invariant: `ordered` names exactly the rows, `by_lease` exactly the live rows that hang on a lease.
+//! Invariant: `ordered` names exactly the rows, `by_lease` exactly the live rows that hang on a lease, `due_log` and `due_wall` those with a deadline.
+//! Invariant: a live row has a body iff it is of another type than a plain value. Lines tell of its changes, without its elements.
 //! Invariant: the history's bytes stay within its budget after every command.
 //! Called by: `commit` (guards and operations), `locks` and `services` (their public rows), `leases::end`.
 
+use crate::bodies::BodyId;
 use crate::rows::{Rows, Slot};
 use crate::table_digest;
+use quorate_calls::Deadline;
 use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{
     Blob, DecodeError, Key, KeyRange, KeyValue, Keyspace, LeaseId, LogTime, OpError, Order, RangeRead,
-    Revision, Sort, Version,
+    Revision, Sort, Version, WallTime,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
+/// The type of a key's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes.
+    #[default]
+    Plain,
+    /// Fields with values.
+    Hash,
+    /// Values in order.
+    List,
+    /// Members.
+    Set,
+    /// Members with scores.
+    Sorted,
+}
+quorate_types::wire_enum!(Kind { 0 = Plain {}, 1 = Hash {}, 2 = List {}, 3 = Set {}, 4 = Sorted {} });
+
+impl Kind {
+    /// Its name, for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain value",
+            Self::Hash => "hash",
+            Self::List => "list",
+            Self::Set => "set",
+            Self::Sorted => "sorted set",
+        }
+    }
+}
+
+/// What ends a key by itself: a lease or a deadline, never both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hang {
+    #[default]
+    Nothing,
+    Lease(LeaseId),
+    Until(Deadline),
+}
+
+impl From<LeaseId> for Hang {
+    fn from(lease: LeaseId) -> Self {
+        if lease == LeaseId::ZERO { Self::Nothing } else { Self::Lease(lease) }
+    }
+}
+
+impl From<Option<Deadline>> for Hang {
+    fn from(deadline: Option<Deadline>) -> Self {
+        deadline.map_or(Self::Nothing, Self::Until)
+    }
+}
+
 /// What a row holds. `version` 0: deleted at `modified`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Row {
+    /// Bytes of a plain value; the elements of another are in `body`.
     pub(crate) value: Blob,
     pub(crate) created: Revision,
     pub(crate) modified: Revision,
     pub(crate) version: u64,
-    pub(crate) lease: LeaseId,
     /// Number of the history line that made it so.
     line: u64,
+    /// A lease, a log time or a wall time, as `hung` says: rows are many, and this takes nine bytes instead of sixteen.
+    hang: u64,
+    hung: u8,
+    pub(crate) kind: Kind,
+    /// Where the elements are. Its number shows nowhere, and a row of history does not keep them.
+    pub(crate) body: BodyId,
 }
-quorate_types::wire_struct!(Row { value, created, modified, version, lease, line });
+
+const _: () = assert!(size_of::<Row>() == 72);
+
+impl Row {
+    pub(crate) fn hang(&self) -> Hang {
+        match self.hung {
+            0 => Hang::Nothing,
+            1 => Hang::Lease(LeaseId(self.hang)),
+            2 => Hang::Until(Deadline::Log(LogTime(self.hang))),
+            _ => Hang::Until(Deadline::Wall(WallTime(self.hang))),
+        }
+    }
+
+    fn hang_on(&mut self, hang: Hang) {
+        (self.hung, self.hang) = match hang {
+            Hang::Nothing => (0, 0),
+            Hang::Lease(lease) => (1, lease.0),
+            Hang::Until(Deadline::Log(time)) => (2, time.0),
+            Hang::Until(Deadline::Wall(wall)) => (3, wall.0),
+        };
+    }
+
+    pub(crate) fn lease(&self) -> LeaseId {
+        if let Hang::Lease(lease) = self.hang() { lease } else { LeaseId::ZERO }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        if let Hang::Until(deadline) = self.hang() { Some(deadline) } else { None }
+    }
+
+    /// What the first format wrote.
+    fn take_first(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut row = Self {
+            value: Wire::take(from)?,
+            created: Wire::take(from)?,
+            modified: Wire::take(from)?,
+            version: Wire::take(from)?,
+            ..Self::default()
+        };
+        row.hang_on(LeaseId::take(from)?.into());
+        row.line = Wire::take(from)?;
+        Ok(row)
+    }
+}
+
+impl PartialEq for Row {
+    /// All but where the elements lie.
+    fn eq(&self, other: &Self) -> bool {
+        let told =
+            |row: &Self| (row.created, row.modified, row.version, row.line, row.hang, row.hung, row.kind);
+        told(self) == told(other) && self.value == other.value
+    }
+}
+
+impl Wire for Row {
+    fn put(&self, out: &mut Writer) {
+        let Self { value, created, modified, version, line, hang, hung, kind, body: _ } = self;
+        value.put(out);
+        created.put(out);
+        modified.put(out);
+        version.put(out);
+        line.put(out);
+        hung.put(out);
+        hang.put(out);
+        kind.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let row = Self {
+            value: Wire::take(from)?,
+            created: Wire::take(from)?,
+            modified: Wire::take(from)?,
+            version: Wire::take(from)?,
+            line: Wire::take(from)?,
+            hung: Wire::take(from)?,
+            hang: Wire::take(from)?,
+            kind: Wire::take(from)?,
+            body: BodyId::NONE,
+        };
+        if row.hung > 3
+            || (row.hung == 0 && row.hang != 0)
+            || (row.kind != Kind::Plain && !row.value.is_empty())
+        {
+            return Err(DecodeError::Range { what: "row of a key, line", found: row.line });
+        }
+        Ok(row)
+    }
+}
 
 /// A change of a key: its row before (version 0 when it did not exist) and after.
 #[derive(Clone, Debug)]
@@ -60,10 +207,14 @@ pub(crate) struct Keys {
     rows: Rows<Key, Row>,
     ordered: BTreeMap<Keyspace, BTreeMap<Blob, Slot>>,
     by_lease: BTreeSet<(LeaseId, Slot)>,
+    /// Keys with a deadline, soonest first. Ties end in the order of slots, which are the same everywhere.
+    due_log: BTreeSet<(LogTime, Slot)>,
+    due_wall: BTreeSet<(WallTime, Slot)>,
     history: History,
     /// The newest revision whose changes may have been forgotten.
     compacted: Revision,
-    live: u64,
+    /// Keys that exist, by keyspace.
+    live: BTreeMap<Keyspace, u64>,
 }
 
 /// A change as a watcher sees it.
@@ -110,15 +261,62 @@ impl Keys {
             rows: Rows::new(seed),
             ordered: BTreeMap::new(),
             by_lease: BTreeSet::new(),
+            due_log: BTreeSet::new(),
+            due_wall: BTreeSet::new(),
             history: History::default(),
             compacted: Revision::ZERO,
-            live: 0,
+            live: BTreeMap::new(),
         }
     }
 
     /// Keys that exist.
     pub(crate) fn len(&self) -> u64 {
-        self.live
+        self.live.values().sum()
+    }
+
+    /// Keys that exist in a keyspace.
+    pub(crate) fn len_of(&self, space: Keyspace) -> u64 {
+        self.live.get(&space).copied().unwrap_or_default()
+    }
+
+    /// The soonest deadline in log time, and in wall time.
+    pub(crate) fn next_due(&self) -> (Option<LogTime>, Option<WallTime>) {
+        (self.due_log.first().map(|(time, _)| *time), self.due_wall.first().map(|(wall, _)| *wall))
+    }
+
+    /// A key that is due at these times, if one is.
+    pub(crate) fn due(&self, wall: WallTime, time: LogTime) -> Option<Key> {
+        let log = self.due_log.first().filter(|(due, _)| *due <= time).map(|(_, slot)| *slot);
+        let by_wall = || self.due_wall.first().filter(|(due, _)| *due <= wall).map(|(_, slot)| *slot);
+        log.or_else(by_wall).map(|slot| self.rows.at(slot).0.clone())
+    }
+
+    /// Names of keys that exist, by slot, from a slot on, looking at no more than `max` slots; and where to go on, 0 at the end.
+    pub(crate) fn scan(&self, space: Keyspace, from: u32, max: u32) -> (Vec<Slot>, u32) {
+        let end = self.rows.slots().min(from.saturating_add(max));
+        let live = |slot: &Slot| {
+            self.rows.holds(*slot).is_some_and(|(key, row)| key.space == space && row.version > 0)
+        };
+        let found = (from..end).map(Slot).filter(live).collect();
+        (found, if end == self.rows.slots() { 0 } else { end })
+    }
+
+    /// The first key that exists at or after a name, in order of names, or else the first of all.
+    pub(crate) fn some_key(&self, space: Keyspace, near: &Blob) -> Option<Slot> {
+        let names = self.ordered.get(&space)?;
+        let live = |(_, slot): &(&Blob, &Slot)| self.rows.at(**slot).1.version > 0;
+        let after = names.range::<Blob, _>(near..).find(live);
+        after.or_else(|| names.iter().find(live)).map(|(_, slot)| *slot)
+    }
+
+    /// What lies at a slot, if a key that exists does.
+    pub(crate) fn at(&self, slot: Slot) -> Option<(&Key, &Row)> {
+        let (key, row) = self.rows.holds(slot)?;
+        (row.version > 0).then_some((key, row))
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        self.rows.slots()
     }
 
     pub(crate) fn compacted(&self) -> Revision {
@@ -164,11 +362,11 @@ impl Keys {
         &mut self,
         key: &Key,
         value: Blob,
-        lease: LeaseId,
+        hang: impl Into<Hang>,
         revision: Revision,
         time: LogTime,
     ) -> Option<&Row> {
-        self.put_at(self.find(key), key, value, lease, revision, time)
+        self.put_at(self.find(key), key, value, hang, revision, time)
     }
 
     /// [`Keys::put`], where the row's place is known.
@@ -177,13 +375,49 @@ impl Keys {
         place: Option<Slot>,
         key: &Key,
         value: Blob,
-        lease: LeaseId,
+        hang: impl Into<Hang>,
         revision: Revision,
         time: LogTime,
     ) -> Option<&Row> {
-        let line = self.history.end();
-        let (created, modified, version) = (revision, revision, 1);
-        let mut after = Row { value, created, modified, version, lease, line };
+        self.write(place, key, Row { value, ..Row::default() }, hang.into(), revision, time)
+    }
+
+    /// Writes a key whose elements lie in a body; where its row is.
+    pub(crate) fn put_body(
+        &mut self,
+        place: Option<Slot>,
+        key: &Key,
+        (kind, body): (Kind, BodyId),
+        hang: Hang,
+        revision: Revision,
+        time: LogTime,
+    ) -> Slot {
+        self.write(place, key, Row { kind, body, ..Row::default() }, hang, revision, time);
+        place.or_else(|| self.find(key)).expect("it was just written")
+    }
+
+    /// Notes at `revision` that the elements of a key change; once per revision is enough.
+    pub(crate) fn touch_body(&mut self, slot: Slot, revision: Revision, time: LogTime) {
+        let (key, row) = self.rows.at(slot);
+        if row.modified != revision {
+            let (key, row) = (key.clone(), row.clone());
+            let (of, hang) = ((row.kind, row.body), row.hang());
+            self.put_body(Some(slot), &key, of, hang, revision, time);
+        }
+    }
+
+    fn write(
+        &mut self,
+        place: Option<Slot>,
+        key: &Key,
+        mut after: Row,
+        hang: Hang,
+        revision: Revision,
+        time: LogTime,
+    ) -> Option<&Row> {
+        (after.created, after.modified, after.version) = (revision, revision, 1);
+        after.line = self.history.end();
+        after.hang_on(hang);
         let (slot, before) = match place {
             Some(slot) => {
                 let before = &self.rows.at(slot).1;
@@ -198,7 +432,7 @@ impl Keys {
                 (slot, Row::default())
             }
         };
-        self.reindex(slot, before.lease, lease, before.version, 1);
+        self.reindex(slot, key.space, &before, &after);
         let before = &self.history.push(Line { slot, time, before, after }).before;
         (before.version > 0).then_some(before)
     }
@@ -209,7 +443,7 @@ impl Keys {
         self.live_at(Some(slot))?;
         let after = Row { modified: revision, line: self.history.end(), ..Row::default() };
         let before = self.rows.swap(slot, after.clone());
-        self.reindex(slot, before.lease, LeaseId::ZERO, before.version, 0);
+        self.reindex(slot, key.space, &before, &after);
         Some(&self.history.push(Line { slot, time, before, after }).before)
     }
 
@@ -219,6 +453,17 @@ impl Keys {
             .filter(|slot| self.rows.at(*slot).1.version > 0)
             .map(|slot| self.rows.at(slot).0.clone())
             .collect()
+    }
+
+    /// Keys of a keyspace that exist, in order.
+    pub(crate) fn keys_of_space(&self, space: Keyspace) -> Vec<Key> {
+        self.keys_in(&KeyRange { start: Key { space, name: Blob::EMPTY }, end: None })
+    }
+
+    /// Keys that exist and have a body, with it.
+    pub(crate) fn bodied(&self) -> impl Iterator<Item = (&Key, BodyId)> {
+        let live = self.rows.iter().filter(|(_, _, row)| row.version > 0 && row.kind != Kind::Plain);
+        live.map(|(_, key, row)| (key, row.body))
     }
 
     /// Keys that hang on a lease, in the order of their names.
@@ -253,7 +498,7 @@ impl Keys {
         let at = read.at.unwrap_or(current);
         self.readable(at, current)?;
         let mut rows =
-            self.slots_in(&read.range).filter_map(|slot| self.as_of(slot, at).map(|row| (slot, row)));
+            self.slots_in(&read.range).filter_map(|slot| Some((slot, self.plain_as_of(slot, at)?)));
         if read.count_only {
             return Ok(RangeAnswer { count: rows.count() as u64, ..RangeAnswer::default() });
         }
@@ -380,14 +625,14 @@ impl Keys {
     pub(crate) fn rollback(&mut self, mark: &Mark) {
         while self.history.end() > mark.lines {
             let Line { slot, before, after, .. } = self.history.pop_back();
-            let (lease, version) = (before.lease, before.version);
+            let space = self.rows.at(slot).0.space;
+            self.reindex(slot, space, &after, &before);
             if before == Row::default() {
                 let key = self.rows.take_back(slot);
                 self.unindex(&key);
             } else {
                 self.rows.swap(slot, before);
             }
-            self.reindex(slot, after.lease, lease, after.version, version);
         }
     }
 
@@ -418,26 +663,44 @@ impl Keys {
             let told = line.is_some_and(|line| line.slot == slot && line.after == *row);
             sound(told || (row.line < self.history.first && row.version > 0), "line of a key")?;
             sound(row.modified <= revision && row.created <= row.modified, "revision of a key")?;
-            let leased = row.version > 0 && row.lease != LeaseId::ZERO;
-            sound(!leased || live(row.lease), "lease of a key")?;
+            let leased = row.version > 0 && row.lease() != LeaseId::ZERO;
+            sound(!leased || live(row.lease()), "lease of a key")?;
+            let bodied = row.version > 0 && row.kind != Kind::Plain;
+            sound(bodied == (row.body != BodyId::NONE), "elements of a key")?;
         }
         Ok(())
     }
 
     /// Panics when an index and the rows disagree.
     pub(crate) fn check(&self) {
-        let mut live = 0;
-        let mut leased = 0;
+        let mut live: BTreeMap<Keyspace, u64> = BTreeMap::new();
+        let (mut leased, mut due_log, mut due_wall) = (0, 0, 0);
         for (slot, key, row) in self.rows.iter() {
             assert_eq!(
                 self.ordered.get(&key.space).and_then(|names| names.get(&key.name)),
                 Some(&slot),
                 "ordered names {key}"
             );
-            live += u64::from(row.version > 0);
-            if row.version > 0 && row.lease != LeaseId::ZERO {
-                assert!(self.by_lease.contains(&(row.lease, slot)), "by_lease names {key}");
-                leased += 1;
+            if row.version > 0 {
+                *live.entry(key.space).or_default() += 1;
+            }
+            match row.hang() {
+                _ if row.version == 0 => {
+                    assert_eq!(row.hang(), Hang::Nothing, "what is gone hangs on nothing: {key}")
+                }
+                Hang::Nothing => {}
+                Hang::Lease(lease) => {
+                    assert!(self.by_lease.contains(&(lease, slot)), "by_lease names {key}");
+                    leased += 1;
+                }
+                Hang::Until(Deadline::Log(time)) => {
+                    assert!(self.due_log.contains(&(time, slot)), "due_log names {key}");
+                    due_log += 1;
+                }
+                Hang::Until(Deadline::Wall(wall)) => {
+                    assert!(self.due_wall.contains(&(wall, slot)), "due_wall names {key}");
+                    due_wall += 1;
+                }
             }
             if row.version == 0 {
                 assert!(row.line >= self.history.first, "a deleted key {key} goes with its line");
@@ -445,6 +708,11 @@ impl Keys {
         }
         assert_eq!(live, self.live, "live counts the keys that exist");
         assert_eq!(leased, self.by_lease.len(), "by_lease names leased keys only");
+        assert_eq!(
+            (due_log, due_wall),
+            (self.due_log.len(), self.due_wall.len()),
+            "what is due has a deadline"
+        );
         assert_eq!(
             self.ordered.values().map(BTreeMap::len).sum::<usize>(),
             self.rows.len(),
@@ -457,24 +725,33 @@ impl Keys {
         );
     }
 
-    /// Keeps `by_lease` and `live` in step with a row that went from one state to another.
-    fn reindex(
-        &mut self,
-        slot: Slot,
-        lease_from: LeaseId,
-        lease_to: LeaseId,
-        version_from: u64,
-        version_to: u64,
-    ) {
-        if lease_from != lease_to {
-            if lease_from != LeaseId::ZERO {
-                self.by_lease.remove(&(lease_from, slot));
-            }
-            if lease_to != LeaseId::ZERO {
-                self.by_lease.insert((lease_to, slot));
-            }
+    /// Keeps `by_lease`, what is due, and `live` in step with a row that went from one state to another.
+    fn reindex(&mut self, slot: Slot, space: Keyspace, from: &Row, to: &Row) {
+        if (from.hung, from.hang) != (to.hung, to.hang) {
+            match from.hang() {
+                Hang::Nothing => false,
+                Hang::Lease(lease) => self.by_lease.remove(&(lease, slot)),
+                Hang::Until(Deadline::Log(time)) => self.due_log.remove(&(time, slot)),
+                Hang::Until(Deadline::Wall(wall)) => self.due_wall.remove(&(wall, slot)),
+            };
+            match to.hang() {
+                Hang::Nothing => false,
+                Hang::Lease(lease) => self.by_lease.insert((lease, slot)),
+                Hang::Until(Deadline::Log(time)) => self.due_log.insert((time, slot)),
+                Hang::Until(Deadline::Wall(wall)) => self.due_wall.insert((wall, slot)),
+            };
         }
-        self.live = self.live + u64::from(version_to > 0) - u64::from(version_from > 0);
+        match (from.version > 0, to.version > 0) {
+            (false, true) => *self.live.entry(space).or_default() += 1,
+            (true, false) => {
+                let live = self.live.get_mut(&space).expect("a key that existed was counted");
+                *live -= 1;
+                if *live == 0 {
+                    self.live.remove(&space);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn index(&mut self, slot: Slot, key: &Key) {
@@ -524,6 +801,11 @@ impl Keys {
         if at > current { Err(OpError::Future { asked: at, current }) } else { Ok(()) }
     }
 
+    /// As [`Keys::as_of`], for a plain value: other types have none that could be shown.
+    fn plain_as_of(&self, slot: Slot, at: Revision) -> Option<&Row> {
+        self.as_of(slot, at).filter(|row| row.kind == Kind::Plain)
+    }
+
     /// The row at revision `at`, which must be readable; nothing if the key did not exist then.
     fn as_of(&self, slot: Slot, at: Revision) -> Option<&Row> {
         let mut row = &self.rows.at(slot).1;
@@ -541,7 +823,7 @@ pub(crate) fn view(key: &Key, row: &Row, keys_only: bool) -> KeyValue {
         create_revision: row.created,
         mod_revision: row.modified,
         version: Version(row.version),
-        lease: row.lease,
+        lease: row.lease(),
     }
 }
 
@@ -700,20 +982,38 @@ impl Keys {
         self.history.first = first;
     }
 
-    pub(crate) fn restore_row(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
-        let slot = self.rows.restore_row(from)?;
+    /// `version` is that of the snapshot.
+    pub(crate) fn restore_row(&mut self, version: u64, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let slot = if version < 3 {
+            self.rows.restore_first(from, Row::take_first)?
+        } else {
+            self.rows.restore_row(from)?
+        };
         let (key, row) = self.rows.at(slot).clone();
+        if row.version == 0 && row.hang() != Hang::Nothing {
+            return Err(DecodeError::Range {
+                what: "a deleted key that hangs on something, line",
+                found: row.line,
+            });
+        }
         self.index(slot, &key);
-        let lease = if row.version > 0 { row.lease } else { LeaseId::ZERO };
-        self.reindex(slot, LeaseId::ZERO, lease, 0, row.version);
+        self.reindex(slot, key.space, &Row::default(), &row);
         Ok(())
     }
 
-    pub(crate) fn restore_line(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+    /// Gives a restored key its elements.
+    pub(crate) fn restore_body(&mut self, slot: Slot, body: BodyId) {
+        let mut row = self.rows.at(slot).1.clone();
+        row.body = body;
+        self.rows.swap(slot, row);
+    }
+
+    pub(crate) fn restore_line(&mut self, version: u64, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let row = if version < 3 { Row::take_first } else { <Row as Wire>::take };
         let key = Key::take(from)?;
         let time = LogTime::take(from)?;
-        let before = Row::take(from)?;
-        let after = Row::take(from)?;
+        let before = row(from)?;
+        let after = row(from)?;
         let slot = self
             .rows
             .find(&key)

@@ -9,6 +9,8 @@
 //! Invariant: `apply` never fails. A refused command is an outcome.
 //! Called by: `node`, which owns one machine per partition, and by the simulator.
 
+mod bodies;
+mod calls;
 mod commit;
 mod groups;
 mod idempotency;
@@ -24,8 +26,9 @@ mod streams;
 mod table;
 mod tasks;
 
+pub use calls::{CALLS_SINCE, Times};
 pub use groups::{GroupPartition, GroupView};
-pub use keys::{Change, Changes, RangeAnswer};
+pub use keys::{Change, Changes, Kind, RangeAnswer};
 pub use locks::{LockView, Waiter};
 pub use reads::{LeaseView, Sizes};
 pub use services::{registered, service_range, services_range};
@@ -33,6 +36,7 @@ pub use snapshot::{RestoreError, Restorer, Snapshot};
 pub use streams::{BatchRef, Batches, PartitionView, StreamId, StreamView};
 pub use tasks::{Due, TaskView};
 
+use quorate_calls::{Interpreter, NoScripts};
 use quorate_types::codec::{Wire, Writer};
 use quorate_types::{
     Blob, Command, CommandBody, Commit, Entry, FencingToken, GroupName, Key, Keyspace, LeaseId, LockName,
@@ -42,7 +46,7 @@ use quorate_types::{
 
 /// The newest version of the rules by which entries are decided that this build knows. A state follows the version that its log last
 /// raised it to ([`Machine::version`]), so that replicas of different builds decide alike.
-pub const MACHINE_VERSION: u32 = 1;
+pub const MACHINE_VERSION: u32 = 2;
 
 /// How many commands are read ahead: enough to overlap their cache misses, few enough to stay in the nearest cache.
 const NEAR: usize = 32;
@@ -123,6 +127,15 @@ pub enum Event {
         /// The lease.
         lease: LeaseId,
     },
+    /// A call told the subscribers of a channel something.
+    Published {
+        /// The channel.
+        channel: Blob,
+        /// What it told them.
+        message: Blob,
+        /// Whether it is a sharded channel (SPUBLISH).
+        sharded: bool,
+    },
 }
 
 /// A task that fired, and what came of it.
@@ -148,6 +161,13 @@ pub struct Machine {
     wall: WallTime,
     time: LogTime,
     keys: keys::Keys,
+    /// Elements of keys that are no plain values.
+    bodies: bodies::Bodies,
+    /// Scripts that EVALSHA may name, by the SHA-1 of their text.
+    scripts: table::Table<Blob, Blob>,
+    interpreter: Box<dyn Interpreter>,
+    /// Random numbers drawn in the entry in hand.
+    draws: u64,
     leases: leases::Leases,
     locks: locks::Locks,
     idempotency: idempotency::Idempotency,
@@ -180,6 +200,10 @@ impl Machine {
             wall: WallTime::ZERO,
             time: LogTime::ZERO,
             keys: keys::Keys::new(hash_seed),
+            bodies: bodies::Bodies::default(),
+            scripts: table::Table::default(),
+            interpreter: Box::new(NoScripts),
+            draws: 0,
             leases: leases::Leases::default(),
             locks: locks::Locks::default(),
             idempotency: idempotency::Idempotency::new(hash_seed),
@@ -194,6 +218,13 @@ impl Machine {
             scratch: Writer::default(),
             near: Vec::new(),
         }
+    }
+
+    /// Hands in what runs scripts; without one, they are refused. It must be the same on every replica.
+    #[must_use]
+    pub fn with_interpreter(mut self, interpreter: Box<dyn Interpreter>) -> Self {
+        self.interpreter = interpreter;
+        self
     }
 
     /// Applies one entry. Same state and same entry: same outcomes, byte for byte, on every replica and every replay.
@@ -218,6 +249,7 @@ impl Machine {
         assert!(wall >= self.wall, "wall time ran backwards: {wall} after {}", self.wall);
         self.wall = wall;
         self.time = time;
+        self.draws = 0;
         let now = Now { index: entry.index, wall, time, seed: entry.seed };
         let (told, revision) = (out.outcomes.len(), self.revision);
         let head = entry.commands.iter().take_while(|command| command.body.is_keep_alive()).count();
@@ -235,6 +267,7 @@ impl Machine {
         if head == entry.commands.len() {
             self.expire(&now, out);
         }
+        self.bodies.free_some();
         self.applied = entry.index;
         if out.outcomes.len() > told || self.revision > revision {
             self.follow_trail(&out.outcomes[told..]);
@@ -272,14 +305,17 @@ impl Machine {
     /// When something is due next: by log time, and by wall time. Either may be a little early, never late.
     #[must_use]
     pub fn next_due(&self) -> (Option<LogTime>, Option<WallTime>) {
+        let (key_log, key_wall) = self.keys.next_due();
         let log = [
+            key_log,
             self.leases.next_due().map(|(time, _)| time),
             self.locks.next_due().map(|(time, ..)| time),
             self.tasks.next_due_log().map(|(time, _)| *time),
             self.groups.next_due(),
             self.idempotency.next_due_hint(),
         ];
-        let wall = [self.tasks.next_due_wall().map(|(time, _)| *time), self.streams.next_due_wall()];
+        let wall =
+            [key_wall, self.tasks.next_due_wall().map(|(time, _)| *time), self.streams.next_due_wall()];
         (log.into_iter().flatten().min(), wall.into_iter().flatten().min())
     }
 
@@ -500,7 +536,7 @@ impl Machine {
         if !keys.is_empty() {
             let revision = self.revision_now();
             for key in keys {
-                self.keys.delete(&key, revision, now.time);
+                self.keys.delete(&key, revision, now.time); // Only plain values hang on leases.
             }
         }
         out.events.push(Event::LeaseEnded { lease });
@@ -519,6 +555,7 @@ impl Machine {
                 self.idempotency.next_due().map(|time| (time, 2)),
                 self.groups.next_due().map(|time| (time, 3)),
                 self.tasks.next_due_log().map(|(time, _)| (*time, 4)),
+                self.keys.next_due().0.map(|time| (time, 5)),
             ];
             let Some((_, kind)) = due.into_iter().flatten().filter(|(time, _)| *time <= now.time).min()
             else {
@@ -547,6 +584,10 @@ impl Machine {
                     self.groups.expire(&mut self.streams, now, 1, &mut out.events);
                     self.count_letters(out, before);
                 }
+                5 => {
+                    let key = self.keys.due(WallTime::ZERO, now.time).expect("it is due");
+                    self.drop_key(&key, now);
+                }
                 _ => {
                     let name = self.tasks.next_due_log().expect("it is due").1.clone();
                     self.fire(&name, now, out);
@@ -561,6 +602,11 @@ impl Machine {
             }
             let name = name.clone();
             self.fire(&name, now, out);
+            self.finish(now, out);
+        }
+        for _ in 0..expiries_max {
+            let Some(key) = self.keys.due(now.wall, LogTime::ZERO) else { break };
+            self.drop_key(&key, now);
             self.finish(now, out);
         }
         if self.streams.next_due_wall().is_some_and(|due| due <= now.wall) {
@@ -654,6 +700,8 @@ impl Machine {
 
     fn forget(&mut self) {
         self.keys.forget();
+        self.bodies.forget();
+        self.scripts.forget();
         self.leases.forget();
         self.locks.forget();
         self.idempotency.forget();

@@ -32,6 +32,8 @@ pub struct LeaseView {
 pub struct Sizes {
     /// Keys that exist.
     pub keys: u64,
+    /// Bytes of the elements of hashes, lists, sets and sorted sets, about.
+    pub element_bytes: u64,
     /// Bytes of key history.
     pub history_bytes: u64,
     /// Leases.
@@ -264,6 +266,7 @@ impl Machine {
     pub fn sizes(&self) -> Sizes {
         Sizes {
             keys: self.keys.len(),
+            element_bytes: self.bodies.bytes(),
             history_bytes: self.keys.history_bytes(),
             leases: self.leases.len() as u64,
             locks: self.locks.len() as u64,
@@ -279,6 +282,7 @@ impl Machine {
     pub fn check(&self) {
         let live = |lease| self.leases.get(lease).is_some();
         self.keys.check();
+        self.bodies.check(self.keys.bodied().map(|(_, body)| body));
         self.leases.check();
         self.locks.check(live);
         self.idempotency.check();

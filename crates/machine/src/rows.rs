@@ -7,8 +7,11 @@
 //! The index keeps each row's hash beside its slot: growing it touches no row, and two keys of like hashes are told apart
 //! without a look at either's row, mostly.
 //!
-//! Invariant: the hash never decides anything but where a row is found; no result depends on slot numbers or on the seed.
-//! Invariant: `free` holds exactly the empty slots, and rolling back restores it.
+//! A row keeps its slot for as long as it lives, a new one takes the lowest that is free, and a snapshot keeps slots: so they are the same on
+//! every replica, and a scan by slots may go on anywhere.
+//!
+//! Invariant: the hash never decides anything but where a row is found; no result depends on the seed.
+//! Invariant: `free` holds exactly the empty slots below `slots`, and rolling back restores it.
 
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
@@ -18,6 +21,8 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash};
 
 const CHUNK: usize = 1024;
+/// Memory ends before so many rows; a snapshot that claims more is damaged.
+const SLOTS_MAX: u32 = 1 << 30;
 
 /// A row's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +48,7 @@ pub(crate) struct Rows<K, V> {
     /// In chunks, so that growing never copies what is there.
     chunks: Vec<Vec<Option<(K, V)>>>,
     slots: u32,
-    free: Vec<u32>,
+    free: Free,
     undo: Vec<Undo<K, V>>,
     walk: Option<Walk<K, V>>,
 }
@@ -69,7 +74,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
             hasher: FixedState::with_seed(seed),
             chunks: Vec::new(),
             slots: 0,
-            free: Vec::new(),
+            free: Free::default(),
             undo: Vec::new(),
             walk: None,
         }
@@ -111,11 +116,15 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &K, &V)> {
-        self.chunks
-            .iter()
-            .flatten()
-            .enumerate()
-            .filter_map(|(slot, row)| row.as_ref().map(|(key, value)| (Slot(slot as u32), key, value)))
+        let cells = self.chunks.iter().enumerate().flat_map(|(chunk, cells)| {
+            cells.iter().enumerate().map(move |(cell, row)| (chunk * CHUNK + cell, row))
+        });
+        cells.filter_map(|(slot, row)| row.as_ref().map(|(key, value)| (Slot(slot as u32), key, value)))
+    }
+
+    /// One more than the highest slot that was ever taken.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots
     }
 
     /// Adds a row whose key is not there yet.
@@ -182,8 +191,8 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
                 }
                 Undo::Removed(slot, key, value) => {
                     each(slot, &key, None, Some(&value));
-                    let back = self.place(key, value);
-                    assert!(back == slot.0, "the free list is rolled back in step: {back}, {}", slot.0);
+                    self.free.take(slot.0);
+                    self.place_at(slot.0, key, value);
                 }
             }
         }
@@ -210,6 +219,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
                 None => self.cell(slot).as_ref(),
             };
             if let Some((key, value)) = row {
+                slot.put(out);
                 key.put(out);
                 value.put(out);
                 emitted += 1;
@@ -225,16 +235,42 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         self.walk = None;
     }
 
+    /// Reads a row back. Rows come in the order of their slots.
     pub(crate) fn restore_row(&mut self, from: &mut Reader<'_>) -> Result<Slot, DecodeError> {
+        let slot = u32::take(from)?;
+        self.restore_at(slot, from, V::take)
+    }
+
+    /// Reads a row as the first formats wrote it: without its slot, and maybe another form of value.
+    pub(crate) fn restore_first(
+        &mut self,
+        from: &mut Reader<'_>,
+        value: impl FnOnce(&mut Reader<'_>) -> Result<V, DecodeError>,
+    ) -> Result<Slot, DecodeError> {
+        self.restore_at(self.slots, from, value)
+    }
+
+    fn restore_at(
+        &mut self,
+        slot: u32,
+        from: &mut Reader<'_>,
+        value: impl FnOnce(&mut Reader<'_>) -> Result<V, DecodeError>,
+    ) -> Result<Slot, DecodeError> {
+        if slot < self.slots || slot >= SLOTS_MAX {
+            return Err(DecodeError::Range { what: "slot of a row", found: u64::from(slot) });
+        }
         let key = K::take(from)?;
-        let value = V::take(from)?;
+        let value = value(from)?;
         if self.find(&key).is_some() {
             return Err(DecodeError::Range {
                 what: "a row that came before, at byte",
                 found: from.position() as u64,
             });
         }
-        Ok(Slot(self.place(key, value)))
+        self.free.add(self.slots..slot);
+        self.slots = slot + 1;
+        self.place_at(slot, key, value);
+        Ok(Slot(slot))
     }
 
     pub(crate) fn digest(&self, scratch: &mut Writer) -> u128 {
@@ -249,7 +285,8 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
     }
 
     fn cell(&self, slot: u32) -> &Option<(K, V)> {
-        &self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
+        let cells = self.chunks.get(slot as usize / CHUNK);
+        cells.and_then(|cells| cells.get(slot as usize % CHUNK)).unwrap_or(&None)
     }
 
     fn cell_mut(&mut self, slot: u32) -> &mut Option<(K, V)> {
@@ -257,19 +294,30 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
     }
 
     fn place(&mut self, key: K, value: V) -> u32 {
-        let slot = self.free.pop().unwrap_or_else(|| {
+        let slot = self.free.pop_first().unwrap_or_else(|| {
             let slot = self.slots;
-            self.slots = slot.checked_add(1).expect("memory ends long before 2^32 rows");
-            if (slot as usize).is_multiple_of(CHUNK) {
-                self.chunks.push(Vec::with_capacity(CHUNK));
-            }
-            self.chunks[slot as usize / CHUNK].push(None);
+            assert!(slot < SLOTS_MAX, "memory ends long before 2^30 rows");
+            self.slots = slot + 1;
             slot
         });
-        let hash = self.hash(&key);
-        *self.cell_mut(slot) = Some((key, value));
-        self.index.insert_unique(Place::full(hash), Place { slot, hash }, |place| Place::full(place.hash));
+        self.place_at(slot, key, value);
         slot
+    }
+
+    /// Puts a row into a slot that is neither free nor held.
+    fn place_at(&mut self, slot: u32, key: K, value: V) {
+        let hash = self.hash(&key);
+        let (chunk, cell) = (slot as usize / CHUNK, slot as usize % CHUNK);
+        if self.chunks.len() <= chunk {
+            self.chunks.resize_with(chunk + 1, Vec::new);
+        }
+        let cells = &mut self.chunks[chunk];
+        if cells.len() <= cell {
+            cells.reserve_exact(CHUNK - cells.len());
+            cells.resize_with(cell + 1, || None);
+        }
+        cells[cell] = Some((key, value));
+        self.index.insert_unique(Place::full(hash), Place { slot, hash }, |place| Place::full(place.hash));
     }
 
     fn clear(&mut self, slot: u32) -> (K, V) {
@@ -277,7 +325,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         let hash = Place::full(self.hash(&row.0));
         let found = self.index.find_entry(hash, |place| place.slot == slot);
         found.map_err(|_| ()).expect("every row is in the index").remove();
-        self.free.push(slot);
+        self.free.add(slot..slot + 1);
         row
     }
 
@@ -287,6 +335,49 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         {
             walk.saved.entry(slot).or_insert(before);
         }
+    }
+}
+
+/// Free slots, as the first and the end of each stretch.
+#[derive(Default)]
+struct Free {
+    stretches: BTreeMap<u32, u32>,
+}
+
+impl Free {
+    /// Adds slots none of which is free.
+    fn add(&mut self, slots: std::ops::Range<u32>) {
+        if slots.is_empty() {
+            return;
+        }
+        let (mut first, mut end) = (slots.start, slots.end);
+        if let Some(after) = self.stretches.remove(&end) {
+            end = after;
+        }
+        if let Some((start, stop)) = self.stretches.range_mut(..first).next_back()
+            && *stop == first
+        {
+            first = *start;
+        }
+        self.stretches.insert(first, end);
+    }
+
+    fn pop_first(&mut self) -> Option<u32> {
+        let (first, end) = self.stretches.pop_first()?;
+        if first + 1 < end {
+            self.stretches.insert(first + 1, end);
+        }
+        Some(first)
+    }
+
+    /// Takes one that is free.
+    fn take(&mut self, slot: u32) {
+        let (first, end) =
+            self.stretches.range(..=slot).next_back().map(|(f, e)| (*f, *e)).expect("it is free");
+        assert!(slot < end, "slot {slot} is free");
+        self.stretches.remove(&first);
+        self.add(first..slot);
+        self.add(slot + 1..end);
     }
 }
 
@@ -355,6 +446,24 @@ mod tests {
             }
             prop_assert_eq!(sorted(&restored), began);
             prop_assert_eq!(restored.digest(&mut Writer::default()), digest);
+        }
+
+        #[test]
+        fn slots_are_kept_by_rows_and_given_lowest_first(
+            steps in proptest::collection::vec((0u64..40, any::<bool>()), 0..200),
+        ) {
+            let mut rows = Rows::<u64, u64>::new(7);
+            let mut held = BTreeMap::new();
+            for (key, put) in steps {
+                if put && !held.contains_key(&key) {
+                    let lowest = (0u32..).find(|slot| !held.values().any(|taken| taken == slot)).unwrap();
+                    prop_assert_eq!(rows.insert(key, 0), Slot(lowest));
+                    held.insert(key, lowest);
+                } else if !put && let Some(slot) = held.remove(&key) {
+                    rows.remove(Slot(slot));
+                }
+                prop_assert!(held.iter().all(|(key, slot)| rows.find(key) == Some(Slot(*slot))));
+            }
         }
     }
 }

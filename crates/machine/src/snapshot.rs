@@ -8,13 +8,14 @@
 //! Called by: `node` (slices at the end of turns, restore at start), the simulator.
 //! Source: pre-image walks as in database online backups; no fork, no persistent structures.
 
+use crate::bodies::BodyId;
 use crate::{Machine, REVISION_MAX, table_digest};
 use bytes::Bytes;
 use quorate_types::codec::{Reader, Wire, Writer};
-use quorate_types::{DecodeError, LimitName, LogIndex, LogTime, Revision, Settings, WallTime};
+use quorate_types::{DecodeError, Key, LimitName, LogIndex, LogTime, Revision, Settings, WallTime};
 
 /// Version of the snapshot's contents.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 /// Sections in the order in which they are written.
 const HEADER: u64 = 0;
@@ -29,7 +30,11 @@ const SLOTS: u64 = 8;
 const TASKS: u64 = 9;
 const STREAMS: u64 = 10;
 const GROUPS: u64 = 11;
-const END: u64 = 12;
+const BODIES: u64 = 12;
+const SCRIPTS: u64 = 13;
+const END: u64 = 14;
+/// Where the first two versions ended.
+const END_FIRST: u64 = 12;
 
 /// What a snapshot is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +134,8 @@ impl Machine {
             hand: self.limits.hand(),
         };
         self.keys.walk_begin();
+        self.bodies.walk_begin();
+        self.scripts.walk_begin();
         self.leases.table().walk_begin();
         self.locks.walk_begin();
         self.idempotency.rows().walk_begin();
@@ -165,6 +172,8 @@ impl Machine {
     pub fn snapshot_end(&mut self) {
         self.snapshot = None;
         self.keys.walk_end();
+        self.bodies.walk_end();
+        self.scripts.walk_end();
         self.leases.table().walk_end();
         self.locks.walk_end();
         self.idempotency.rows().walk_end();
@@ -195,6 +204,8 @@ impl Machine {
             TASKS => full(self.tasks.table().walk_next(rows, out)),
             STREAMS => (0, self.streams.walk_next(rows, out)),
             GROUPS => (0, self.groups.walk_next(rows, out)),
+            BODIES => self.bodies.walk_next(rows, &self.keys, out),
+            SCRIPTS => full(self.scripts.walk_next(rows, out)),
             _ => (0, true),
         }
     }
@@ -212,6 +223,17 @@ impl Machine {
         self.limits.verify(live)
     }
 
+    fn restore_body(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let keys = &self.keys;
+        let fresh = |key: &Key| keys.get(key).filter(|row| row.body == BodyId::NONE).map(|row| row.kind);
+        if let Some((key, body)) = self.bodies.restore(fresh, from)? {
+            let slot = self.keys.find(&key).expect("its kind was just found");
+            self.keys.restore_body(slot, body);
+            self.bodies.settle(body, slot);
+        }
+        Ok(())
+    }
+
     /// A digest of the whole state. Two machines that applied the same entries have the same one, however they came there. How they came
     /// there is [`Machine::trail`], which a refused commit moves too.
     #[must_use]
@@ -219,6 +241,8 @@ impl Machine {
         let mut scratch = Writer::default();
         let parts = [
             self.keys.digest(&mut scratch),
+            self.bodies.digest(self.keys.bodied(), &mut scratch),
+            self.scripts.digest(&mut scratch),
             self.leases.digest(&mut scratch),
             self.locks.digest(&mut scratch),
             self.idempotency.digest(&mut scratch),
@@ -245,13 +269,15 @@ impl Machine {
 pub struct Restorer {
     machine: Machine,
     section: Option<u64>,
+    /// Version of the snapshot.
+    version: u64,
 }
 
 impl Restorer {
     /// Begins with an empty machine; `hash_seed` as for [`Machine::new`].
     #[must_use]
     pub fn new(hash_seed: u64) -> Self {
-        Self { machine: Machine::new(hash_seed), section: None }
+        Self { machine: Machine::new(hash_seed), section: None, version: VERSION }
     }
 
     /// Takes the next chunk.
@@ -269,8 +295,9 @@ impl Restorer {
         if !in_order {
             return Err(RestoreError::Order { found: section, after: self.section.unwrap_or(u64::MAX) });
         }
+        let section = if self.version < 3 && section == END_FIRST { END } else { section };
         self.section = Some(section);
-        let machine = &mut self.machine;
+        let (machine, version) = (&mut self.machine, self.version);
         match section {
             HEADER => self.header(&mut from)?,
             STREAMS => {
@@ -286,15 +313,17 @@ impl Restorer {
             _ => {
                 for _ in 0..count {
                     match section {
-                        KEYS => machine.keys.restore_row(&mut from)?,
-                        LINES => machine.keys.restore_line(&mut from)?,
+                        KEYS => machine.keys.restore_row(version, &mut from)?,
+                        LINES => machine.keys.restore_line(version, &mut from)?,
                         LEASES => machine.leases.restore_row(&mut from)?,
                         HOLDS => machine.locks.restore_hold(&mut from)?,
                         WAITS => machine.locks.restore_wait(&mut from)?,
-                        IDEMPOTENCY => machine.idempotency.restore_row(&mut from)?,
+                        IDEMPOTENCY => machine.idempotency.restore_row(version, &mut from)?,
                         LIMITS => machine.limits.restore_limit(&mut from)?,
                         SLOTS => machine.limits.restore_slot(&mut from)?,
                         TASKS => machine.tasks.restore_row(&mut from)?,
+                        BODIES => machine.restore_body(&mut from)?,
+                        SCRIPTS => drop(machine.scripts.restore_row(&mut from)?),
                         found => return Err(DecodeError::Tag { what: "snapshot section", found }.into()),
                     }
                 }
@@ -325,13 +354,14 @@ impl Restorer {
         match header.version {
             // The first version had no trail, and rules of the first version only.
             1 => {}
-            VERSION => {
+            2 | VERSION => {
                 let trail = from.raw(16)?.try_into().expect("16 bytes were read");
                 machine.trail = u128::from_le_bytes(trail);
                 machine.version = Wire::take(from)?;
             }
             found => return Err(DecodeError::Version { what: "snapshot", found, wanted: VERSION }),
         }
+        self.version = header.version;
         machine.applied = header.applied;
         machine.revision = header.revision;
         machine.wall = header.wall;

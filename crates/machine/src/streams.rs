@@ -429,6 +429,20 @@ impl Streams {
     }
 
     /// Whether the name belongs to streams: one is there, or a group has named it for its dead letters.
+    /// Streams of a keyspace, in order of their names.
+    pub(crate) fn names_of(&self, space: quorate_types::Keyspace) -> Vec<Key> {
+        let from = Key { space, name: Blob::EMPTY };
+        self.names
+            .range(from..)
+            .map(|(name, _)| name)
+            .take_while(|name| name.space == space)
+            .cloned()
+            .collect()
+    }
+    /// Whether other protocols' key commands must leave it alone.
+    pub(crate) fn is_protected(&self, stream: &Key) -> bool {
+        self.names.get(stream).is_some_and(|stream| stream.settings.protected)
+    }
     pub(crate) fn exists(&self, stream: &Key) -> bool {
         self.names.get(stream).is_some() || self.reserved.get(stream).is_some()
     }

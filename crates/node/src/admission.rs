@@ -166,6 +166,10 @@ fn adds(commit: &Commit) -> bool {
             | Op::FreeSlot { .. }
             | Op::LimitPeek { .. }
             | Op::Nested { .. } => false,
+            Op::Call { words, .. } => words
+                .first()
+                .and_then(|name| quorate_calls::lookup(name))
+                .is_some_and(|spec| spec.flags.has(quorate_calls::Flags::DENYOOM)),
         };
     });
     adds

@@ -11,7 +11,7 @@
 
 use quorate_engine::{Change, Member, Message};
 use quorate_types::codec::{self, Wire, Writer};
-use quorate_types::{ClusterId, Command, DecodeError, LogIndex, NodeId, Term, wire_enum, wire_struct};
+use quorate_types::{Blob, ClusterId, Command, DecodeError, LogIndex, NodeId, Term, wire_enum, wire_struct};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Nanoseconds between two pings to a peer.
@@ -65,6 +65,8 @@ pub(crate) enum PeerMessage {
     Admin { id: u64, request: AdminRequest },
     /// What became of it: nothing, or why it was refused.
     AdminDone { id: u64, refused: Option<String> },
+    /// Something for the subscribers of a channel. It may be lost.
+    Publish { channel: Blob, message: Blob, sharded: bool },
 }
 wire_enum!(PeerMessage {
     1 = Consensus { message },
@@ -77,6 +79,7 @@ wire_enum!(PeerMessage {
     8 = Admin { id, request },
     9 = AdminDone { id, refused },
     10 = Members { changed, members },
+    11 = Publish { channel, message, sharded },
 });
 
 /// How a node is, told to its peers.

@@ -2,6 +2,7 @@
 //!
 //! Called by: `Partition`, `background`; the command line has a flag for each.
 
+use quorate_calls::{Interpreter, NoScripts};
 use quorate_engine::Durability;
 use quorate_log::LogConfig;
 use quorate_machine::MACHINE_VERSION;
@@ -36,6 +37,8 @@ pub struct Config {
     pub audit_age: Millis,
     /// Bytes of log kept for `why` at most.
     pub audit_bytes: u64,
+    /// Makes what runs scripts; the same on every node of a cluster.
+    pub interpreter: fn() -> Box<dyn Interpreter>,
     /// Refusals whose reason is logged, per name and ten thousand entries.
     pub refusals_per_name: u32,
 }
@@ -56,6 +59,7 @@ impl Default for Config {
             snapshot_rows: 500,
             audit_age: Millis(7 * 24 * 3600 * 1000),
             audit_bytes: 256 << 20,
+            interpreter: || Box::new(NoScripts),
             refusals_per_name: 100,
         }
     }

@@ -14,10 +14,10 @@ use quorate_engine::{
     Clock, Engine, EngineError, Instant, Job, JobDone, Local, Opened, Proposal, Raft, RaftConfig,
 };
 use quorate_log::{Disk, LogReader};
-use quorate_machine::{Machine, Outputs, RestoreError, Restorer};
+use quorate_machine::{CALLS_SINCE, Event, Machine, Outputs, RestoreError, Restorer, Times};
 use quorate_types::{
-    Command, CommandBody, Decided, Entry, GuardFailed, LimitName, LogIndex, LogTime, NodeId, Origin, Outcome,
-    Refusal, Revision, Term, WallTime,
+    Blob, Command, CommandBody, Decided, Entry, GuardFailed, LimitName, LogIndex, LogTime, NodeId, Origin,
+    Outcome, Refusal, Revision, Term, WallTime,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -164,6 +164,8 @@ pub struct Partition<T> {
     applied_term: Term,
     pub(crate) waiters: Waiters<T>,
     pub(crate) replies: Vec<(T, Reply)>,
+    /// What was told to subscribers and not yet taken.
+    pub(crate) published: Vec<Published>,
     outputs: Outputs,
     pub(crate) decisions: Decisions,
     background: Background,
@@ -189,6 +191,17 @@ pub(crate) struct InFlight<T> {
     pub(crate) before: u64,
     /// The commands, when they were sent to another node; the engine keeps those that were ordered here.
     pub(crate) commands: Option<Vec<Command>>,
+}
+
+/// Something that subscribers of a channel are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The channel.
+    pub channel: Blob,
+    /// What they are told.
+    pub message: Blob,
+    /// Whether it is a sharded channel.
+    pub sharded: bool,
 }
 
 /// A command that was not admitted, with its ticket.
@@ -249,7 +262,7 @@ impl<T> Partition<T> {
         let mut report = OpenReport { notes: opened.notes, ..OpenReport::default() };
         report.notes.extend(opened.torn.map(|torn| torn.to_string()));
         let mut machine = match opened.snapshot {
-            None => Machine::new(hash_seed),
+            None => Machine::new(hash_seed).with_interpreter((config.interpreter)()),
             Some(snapshot) => {
                 let file = snapshot.name().to_owned();
                 let mut restorer = Restorer::new(hash_seed);
@@ -257,7 +270,7 @@ impl<T> Partition<T> {
                 for chunk in snapshot {
                     restorer.push(&chunk?).map_err(damaged)?;
                 }
-                let machine = restorer.finish().map_err(damaged)?;
+                let machine = restorer.finish().map_err(damaged)?.with_interpreter((config.interpreter)());
                 report.snapshot = Some(machine.applied());
                 machine
             }
@@ -303,6 +316,7 @@ impl<T> Partition<T> {
             applied_term: Term::ZERO,
             waiters: Waiters::default(),
             replies: Vec::new(),
+            published: Vec::new(),
             outputs,
             decisions,
             background,
@@ -328,6 +342,10 @@ impl<T> Partition<T> {
             return Err((ticket, Refused::Stopped { why: fatal.why.clone() }));
         }
         if let Some(why) = self.leaderless() {
+            self.not_admitted += 1;
+            return Err((ticket, Refused::NoLeader { why }));
+        }
+        if let Some(why) = self.unknown_to_some(&command) {
             self.not_admitted += 1;
             return Err((ticket, Refused::NoLeader { why }));
         }
@@ -535,6 +553,28 @@ impl<T> Partition<T> {
         self.replies.drain(..)
     }
 
+    /// Tells the subscribers on every node, without an entry: whoever is away does not hear of it.
+    pub fn publish(&mut self, published: Published) {
+        self.spread(&published);
+        self.published.push(published);
+    }
+
+    /// What subscribers are to be told, in order.
+    pub fn take_published(&mut self) -> std::vec::Drain<'_, Published> {
+        self.published.drain(..)
+    }
+
+    /// The times at which a read looks now: as far as this node knows them, and never before those of the last entry.
+    #[must_use]
+    pub fn times(&self, now: Instant) -> Times {
+        let (wall, time) = if self.engine.standing().orders {
+            self.clock.clone().tick(now)
+        } else {
+            (WallTime::ZERO, LogTime::ZERO)
+        };
+        Times { wall: wall.max(self.machine.wall()), time: time.max(self.machine.log_time()) }
+    }
+
     /// Slow I/O to be run where it may wait: segments made ahead, snapshots, cleaning.
     pub fn take_work(&mut self) -> Option<Work> {
         let logged = self.decisions.logged();
@@ -700,6 +740,17 @@ impl<T> Partition<T> {
         }
     }
 
+    /// Why a command must not be logged yet: a member of another build could not read it.
+    fn unknown_to_some(&self, command: &Command) -> Option<String> {
+        let known = self.machine.version().max(self.version_for_all().unwrap_or_default());
+        if known >= CALLS_SINCE || !command.has_calls() {
+            return None;
+        }
+        Some(format!(
+            "not every node of the cluster knows calls yet (machine version {known}, wanted {CALLS_SINCE})"
+        ))
+    }
+
     fn apply(&mut self, entry: &Entry) {
         if entry.term > self.applied_term {
             self.applied_term = entry.term;
@@ -738,6 +789,10 @@ impl<T> Partition<T> {
         let (mut told, mut answered) = (Vec::new(), Vec::new());
         for event in &self.outputs.events {
             self.waiters.happened(event, &mut told, &mut answered);
+            if let Event::Published { channel, message, sharded } = event {
+                let (channel, message) = (channel.clone(), message.clone());
+                self.published.push(Published { channel, message, sharded: *sharded });
+            }
         }
         if self.machine.revision() > before {
             self.waiters.changed(self.machine.touched_since(before.next()), &mut told);

@@ -13,7 +13,7 @@ use crate::cluster::{
     AdminRequest, CLOCK_OFF_MS, FORWARD_AGAIN_NS, How, LEADERLESS_NS, Outbox, PING_NS, Peer, PeerMessage,
     READ_AGAIN_NS, Trails, UNANSWERED_NS, UNREAD_NS, median_ahead_ms, read_frame,
 };
-use crate::partition::{Fatal, InFlight, Partition, Reply};
+use crate::partition::{Fatal, InFlight, Partition, Published, Reply};
 use bytes::Bytes;
 use quorate_engine::{Clock, CopyWanted, EngineError, Identity, Instant, Member, Raft, Role, Standing};
 use quorate_log::Disk;
@@ -324,6 +324,16 @@ impl<T> Partition<T> {
     pub fn peer_down(&mut self, node: NodeId) {
         if let Some(raft) = self.engine.replica() {
             raft.peer_unreachable(node);
+        }
+    }
+
+    /// Tells the other members something for their subscribers.
+    pub(crate) fn spread(&mut self, published: &Published) {
+        let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.as_replica()) else { return };
+        let Published { channel, message, sharded } = published.clone();
+        let message = PeerMessage::Publish { channel, message, sharded };
+        for member in raft.members().list().iter().filter(|member| member.node != self.node) {
+            replica.outbox.push(member.node, &message);
         }
     }
 
@@ -735,6 +745,9 @@ impl<T> Partition<T> {
                 }
             }
             PeerMessage::MayRead { id, index } => self.confirm(id, index),
+            PeerMessage::Publish { channel, message, sharded } => {
+                self.published.push(Published { channel, message, sharded });
+            }
             PeerMessage::Ping { sent_ns, how } => return self.take_ping(from, sent_ns, *how, now),
             PeerMessage::Pong { sent_ns, wall_ms, term, led } => {
                 let led = led.filter(|_| term == self.engine.standing().term);

@@ -13,12 +13,12 @@ use crate::error::RuntimeError;
 use crate::metrics::Syncs;
 use crate::replica::Peers;
 use quorate_engine::{Durability, Instant, Job};
-use quorate_node::{Config, Done, Partition, Reply, Work};
+use quorate_node::{Config, Done, Partition, Published, Reply, Work};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 pub(crate) type Ticket = oneshot::Sender<Reply>;
 
@@ -49,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) broken: Option<String>,
     /// What operators should hear of, oldest first.
     pub(crate) notes: Vec<String>,
+    /// Who is told what is published; they pass it on to the subscribers, who are many.
+    pub(crate) subscribers: Vec<mpsc::UnboundedSender<Published>>,
     entropy: u64,
 }
 
@@ -77,6 +79,7 @@ impl Shared {
             synced: std::time::Instant::now(),
             broken: None,
             notes: Vec::new(),
+            subscribers: Vec::new(),
             entropy,
         };
         Arc::new(Self {
@@ -203,6 +206,9 @@ impl Core {
     pub(crate) fn answer(&mut self) {
         if let Some(partition) = &mut self.partition {
             answer(partition);
+            for published in partition.take_published() {
+                self.subscribers.retain(|subscriber| subscriber.send(published.clone()).is_ok());
+            }
         }
     }
 }

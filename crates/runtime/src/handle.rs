@@ -10,10 +10,10 @@ use crate::replica::{self, ClusterConfig};
 use bytes::Bytes;
 use quorate_engine::{Change, Identity};
 use quorate_log::{BackupReport, FileDisk, Index, LogReader};
-use quorate_machine::Machine;
+use quorate_machine::{Machine, Times};
 use quorate_node::{
     ALONE, AdminRequest, ClusterStatus, Config, Interest, OpenError, OpenReport, Partition, PartitionId,
-    ReadBarrier, Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
+    Published, ReadBarrier, Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
 };
 use quorate_types::{
     Command, CommandBody, Commit, Committed, Limits, NodeId, Outcome, PayloadRef, Principal, Refusal,
@@ -22,7 +22,7 @@ use quorate_types::{
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// A folder of data, open: the embedded database. Dropping it finishes what was admitted and closes the folder.
 pub struct Quorate {
@@ -249,18 +249,48 @@ impl Handle {
         consistency: Consistency,
         read: impl FnOnce(&Machine) -> R,
     ) -> Result<R, RuntimeError> {
-        let enough = match consistency {
-            Consistency::Linearizable => false,
-            Consistency::Stale => true,
-            Consistency::Bounded(staleness) => {
-                let now = self.shared.now();
-                self.shared.lock().open()?.is_fresh(now, staleness.as_nanos() as u64)
-            }
-        };
-        if !enough {
+        if !self.is_enough(consistency)? {
             self.barrier().await?;
         }
         Ok(read(self.shared.lock().open()?.machine()))
+    }
+
+    /// As [`Handle::read_with`], with the times at which a deadline has to be looked at.
+    ///
+    /// # Errors
+    /// As [`Handle::read_with`].
+    pub async fn read_at<R>(
+        &self,
+        consistency: Consistency,
+        read: impl FnOnce(&Machine, Times) -> R,
+    ) -> Result<R, RuntimeError> {
+        if !self.is_enough(consistency)? {
+            self.barrier().await?;
+        }
+        let now = self.shared.now();
+        let mut core = self.shared.lock();
+        let partition = core.open()?;
+        Ok(read(partition.machine(), partition.times(now)))
+    }
+
+    /// Tells the subscribers of a channel on every node, without an entry: those that are away do not hear of it.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the node has stopped.
+    pub fn publish(&self, published: Published) -> Result<(), RuntimeError> {
+        let mut core = self.shared.lock();
+        core.open()?.publish(published);
+        core.answer();
+        self.shared.stir(&mut core);
+        Ok(())
+    }
+
+    /// Everything that is published from now on, by this node and the others, and by calls once they are applied. To be taken quickly.
+    #[must_use]
+    pub fn subscribe(&self) -> mpsc::UnboundedReceiver<Published> {
+        let (send, receive) = mpsc::unbounded_channel();
+        self.shared.lock().subscribers.push(send);
+        receive
     }
 
     /// Looks at the state now and after each change that touches `interest`, until `look` finds something; nothing when
@@ -512,6 +542,18 @@ impl Handle {
     }
 
     /// Waits until what is applied here is all that was answered anywhere before.
+    /// Whether what is applied here is fresh enough as it is.
+    fn is_enough(&self, consistency: Consistency) -> Result<bool, RuntimeError> {
+        Ok(match consistency {
+            Consistency::Linearizable => false,
+            Consistency::Stale => true,
+            Consistency::Bounded(staleness) => {
+                let now = self.shared.now();
+                self.shared.lock().open()?.is_fresh(now, staleness.as_nanos() as u64)
+            }
+        })
+    }
+
     async fn barrier(&self) -> Result<(), RuntimeError> {
         let now = self.shared.now();
         let barrier_kind = {

@@ -564,7 +564,7 @@ impl Model {
                 Event::WaitEnded { error: OpError::LockHeld { .. }, .. } => {
                     probes.hit("lock: a wait timed out");
                 }
-                Event::WaitEnded { .. } | Event::GroupReady { .. } => {}
+                Event::WaitEnded { .. } | Event::GroupReady { .. } | Event::Published { .. } => {}
                 Event::StreamAppended { stream, .. } => {
                     if stream.name.starts_with(DEAD) {
                         probes.hit("group: a dead letter");

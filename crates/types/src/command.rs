@@ -3,7 +3,7 @@
 //! Only commands are logged. What they lead to is decided when the entry is applied, the same on every replica.
 
 use crate::blob::Blob;
-use crate::commit::{Commit, LockMode};
+use crate::commit::{Commit, LockMode, Op};
 use crate::units::{IdempotencyKey, LeaseId, LimitName, LockName, Millis, Principal, Revision};
 use crate::{wire_enum, wire_struct};
 
@@ -117,6 +117,18 @@ wire_enum!(CommandBody {
     9 = Configure { settings },
     10 = RaiseVersion { to },
 });
+
+impl Command {
+    /// Whether some operation of it is a call.
+    #[must_use]
+    pub fn has_calls(&self) -> bool {
+        let mut calls = false;
+        if let CommandBody::Commit { commit } = &self.body {
+            commit.for_each_op(&mut |op| calls |= matches!(op, Op::Call { .. }));
+        }
+        calls
+    }
+}
 
 impl CommandBody {
     /// Whether it renews leases: such commands go ahead of all others, and of expiries.

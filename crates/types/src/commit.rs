@@ -9,8 +9,8 @@
 use crate::blob::Blob;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::units::{
-    FencingToken, Fingerprint, GroupName, IdempotencyKey, InstanceName, Key, LeaseId, LimitName, LockName,
-    LogIndex, Millis, Offset, Revision, ServiceName, TaskName, WallTime,
+    FencingToken, Fingerprint, GroupName, IdempotencyKey, InstanceName, Key, Keyspace, LeaseId, LimitName,
+    LockName, LogIndex, Millis, Offset, Revision, ServiceName, TaskName, WallTime,
 };
 use crate::{wire_enum, wire_struct};
 use bytes::Bytes;
@@ -65,6 +65,7 @@ impl Commit {
         for op in self.then.iter_mut().chain(self.otherwise.iter_mut().flatten()) {
             match op {
                 Op::Append { append } => visit(&mut append.payload),
+                Op::Call { record: Some(record), .. } => visit(record),
                 Op::Nested { commit } => commit.for_each_payload(visit),
                 Op::Schedule { commit, on_refused, .. } => {
                     commit.for_each_payload(visit);
@@ -634,6 +635,16 @@ pub enum Op {
         /// The inner commit.
         commit: Box<Commit>,
     },
+    /// A command in Redis' words, decided when it is applied. Fails with [`crate::OpError::Call`], having changed nothing; an answer that is a
+    /// [`crate::Reply::Error`] comes from a script whose earlier effects stand (in mode `atomic` it refuses the commit).
+    Call {
+        /// The keyspace that its keys belong to.
+        space: Keyspace,
+        /// The command and its arguments.
+        words: Vec<Blob>,
+        /// The record of an XADD, instead of the words after its id: it stays where it is logged, and the stream refers to it.
+        record: Option<Payload>,
+    },
 }
 wire_enum!(Op {
     1 = Get { key },
@@ -674,6 +685,7 @@ wire_enum!(Op {
     36 = FreeSlot { name, lease, slot },
     37 = LimitPeek { name, policy },
     38 = Nested { commit },
+    39 = Call { space, words, record },
 });
 
 /// What a range read asks for.

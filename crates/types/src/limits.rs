@@ -2,6 +2,7 @@
 //!
 //! Invariant: whatever passes [`Limits::check`] fits an entry and is decided in bounded time.
 
+use crate::blob::Blob;
 use crate::command::{Command, CommandBody};
 use crate::commit::{Append, Commit, GroupMode, Guard, KeyRange, LimitPolicy, LockMode, OnRefused, Op, When};
 use crate::units::{Key, Millis};
@@ -73,6 +74,9 @@ pub enum Invalid {
     #[error("keyspace {0} belongs to the server: use the operations of locks and services")]
     InternalKeyspace(u16),
 }
+
+/// Most words of one call: as many as Redis takes (`PROTO_REQ_MULTIBULK`, 1024 × 1024).
+const CALL_WORDS_MAX: u64 = 1 << 20;
 
 impl Limits {
     /// Checks a commit against every bound.
@@ -304,6 +308,14 @@ impl Limits {
                 self.policy(policy)
             }
             Op::Nested { .. } => Ok(()),
+            Op::Call { space, words, record } => {
+                inner_space(&Key { space: *space, name: Blob::EMPTY })?;
+                bound("words of a call", words.len() as u64, 1, CALL_WORDS_MAX)?;
+                let longest = words.iter().map(|word| word.len()).max().unwrap_or_default();
+                bound("word of a call in bytes", longest as u64, 0, self.value_bytes_max)?;
+                let record = record.as_ref().map_or(1, |record| record.bytes.len() as u64);
+                bound("payload in bytes", record, 1, self.payload_bytes_max)
+            }
         }
     }
 
@@ -405,6 +417,10 @@ fn op_bytes(op: &Op) -> u64 {
         Op::Complete { key, answer, .. } => key.0.len() + answer.len(),
         Op::FreeSlot { name, slot, .. } => name.0.len() + slot.len(),
         Op::LimitPeek { name, .. } => name.0.len(),
+        Op::Call { words, record, .. } => {
+            let record = record.as_ref().map_or(0, |record| record.bytes.len() + 32);
+            words.iter().map(|word| word.len() + 5).sum::<usize>() + record
+        }
         Op::LeaseGrant { .. } | Op::LeaseKeepAlive { .. } | Op::LeaseRevoke { .. } | Op::LeaseInfo { .. } => {
             0
         }

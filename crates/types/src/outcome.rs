@@ -4,6 +4,7 @@
 
 use crate::blob::Blob;
 use crate::commit::{Compare, Delivery, Instance, KeyField, LockMode, PayloadRef};
+use crate::reply::Reply;
 use crate::units::{
     FencingToken, IdempotencyKey, Key, LeaseId, LimitName, LockName, Millis, Offset, Revision, ServiceName,
     TaskName, Version, WallTime,
@@ -193,6 +194,11 @@ pub enum OpResult {
         /// Its results.
         results: Vec<OpResult>,
     },
+    /// What a call answered.
+    Reply {
+        /// The answer.
+        reply: Reply,
+    },
 }
 wire_enum!(OpResult {
     0 = Done {},
@@ -212,6 +218,7 @@ wire_enum!(OpResult {
     14 = Claim { answer, token },
     15 = Limit { report },
     16 = Nested { branch, results },
+    17 = Reply { reply },
 });
 
 /// A key with its numbers.
@@ -845,6 +852,12 @@ pub enum OpError {
         /// What.
         what: String,
     },
+    /// A call failed.
+    #[error("{text}")]
+    Call {
+        /// Why, as Redis says it: a code in capitals, a space, an explanation.
+        text: Blob,
+    },
 }
 wire_enum!(OpError {
     1 = LeaseMissing { lease },
@@ -881,6 +894,7 @@ wire_enum!(OpError {
     32 = Inner { op, error },
     33 = Range { what, found, min, max },
     34 = OutermostOnly { what },
+    35 = Call { text },
 });
 
 impl crate::codec::Wire for Box<OpError> {

@@ -76,22 +76,32 @@ impl Score {
 }
 
 impl fmt::Display for Score {
-    /// As Redis 7.2 prints doubles: the shortest digits that read back as the same double, an exponent from 1e21 on and below 1e-6.
+    /// As Redis prints doubles since 7.2: the shortest digits that read back as the same double; when they are written plain and when with an
+    /// exponent is the rule of fpconv (Loitsch, "Printing Floating-Point Numbers Quickly and Accurately with Integers", PLDI 2010).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.0;
         if value.is_infinite() {
             return f.write_str(if value > 0.0 { "inf" } else { "-inf" });
         }
-        let size = value.abs();
-        if size != 0.0 && !(1e-6..1e21).contains(&size) {
-            let text = format!("{value:e}");
-            let (digits, exponent) = text.split_once('e').expect("the form of an exponent");
-            let sign = if exponent.starts_with('-') { "" } else { "+" };
-            return write!(f, "{digits}e{sign}{exponent}");
+        if value.abs() <= INTEGER_MAX && value == value.trunc() {
+            return write!(f, "{}", value as i64);
         }
-        write!(f, "{value}")
+        let text = format!("{value:e}");
+        let (mantissa, exponent) = text.split_once('e').expect("the form of an exponent");
+        let exponent: i32 = exponent.parse().expect("an exponent is a number");
+        let digits = mantissa.bytes().filter(u8::is_ascii_digit).count() as i32;
+        // The place of the last digit: 0 for a whole number that ends in it.
+        let last = exponent - (digits - 1);
+        let plain = if last >= 0 { exponent < digits + 7 } else { last > -7 || exponent.abs() < 4 };
+        if plain {
+            return write!(f, "{value}");
+        }
+        write!(f, "{mantissa}e{}{}", if exponent < 0 { '-' } else { '+' }, exponent.unsigned_abs())
     }
 }
+
+/// Largest size of a whole number that prints as an integer, whatever its digits.
+const INTEGER_MAX: f64 = (i64::MAX / 2) as f64;
 
 impl PartialEq for Score {
     fn eq(&self, other: &Self) -> bool {
@@ -132,8 +142,17 @@ mod tests {
         assert_eq!(shown(3.0), "3");
         assert_eq!(shown(-0.0), "0");
         assert_eq!(shown(3.1), "3.1");
-        assert_eq!(shown(1e20), "100000000000000000000");
-        assert_eq!(shown(1e21), "1e+21");
+        assert_eq!(shown(1e17), "100000000000000000");
+        assert_eq!(shown(1e20), "1e+20");
+        assert_eq!(shown(12345678901234567890.0), "12345678901234567000");
+        assert_eq!(shown(-123456789012345e8), "-1.23456789012345e+22");
+        assert_eq!(shown(1234.12345678), "1234.12345678");
+        assert_eq!(shown(12345.12345678), "1.234512345678e+4");
+        assert_eq!(shown(0.001234567891), "0.001234567891");
+        assert_eq!(shown(0.00012345678), "1.2345678e-4");
+        assert_eq!(shown(1e-6), "0.000001");
+        assert_eq!(shown(1e-7), "1e-7");
+        assert_eq!(shown(5e-324), "5e-324");
         assert_eq!(shown(1.5e-7), "1.5e-7");
         assert_eq!(shown(f64::NEG_INFINITY), "-inf");
     }

@@ -105,6 +105,12 @@ fn of_op(op: &Op, found: &mut BTreeSet<Subject>) {
         }
         Op::Delete { key, .. } | Op::Increment { key, .. } => Subject::key(key),
         Op::DeleteRange { range, .. } => Subject::key(&range.start),
+        // Which words are keys is the command's own business: a word that is a key's name mentions it.
+        Op::Call { space, words, .. } => {
+            let names = words.iter().skip(1).filter(|word| !word.is_empty());
+            found.extend(names.map(|name| Subject::key(&Key { space: *space, name: name.clone() })));
+            return;
+        }
         Op::CreateStream { stream, .. }
         | Op::AlterStream { stream, .. }
         | Op::DeleteStream { stream }

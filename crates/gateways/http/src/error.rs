@@ -438,6 +438,8 @@ fn op_row(error: &OpError) -> (&'static str, u16, Retry) {
         OpError::Inner { error, .. } => op_row(error),
         OpError::Range { .. } => ("out_of_bounds", 400, Retry::No),
         OpError::OutermostOnly { .. } => ("outermost_only", 400, Retry::No),
+        OpError::Call { text } if text.starts_with(b"WRONGTYPE") => ("wrong_type", 409, Retry::No),
+        OpError::Call { .. } => ("call_failed", 409, Retry::No),
     }
 }
 
@@ -484,7 +486,8 @@ fn op_sides(error: &OpError) -> (Option<String>, Option<String>) {
         | OpError::InstanceMissing { .. }
         | OpError::ClaimOther { .. }
         | OpError::SlotMissing { .. }
-        | OpError::OutermostOnly { .. } => (None, None),
+        | OpError::OutermostOnly { .. }
+        | OpError::Call { .. } => (None, None),
     }
 }
 

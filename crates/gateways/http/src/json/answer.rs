@@ -4,13 +4,13 @@
 //! Called by: the handlers. Read [`committed`] first.
 
 use super::units;
-use super::write::{Object, Values, list};
+use super::write::{Object, Values, list, quoted};
 use crate::error::{failed_guard, op_code};
 use bytes::Bytes;
 use quorate_types::{
     Branch, Committed, Compare, Delivery, GroupMode, GroupSettings, Guard, Holder, KeyField, KeyValue,
-    LimitReport, LockMode, Op, OpResult, PayloadRef, Record, Registered, Resolution, StreamSettings, Taken,
-    WallTime, record,
+    LimitReport, LockMode, Op, OpResult, PayloadRef, Record, Registered, Reply, Resolution, Score,
+    StreamSettings, Taken, WallTime, record,
 };
 use std::collections::HashMap;
 
@@ -97,8 +97,34 @@ pub fn result(result: &OpResult, payloads: &Payloads, values: Values) -> String 
         OpResult::Nested { branch: which, results } => object
             .text("branch", branch(*which))
             .list("results", results.iter().map(|one| self::result(one, payloads, values))),
+        OpResult::Reply { reply: answer } => object.json("reply", reply(answer)),
     }
     .done()
+}
+
+/// What a call answered, as JSON has it: bytes that are no text lose what no text can hold.
+#[must_use]
+pub fn reply(answer: &Reply) -> String {
+    match answer {
+        Reply::Nil | Reply::NilArray => "null".into(),
+        Reply::Status { text } | Reply::Bulk { value: text } | Reply::Verbatim { text, .. } => word(text),
+        Reply::Error { text } => Object::new().json("error", word(text)).done(),
+        Reply::Integer { value } => value.to_string(),
+        // JSON has no infinities.
+        Reply::Double { value } if *value == Score::MIN || *value == Score::MAX => quoted(&value.to_string()),
+        Reply::Double { value } => value.to_string(),
+        Reply::Boolean { value } => value.to_string(),
+        Reply::Array { items } | Reply::Set { items } => list(items.0.iter().map(reply)),
+        Reply::Map { items } | Reply::Pairs { items } => {
+            list(items.0.chunks(2).map(|pair| list(pair.iter().map(reply))))
+        }
+    }
+}
+
+/// A word of a call as a JSON text.
+#[must_use]
+pub fn word(bytes: &[u8]) -> String {
+    quoted(&String::from_utf8_lossy(bytes))
 }
 
 /// A key with its numbers: `{key, value, version, create_revision, mod_revision, lease}`.
@@ -328,6 +354,7 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::FreeSlot { .. } => "free_slot",
         Op::LimitPeek { .. } => "limit",
         Op::Nested { .. } => "commit",
+        Op::Call { .. } => "call",
     }
 }
 

@@ -304,6 +304,9 @@ fn operation(op: &Op, values: Values) -> String {
             shown.name("name", &name.0).number("lease", *lease).name("slot", slot)
         }
         Op::LimitPeek { name, policy } => shown.name("name", &name.0).policy(*policy),
+        Op::Call { space, words, .. } => shown
+            .nonzero("keyspace", u64::from(space.0))
+            .with(|object| object.list("words", words.iter().map(|word| super::answer::word(word)))),
         Op::Nested { commit: inner } => return Object::new().json(tag, commit(inner, values)).done(),
     }
     .tagged(tag)

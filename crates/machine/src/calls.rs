@@ -1,0 +1,393 @@
+//! Calls: the machine as the store over which Redis' commands are decided.
+//!
+//! Read [`Machine::call`] (reads, at the reader's times) and [`Machine::call_op`] (one operation of a commit). What a command means is
+//! decided in the crate `quorate-calls`; here is only what keys, types and deadlines are.
+//!
+//! Invariant: a key whose deadline has passed is not there, whether or not an entry has ended it yet.
+//! Invariant: an operation that fails has changed nothing: its commit rolls it back.
+//! Called by: `commit::op`; gateways, through the node's reads.
+
+use crate::bodies::kind_of;
+use crate::commit::Context;
+use crate::keys::{Hang, Kind, Row};
+use crate::rows::Slot;
+use crate::{Event, Machine, Now, Outputs};
+use quorate_calls::collections::{Change, Changed, Value};
+use quorate_calls::{Deadline, Error, Found, Look, NoScripts, Session, Store};
+use quorate_types::{Blob, Key, Keyspace, LogTime, Mode, OpError, OpResult, Reply, WallTime};
+
+/// The times at which a read looks: at or after those of the last entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// For absolute deadlines.
+    pub wall: WallTime,
+    /// For relative ones.
+    pub time: LogTime,
+}
+
+impl Machine {
+    /// Answers a call that only reads, as of `times`. `seed` is for the random ones.
+    ///
+    /// # Errors
+    /// In Redis' words; also when the command could change something.
+    pub fn call(
+        &self,
+        times: Times,
+        session: &mut Session,
+        words: &[Blob],
+        seed: u64,
+    ) -> Result<Reply, Error> {
+        let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
+        quorate_calls::read(&View { machine: self, times }, session, words, seed)
+    }
+
+    /// Runs a call as an operation of a commit.
+    pub(crate) fn call_op(
+        &mut self,
+        context: &Context<'_>,
+        space: Keyspace,
+        words: &[Blob],
+        mode: Mode,
+        out: &mut Outputs,
+    ) -> Result<OpResult, OpError> {
+        if self.version < CALLS_SINCE {
+            let text = "ERR some node of the cluster does not know calls yet: upgrade it, nothing was done";
+            return Err(OpError::Call { text: text.into() });
+        }
+        let mut interpreter = std::mem::replace(&mut self.interpreter, Box::new(NoScripts));
+        let mut session = Session::new(space);
+        let mut effects = Effects { machine: self, context, out };
+        let answer = quorate_calls::write(&mut effects, &mut *interpreter, &mut session, words);
+        self.interpreter = interpreter;
+        match answer {
+            Ok(Reply::Error { text }) if mode == Mode::Atomic => Err(OpError::Call { text }),
+            Ok(reply) => Ok(OpResult::Reply { reply }),
+            Err(Error::Reply(text) | Error::Abort(text)) => Err(OpError::Call { text }),
+        }
+    }
+
+    fn look(&self, times: Times, key: &Key) -> Option<(Slot, &Row)> {
+        let slot = self.keys.find(key)?;
+        let row = self.keys.live_at(Some(slot))?;
+        (!passed(row, times)).then_some((slot, row))
+    }
+}
+
+/// The version of the rules that brought calls.
+pub const CALLS_SINCE: u32 = 2;
+
+fn passed(row: &Row, times: Times) -> bool {
+    row.deadline().is_some_and(|deadline| match deadline {
+        Deadline::Log(time) => time <= times.time,
+        Deadline::Wall(wall) => wall <= times.wall,
+    })
+}
+
+/// The state as a read sees it.
+struct View<'a> {
+    machine: &'a Machine,
+    times: Times,
+}
+
+impl Look for View<'_> {
+    fn wall(&self) -> WallTime {
+        self.times.wall
+    }
+    fn time(&self) -> LogTime {
+        self.times.time
+    }
+    fn find(&self, key: &Key) -> Option<Found<'_>> {
+        let Some((_, row)) = self.machine.look(self.times, key) else {
+            return self.machine.streams.exists(key).then_some(Found::Stream);
+        };
+        Some(match row.kind {
+            Kind::Plain => Found::String(&row.value),
+            _ => self.machine.bodies.get(row.body).found(),
+        })
+    }
+    fn deadline(&self, key: &Key) -> Option<Deadline> {
+        self.machine.look(self.times, key)?.1.deadline()
+    }
+    fn keys(&self, space: Keyspace) -> u64 {
+        self.machine.keys.len_of(space)
+    }
+    fn scan(&self, space: Keyspace, cursor: u64, max: usize) -> (Vec<Blob>, u64) {
+        let Ok(from) = u32::try_from(cursor) else { return (Vec::new(), 0) };
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let (slots, next) = self.machine.keys.scan(space, from, max);
+        let rows = slots.iter().filter_map(|slot| self.machine.keys.at(*slot));
+        let names = rows.filter(|(_, row)| !passed(row, self.times)).map(|(key, _)| key.name.clone());
+        (names.collect(), u64::from(next))
+    }
+    fn random_key(&self, space: Keyspace, random: u64) -> Option<Blob> {
+        // A slot at random is fair; where keys are sparse among the slots, or other keyspaces fill them, a name near random bytes will do.
+        const TRIES: u64 = 64;
+        let slots = u64::from(self.machine.keys.slots().max(1));
+        let mut draw = random;
+        for _ in 0..TRIES {
+            draw = xxhash_rust::xxh3::xxh3_64(&draw.to_le_bytes());
+            let found = self.machine.keys.at(Slot((draw % slots) as u32));
+            if let Some((key, row)) = found
+                && key.space == space
+                && !passed(row, self.times)
+            {
+                return Some(key.name.clone());
+            }
+        }
+        let near = Blob::copy_from(&draw.to_be_bytes());
+        let (key, row) = self.machine.keys.at(self.machine.keys.some_key(space, &near)?)?;
+        (!passed(row, self.times)).then(|| key.name.clone())
+    }
+    fn script(&self, sha: &[u8; 20]) -> Option<&Blob> {
+        self.machine.scripts.get(&Blob::copy_from(sha))
+    }
+}
+
+/// The state as an operation of a commit sees and changes it.
+struct Effects<'a, 'c> {
+    machine: &'a mut Machine,
+    context: &'a Context<'c>,
+    out: &'a mut Outputs,
+}
+
+impl Effects<'_, '_> {
+    fn now(&self) -> &Now {
+        self.context.now
+    }
+    fn times(&self) -> Times {
+        Times { wall: self.now().wall, time: self.now().time }
+    }
+    fn view(&self) -> View<'_> {
+        View { machine: self.machine, times: self.times() }
+    }
+
+    /// Where a key has its row, if it may be written; what has passed its deadline is ended first.
+    fn writable(&mut self, key: &Key) -> Result<Option<Slot>, Error> {
+        self.may_write(key)?;
+        let slot = self.machine.keys.find(key);
+        if self.machine.keys.live_at(slot).is_some_and(|row| passed(row, self.times())) {
+            self.machine.drop_key(key, self.context.now);
+        }
+        Ok(slot)
+    }
+}
+
+impl Look for Effects<'_, '_> {
+    fn wall(&self) -> WallTime {
+        self.now().wall
+    }
+    fn time(&self) -> LogTime {
+        self.now().time
+    }
+    fn find(&self, key: &Key) -> Option<Found<'_>> {
+        let times = self.times();
+        let Some((_, row)) = self.machine.look(times, key) else {
+            return self.machine.streams.exists(key).then_some(Found::Stream);
+        };
+        Some(match row.kind {
+            Kind::Plain => Found::String(&row.value),
+            _ => self.machine.bodies.get(row.body).found(),
+        })
+    }
+    fn deadline(&self, key: &Key) -> Option<Deadline> {
+        self.view().deadline(key)
+    }
+    fn keys(&self, space: Keyspace) -> u64 {
+        self.view().keys(space)
+    }
+    fn scan(&self, space: Keyspace, cursor: u64, max: usize) -> (Vec<Blob>, u64) {
+        self.view().scan(space, cursor, max)
+    }
+    fn random_key(&self, space: Keyspace, random: u64) -> Option<Blob> {
+        self.view().random_key(space, random)
+    }
+    fn script(&self, sha: &[u8; 20]) -> Option<&Blob> {
+        self.machine.scripts.get(&Blob::copy_from(sha))
+    }
+}
+
+impl Store for Effects<'_, '_> {
+    fn may_write(&self, key: &Key) -> Result<(), Error> {
+        if key.space.is_internal() {
+            return Err(Error::reply("NOPERM this keyspace belongs to the server"));
+        }
+        if self.machine.keys.get(key).is_none() && self.machine.streams.exists(key) {
+            return Err(Error::wrong_type());
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: &Key, value: Value, deadline: Option<Deadline>) -> Result<(), Error> {
+        let slot = match self.writable(key) {
+            Ok(slot) => slot,
+            Err(error) => {
+                self.machine.bodies.keep(value);
+                return Err(error);
+            }
+        };
+        let (revision, time) = (self.machine.revision_now(), self.now().time);
+        let machine = &mut *self.machine;
+        let before = machine.keys.live_at(slot).map(|row| (row.kind, row.body));
+        if let Some((kind, body)) = before
+            && kind != Kind::Plain
+        {
+            machine.bodies.remove(body, key);
+        }
+        match value {
+            Value::String(value) => {
+                machine.keys.put_at(slot, key, value, Hang::from(deadline), revision, time);
+            }
+            value => {
+                let of = (kind_of(&value), machine.bodies.add(value));
+                let slot = machine.keys.put_body(slot, key, of, deadline.into(), revision, time);
+                machine.bodies.settle(of.1, slot);
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, key: &Key, change: Change) -> Result<Changed, Error> {
+        let slot = self.writable(key)?;
+        let (revision, time) = (self.machine.revision.next(), self.now().time);
+        let machine = &mut *self.machine;
+        let Some(row) = machine.keys.live_at(slot) else {
+            let mut value = Value::empty_for(&change);
+            let (changed, _) = value.apply(change).ok_or_else(Error::wrong_type)?;
+            if !value.is_empty() {
+                machine.revision_now();
+                let of = (kind_of(&value), machine.bodies.add(value));
+                let slot = machine.keys.put_body(slot, key, of, Hang::Nothing, revision, time);
+                machine.bodies.settle(of.1, slot);
+            }
+            return Ok(changed);
+        };
+        if row.kind == Kind::Plain {
+            return Err(Error::wrong_type());
+        }
+        let (body, slot) = (row.body, slot.expect("what is live has a slot"));
+        let before = machine.bodies.mark();
+        let changed = machine.bodies.change(body, key, change).ok_or_else(Error::wrong_type)?;
+        if machine.bodies.mark() == before {
+            return Ok(changed); // Nothing has changed.
+        }
+        machine.revision_now();
+        if machine.bodies.get(body).is_empty() {
+            machine.drop_key(key, self.context.now);
+        } else {
+            machine.keys.touch_body(slot, revision, time);
+        }
+        Ok(changed)
+    }
+
+    fn delete(&mut self, key: &Key) -> Result<bool, Error> {
+        if self.find(key).is_some_and(|found| matches!(found, Found::Stream)) {
+            return self.machine.drop_stream(key);
+        }
+        let was = self.machine.look(self.times(), key).is_some();
+        self.writable(key)?;
+        if was {
+            self.machine.drop_key(key, self.context.now);
+        }
+        Ok(was)
+    }
+
+    fn take(&mut self, key: &Key) -> Result<Option<(Value, Option<Deadline>)>, Error> {
+        let slot = self.writable(key)?;
+        let machine = &mut *self.machine;
+        let Some(row) = machine.keys.live_at(slot) else { return Ok(None) };
+        let (kind, body, deadline) = (row.kind, row.body, row.deadline());
+        let value = match kind {
+            Kind::Plain => Value::String(row.value.clone()),
+            _ => machine.bodies.take(body, key),
+        };
+        let revision = machine.revision_now();
+        machine.keys.delete(key, revision, self.context.now.time);
+        Ok(Some((value, deadline)))
+    }
+
+    fn set_deadline(&mut self, key: &Key, deadline: Option<Deadline>) -> Result<(), Error> {
+        let slot = self.writable(key)?;
+        let (revision, time) = (self.machine.revision.next(), self.now().time);
+        let machine = &mut *self.machine;
+        let Some(row) = machine.keys.live_at(slot) else { return Ok(()) };
+        if row.deadline() == deadline {
+            return Ok(());
+        }
+        machine.revision_now();
+        let row = machine.keys.live_at(slot).expect("it was just there");
+        match row.kind {
+            Kind::Plain => {
+                let value = row.value.clone();
+                machine.keys.put_at(slot, key, value, Hang::from(deadline), revision, time);
+            }
+            kind => {
+                let of = (kind, row.body);
+                machine.keys.put_body(slot, key, of, deadline.into(), revision, time);
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, space: Keyspace) -> Result<(), Error> {
+        if space.is_internal() {
+            return Err(Error::reply("NOPERM this keyspace belongs to the server"));
+        }
+        for key in self.machine.keys.keys_of_space(space) {
+            self.machine.drop_key(&key, self.context.now);
+        }
+        for stream in self.machine.streams.names_of(space) {
+            if !self.machine.streams.is_protected(&stream) {
+                self.machine.drop_stream(&stream)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn random(&mut self) -> u64 {
+        self.machine.draws += 1;
+        let mut from = [0; 24];
+        from[..8].copy_from_slice(&self.now().seed.to_le_bytes());
+        from[8..16].copy_from_slice(&self.context.place.to_le_bytes());
+        from[16..].copy_from_slice(&self.machine.draws.to_le_bytes());
+        xxhash_rust::xxh3::xxh3_64(&from)
+    }
+
+    fn publish(&mut self, channel: Blob, message: Blob, sharded: bool) {
+        self.out.events.push(Event::Published { channel, message, sharded });
+    }
+
+    fn keep_script(&mut self, sha: [u8; 20], text: Blob) {
+        if self.machine.scripts.get(&Blob::copy_from(&sha)).is_none() {
+            self.machine.scripts.set(Blob::copy_from(&sha), Some(text));
+        }
+    }
+
+    fn forget_scripts(&mut self) {
+        let all: Vec<Blob> = self.machine.scripts.iter().map(|(sha, _)| sha.clone()).collect();
+        for sha in all {
+            self.machine.scripts.set(sha, None);
+        }
+    }
+}
+
+impl Machine {
+    /// Deletes a key that is there, whatever its type, and its elements with it.
+    pub(crate) fn drop_key(&mut self, key: &Key, now: &Now) {
+        let Some(row) = self.keys.get(key) else { return };
+        let (kind, body) = (row.kind, row.body);
+        if kind != Kind::Plain {
+            self.bodies.remove(body, key);
+        }
+        let revision = self.revision_now();
+        self.keys.delete(key, revision, now.time);
+    }
+
+    fn drop_stream(&mut self, key: &Key) -> Result<bool, Error> {
+        if self.streams.is_protected(key) {
+            let text = "ERR this stream is protected: it was declared by another protocol, delete it there";
+            return Err(Error::reply(text));
+        }
+        self.remove_stream(key).map_err(|error| Error::reply(format!("ERR {error}")))?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,318 @@
+//! Calls: Redis' commands inside commits, over the machine's keys.
+
+use crate::common::*;
+use proptest::prelude::*;
+use quorate_calls::Session;
+use quorate_machine::{Machine, Outputs, Times};
+use quorate_types::*;
+
+fn words(text: &str) -> Vec<Blob> {
+    text.split(' ').map(Blob::from).collect()
+}
+
+fn call(text: &str) -> Op {
+    Op::Call { space: Keyspace::DEFAULT, words: words(text), record: None }
+}
+
+/// A driver whose machine knows calls.
+fn driver() -> Driver {
+    let mut d = Driver::new();
+    d.send(CommandBody::RaiseVersion { to: 2 });
+    d
+}
+
+trait Calls {
+    fn each(&mut self, calls: &[&str]) -> Vec<Result<Reply, String>>;
+    fn say(&mut self, text: &str) -> Reply;
+    fn ask(&self, text: &str) -> Reply;
+}
+
+impl Calls for Driver {
+    /// One commit in mode `each`, as EXEC is.
+    fn each(&mut self, calls: &[&str]) -> Vec<Result<Reply, String>> {
+        let then = calls.iter().map(|text| call(text)).collect();
+        let outcome = self.outcome(Commit { mode: Mode::Each, ..Commit::of(then) });
+        let Outcome::Committed { committed } = outcome else { panic!("mode each commits: {outcome:?}") };
+        let result = |result| match result {
+            OpResult::Reply { reply } => Ok(reply),
+            OpResult::Failed { error } => Err(error.to_string()),
+            other => panic!("a call replies or fails: {other:?}"),
+        };
+        committed.results.into_iter().map(result).collect()
+    }
+    fn say(&mut self, text: &str) -> Reply {
+        self.each(&[text]).pop().unwrap().unwrap()
+    }
+    fn ask(&self, text: &str) -> Reply {
+        ask(&self.machine, text)
+    }
+}
+
+fn ask(machine: &Machine, text: &str) -> Reply {
+    let mut session = Session::new(Keyspace::DEFAULT);
+    machine.call(Times::default(), &mut session, &words(text), 7).unwrap()
+}
+
+#[test]
+fn a_read_sees_what_a_call_wrote() {
+    let mut d = driver();
+    assert_eq!(d.say("SET k v"), Reply::ok());
+    assert_eq!(d.ask("GET k"), Reply::bulk("v"));
+    assert_eq!(d.machine.get(&"k".into()).unwrap().value, "v".into(), "it is a key as any other");
+    assert_eq!(d.say("HSET h a 1 b 2"), Reply::integer(2));
+    assert_eq!(d.ask("HGET h b"), Reply::bulk("2"));
+    assert_eq!(d.say("RPUSH l x y z"), Reply::integer(3));
+    assert_eq!(d.ask("LINDEX l -1"), Reply::bulk("z"));
+    assert_eq!(d.say("SADD s m m n"), Reply::integer(2));
+    assert_eq!(d.say("ZADD z 2 b 1 a"), Reply::integer(2));
+    assert_eq!(d.ask("ZRANGE z 0 -1"), Reply::array(vec![Reply::bulk("a"), Reply::bulk("b")]));
+    assert_eq!(d.ask("DBSIZE"), Reply::integer(5));
+}
+
+#[test]
+fn calls_are_refused_until_every_node_knows_them() {
+    let mut d = Driver::new();
+    let failed = d.commit(Commit::of(vec![call("SET k v")])).unwrap_err();
+    assert!(failed.to_string().contains("does not know calls yet"), "{failed}");
+}
+
+#[test]
+fn in_mode_each_a_failed_call_is_only_its_own_reply() {
+    let mut d = driver();
+    let replies = d.each(&["SET k v", "LPUSH k x", "HSET k f v", "INCR k", "SET other w"]);
+    assert_eq!(replies[0], Ok(Reply::ok()));
+    assert!(replies[1].as_ref().unwrap_err().contains("WRONGTYPE"), "{replies:?}");
+    assert!(replies[3].as_ref().unwrap_err().contains("not an integer"), "{replies:?}");
+    assert_eq!(d.ask("GET other"), Reply::bulk("w"));
+}
+
+#[test]
+fn in_mode_atomic_a_failed_call_refuses_all() {
+    let mut d = driver();
+    d.say("RPUSH l a b c");
+    d.say("SET k v");
+    let calls = ["LPOP l", "RENAME l m", "DEL k", "SADD s x", "SREM s x", "ZADD z 1 a", "INCR m"];
+    let then = calls.iter().map(|text| call(text)).collect();
+    let refusal = d.commit(Commit::of(then)).unwrap_err();
+    assert!(matches!(refusal, Refusal::Operation { op: 6, .. }), "{refusal}");
+    assert_eq!(d.ask("LRANGE l 0 -1"), Reply::array(["a", "b", "c"].map(Reply::bulk).to_vec()));
+}
+
+#[test]
+fn a_deadline_ends_a_key_by_log_time_and_an_absolute_one_by_wall_time() {
+    let mut d = driver();
+    d.say("SET k v PX 500");
+    d.say("HSET h f v");
+    d.say("PEXPIRE h 700");
+    d.say(&format!("SET w v PXAT {}", d.wall_ms + 600));
+    d.pass(499).entry(vec![]);
+    assert_eq!(d.ask("EXISTS k h w"), Reply::integer(3));
+    assert_eq!(d.ask("PTTL k"), Reply::integer(1));
+    let revision = d.machine.revision();
+    d.sleep(1);
+    assert_eq!(d.ask("EXISTS k h w"), Reply::integer(2));
+    assert!(d.machine.revision() > revision, "an expiry is a change that watchers see");
+    d.sleep(100);
+    assert_eq!(d.ask("EXISTS k h w"), Reply::integer(1));
+    d.sleep(100);
+    assert_eq!(d.ask("DBSIZE"), Reply::integer(0));
+}
+
+#[test]
+fn a_read_past_a_deadline_does_not_see_the_key_even_before_an_entry_ends_it() {
+    let mut d = driver();
+    d.say("SET k v PX 500");
+    let times = Times { wall: d.machine.wall(), time: d.machine.log_time().plus(Millis(500)) };
+    let mut session = Session::new(Keyspace::DEFAULT);
+    let reply = d.machine.call(times, &mut session, &words("GET k"), 0).unwrap();
+    assert_eq!(reply, Reply::Nil);
+    assert_eq!(d.ask("GET k"), Reply::bulk("v"));
+}
+
+#[test]
+fn what_is_no_plain_value_is_neither_read_nor_overwritten_as_one() {
+    let mut d = driver();
+    d.say("HSET h f v");
+    for op in [get("h"), put("h", "v"), add("h", 1)] {
+        let refusal = d.commit(Commit::of(vec![op])).unwrap_err();
+        assert!(refusal.to_string().contains("hash"), "{refusal}");
+    }
+    let range = RangeRead::of(KeyRange::prefix("".into()));
+    assert_eq!(d.machine.range(&range).unwrap().keys, vec![]);
+    d.run(vec![delete("h")]);
+    assert_eq!(d.ask("DBSIZE"), Reply::integer(0));
+}
+
+#[test]
+fn watching_counts_changes_of_elements_and_keys_that_came_and_went() {
+    let mut d = driver();
+    d.say("SADD s a");
+    for change in ["SADD s b", "SREM s a", "PEXPIRE s 10000", "SADD new x", "DEL new", "FLUSHDB"] {
+        let since = d.machine.revision();
+        d.say(change);
+        let name = if change.contains("new") { "new" } else { "s" };
+        let guard = Guard::RangeUnchanged { range: KeyRange::single(name.into()), since };
+        d.commit(guarded(vec![guard], vec![put("never", "")])).unwrap_err();
+    }
+    let since = d.machine.revision();
+    d.each(&["SADD t a", "SADD t a"]);
+    let unchanged = Guard::RangeUnchanged { range: KeyRange::single("s".into()), since };
+    d.commit(guarded(vec![unchanged], vec![put("passed", "")])).unwrap();
+}
+
+#[test]
+fn a_call_that_changes_nothing_takes_no_revision() {
+    let mut d = driver();
+    d.say("SADD s a");
+    let revision = d.machine.revision();
+    d.each(&["SADD s a", "HDEL none f", "LPOP none", "PERSIST s", "DEL none", "GET none"]);
+    assert_eq!(d.machine.revision(), revision);
+}
+
+#[test]
+fn elements_that_change_during_a_snapshot_are_in_it_as_they_were() {
+    let mut d = driver();
+    for at in 0..40 {
+        d.say(&format!("RPUSH l{at} a b c"));
+        d.say(&format!("ZADD z{at} 1 a 2 b"));
+        d.say(&format!("HSET h{at} a 1 b 2"));
+    }
+    let digest = d.machine.digest();
+    let index = d.machine.snapshot_begin().index;
+    let mut chunks = Vec::new();
+    let mut at = 0;
+    while let Some(chunk) = d.machine.snapshot_next(7) {
+        chunks.push(chunk);
+        d.each(&[
+            &format!("LPOP l{at}"),
+            &format!("DEL z{at}"),
+            &format!("SADD n{at} x"),
+            &format!("RENAME h{at} r{at}"),
+        ]);
+        d.say(&format!("HSET r{at} c 3"));
+        at = (at + 1) % 40;
+    }
+    d.machine.snapshot_end();
+    let restored = restore(&chunks, 9);
+    assert_eq!((restored.applied(), restored.digest()), (index, digest));
+}
+
+#[test]
+fn a_scan_goes_on_after_a_restore_where_it_stood() {
+    let mut d = driver();
+    for at in 0..1000 {
+        d.say(&format!("SET k{at} v"));
+        d.say(&format!("SADD s{at} v"));
+        if at % 3 == 0 {
+            d.say(&format!("DEL k{}", at / 2));
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    let mut cursor = 0;
+    let chunks = snapshot_of(&mut d.machine, 50);
+    let restored = restore(&chunks, 77);
+    for turn in 0.. {
+        let machine = if turn % 2 == 0 { &d.machine } else { &restored };
+        let Reply::Array { items } = ask(machine, &format!("SCAN {cursor} COUNT 17")) else { panic!() };
+        let (Reply::Bulk { value: next }, Reply::Array { items: names }) = (&items.0[0], &items.0[1]) else {
+            panic!()
+        };
+        seen.extend(names.0.iter().map(|name| format!("{name:?}")));
+        cursor = next.as_text().unwrap().parse::<u64>().unwrap();
+        if cursor == 0 {
+            break;
+        }
+    }
+    assert_eq!(seen.len() as u64, d.machine.sizes().keys);
+}
+
+/// Calls over few names, so that they meet.
+fn any_call() -> impl Strategy<Value = String> {
+    let templates = vec![
+        "SET K M",
+        "SET K M PX 300",
+        "INCR K",
+        "APPEND K M",
+        "DEL K",
+        "RENAME K L",
+        "COPY K L REPLACE",
+        "PEXPIRE K 200",
+        "PERSIST K",
+        "HSET K M 1",
+        "HSET K M 2 x 3",
+        "HDEL K M",
+        "HINCRBY K M 2",
+        "RPUSH K M M",
+        "LPUSH K M",
+        "LPOP K",
+        "RPOP K 2",
+        "LINSERT K BEFORE M new",
+        "LSET K 0 M",
+        "LREM K 0 M",
+        "LTRIM K 0 1",
+        "LMOVE K L LEFT RIGHT",
+        "SADD K M",
+        "SADD K x y z w",
+        "SREM K M",
+        "SPOP K",
+        "SPOP K 2",
+        "SMOVE K L M",
+        "SUNIONSTORE K K L",
+        "ZADD K 1 M",
+        "ZADD K 3 x 1 y",
+        "ZINCRBY K 2 M",
+        "ZREM K M",
+        "ZPOPMIN K",
+        "ZREMRANGEBYRANK K 0 0",
+        "ZUNIONSTORE K 2 K L",
+        "FLUSHDB",
+        "RENAMENX K L",
+        "SETRANGE K 2 M",
+        "GETDEL K",
+        "MSET K M L M",
+    ];
+    let names = || proptest::sample::select(vec!["a", "b", "c"]);
+    let members = proptest::sample::select(vec!["x", "y", "z", "w"]);
+    // Only words of one letter are places to fill.
+    (proptest::sample::select(templates), names(), names(), members).prop_map(|(text, key, other, member)| {
+        let fill = |word| match word {
+            "K" => key,
+            "L" => other,
+            "M" => member,
+            word => word,
+        };
+        text.split(' ').map(fill).collect::<Vec<_>>().join(" ")
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn refused_commits_leave_elements_as_they_were_and_restored_machines_go_on_alike(
+        commits in proptest::collection::vec((proptest::collection::vec(any_call(), 1..5), any::<bool>(), 0u64..150), 1..60),
+        cut in 0usize..60,
+    ) {
+        let mut d = driver();
+        let mut other: Option<Machine> = None;
+        for (at, (calls, atomic, ms)) in commits.into_iter().enumerate() {
+            if at == cut {
+                other = Some(restore(&snapshot_of(&mut d.machine, 3), 99));
+            }
+            d.pass(ms);
+            let mut then: Vec<Op> = calls.iter().map(|text| call(text)).collect();
+            if atomic {
+                then.push(call("SET plain v"));
+                then.push(call("LPUSH plain x")); // It fails: `commit` sees that nothing has changed.
+            }
+            let mode = if atomic { Mode::Atomic } else { Mode::Each };
+            let done = d.commit(Commit { mode, ..Commit::of(then) });
+            prop_assert_eq!(done.is_err(), atomic);
+            if let Some(other) = &mut other {
+                other.apply(d.entries.last().unwrap(), &mut Outputs::default());
+                prop_assert_eq!(other.digest(), d.machine.digest());
+                prop_assert_eq!(other.trail(), d.machine.trail());
+            }
+        }
+    }
+}
