@@ -42,6 +42,8 @@ pub(crate) enum Word {
     Millis(i64),
     /// The id of a stream record that this server gave: the one with this number, modulo how many there are.
     Id(usize),
+    /// The number of the second database that a run has to itself.
+    Database,
 }
 
 /// A command from a grammar.
@@ -245,8 +247,9 @@ fn fill(dice: &mut Dice, name: &str, words: &mut Vec<Word>) {
         "m" => plain(dice.pick(&MEMBERS)),
         "h" => plain(dice.pick(&FIELDS)),
         "p" => plain(dice.pick(&PATTERNS)),
-        "t" => plain(dice.pick(&["100", "1000", "500", "20000", "100"])),
-        "u" => plain(dice.pick(&["100000", "1000000", "500000", "20000000"])),
+        // No two times alike: whether one is later than another must not hang on the millisecond in which a server looks.
+        "t" => plain(&(100 + dice.below(20_000)).to_string()),
+        "u" => plain(&(100_000 + dice.below(20_000_000)).to_string()),
         "o" => plain(dice.pick(&["0", "1", "2", "5", "7", "8", "9", "15", "16", "31", "40", "-1"])),
         "y" => plain(dice.pick(&["0", "1", "1"])),
         "l" => plain(dice.pick(&["0", "1", "2", "3"])),
@@ -255,8 +258,11 @@ fn fill(dice: &mut Dice, name: &str, words: &mut Vec<Word>) {
         "b" => plain(dice.pick(&["u8", "i8", "u4", "i5", "u16", "i64", "u63", "u1", "u64", "i65", "x8"])),
         "q" => plain(dice.pick(&["0", "8", "3", "#0", "#1", "#2", "16"])),
         "d" => Word::Id(dice.below(12)),
-        "e" => Word::Seconds(dice.pick(&[100, 1000, 5000, -10, 20000])),
-        "z" => Word::Millis(dice.pick(&[100_000, 1_000_000, 5_000_000, -10_000])),
+        "e" if dice.chance(15) => Word::Seconds(-10),
+        "e" => Word::Seconds(100 + dice.below(20_000) as i64),
+        "z" if dice.chance(15) => Word::Millis(-10_000),
+        "z" => Word::Millis(100_000 + dice.below(20_000_000) as i64),
+        "0db" => Word::Database,
         "a" => plain(dice.pick(&["0.05", "0.3", "0.3", "0.4"])),
         "0lon" => plain(dice.pick(&["13.361389", "15.087269", "-122.4194", "2.3522", "0", "181", "-0.1276"])),
         "0lat" => plain(dice.pick(&["38.115556", "37.502669", "37.7749", "48.8566", "0", "86", "51.5072"])),
@@ -267,8 +273,12 @@ fn fill(dice: &mut Dice, name: &str, words: &mut Vec<Word>) {
     words.push(word);
 }
 
-/// Spoils a command, as users do.
+/// Spoils a command, as users do; but none that would then wait for ever.
 pub(crate) fn spoil(dice: &mut Dice, words: &mut Vec<Word>) {
+    let waits = |word: &Word| matches!(word, Word::Plain(text) if text == b"BLOCK" || [&b"BL"[..], b"BR", b"BZ"].iter().any(|start| text.starts_with(start)));
+    if words.iter().any(waits) {
+        return;
+    }
     match dice.below(4) {
         0 if words.len() > 1 => {
             words.pop();

@@ -92,7 +92,7 @@ impl Campaign {
             protocols: if protocols.is_empty() { vec![2, 3] } else { protocols },
             seeds,
             length: number("LENGTH", 60),
-            jobs: number("JOBS", 4),
+            jobs: number("JOBS", 4).clamp(1, run::OTHER),
             skip: list("SKIP"),
         }
     }
@@ -253,6 +253,7 @@ fn line(step: &families::Step) -> String {
             Word::Plain(text) => text.clone(),
             Word::Seconds(from_now) => format!("<now+{from_now}s>").into_bytes(),
             Word::Millis(from_now) => format!("<now+{from_now}ms>").into_bytes(),
+            Word::Database => b"8".to_vec(),
             Word::Id(place) => format!("<id {place}>").into_bytes(),
         })
         .collect();

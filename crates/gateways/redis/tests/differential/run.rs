@@ -113,7 +113,12 @@ struct Side {
     wires: [Wire; 2],
     /// Ids of stream records that this server made.
     ids: Vec<Vec<u8>>,
+    /// The second database of this run.
+    other: usize,
 }
+
+/// From a run's database to its second one.
+pub(crate) const OTHER: usize = 8;
 
 impl Side {
     fn open(name: &'static str, address: SocketAddr, database: usize, protocol: u8) -> Result<Self, Failed> {
@@ -128,19 +133,22 @@ impl Side {
         };
         let mut wires =
             [connect().map_err(|error| (name, error))?, connect().map_err(|error| (name, error))?];
-        expect(&mut wires[0], "FLUSHDB").map_err(|error| (name, error))?;
-        Ok(Self { name, wires, ids: vec![] })
+        let other = database + OTHER;
+        for command in [&format!("SELECT {other}"), "FLUSHDB", &format!("SELECT {database}"), "FLUSHDB"] {
+            expect(&mut wires[0], command).map_err(|error| (name, error))?;
+        }
+        Ok(Self { name, wires, ids: vec![], other })
     }
 
-    fn words(&self, words: &[Word]) -> Vec<Vec<u8>> {
-        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis())
-            .expect("a time of this age");
+    /// What is sent, at a time (Unix, in milliseconds) that is the same for both sides.
+    fn words(&self, words: &[Word], now: i64) -> Vec<Vec<u8>> {
         words
             .iter()
             .map(|word| match word {
                 Word::Plain(text) => text.clone(),
                 Word::Seconds(from_now) => (now / 1000 + from_now).to_string().into_bytes(),
                 Word::Millis(from_now) => (now + from_now).to_string().into_bytes(),
+                Word::Database => self.other.to_string().into_bytes(),
                 Word::Id(_) if self.ids.is_empty() => b"1-1".to_vec(),
                 Word::Id(place) => self.ids[place % self.ids.len()].clone(),
             })
@@ -148,7 +156,7 @@ impl Side {
     }
 
     fn told(&self, step: &Step) -> Option<String> {
-        Some(told(&self.words(&step.words)))
+        Some(told(&self.words(&step.words, millis())))
     }
 
     fn ask(&mut self, connection: usize, words: &[Vec<u8>]) -> Result<Reply, Failed> {
@@ -176,6 +184,12 @@ fn expect(wire: &mut Wire, command: &str) -> Result<(), String> {
         Reply::Status(_) => Ok(()),
         other => Err(format!("{command}: {other}")),
     }
+}
+
+/// Unix time in milliseconds.
+fn millis() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    i64::try_from(now).expect("a time of this age")
 }
 
 /// A command as redis-cli takes it.
@@ -252,8 +266,9 @@ impl<'a> Game<'a> {
     }
 
     fn send(&mut self, step: &Step) -> Result<(), Failed> {
+        let now = millis();
         for side in &mut self.sides {
-            let words = side.words(&step.words);
+            let words = side.words(&step.words, now);
             side.wires[step.connection].send(&words).map_err(|error| (side.name, error))?;
         }
         self.connections[step.connection].later.push(self.sides[0].told(step).unwrap_or_default());
@@ -264,8 +279,9 @@ impl<'a> Game<'a> {
 
     /// Sends to both, then hears both, so that their waiting overlaps.
     fn both(&mut self, connection: usize, words: &[Word]) -> Result<(Reply, Reply), Failed> {
+        let now = millis();
         for side in &mut self.sides {
-            let words = side.words(words);
+            let words = side.words(words, now);
             side.wires[connection].send(&words).map_err(|error| (side.name, error))?;
         }
         Ok((self.sides[0].receive(connection)?, self.sides[1].receive(connection)?))
@@ -342,8 +358,9 @@ impl<'a> Game<'a> {
     fn framed(&mut self, step: &Step) -> Result<Found, Failed> {
         let command = self.sides[0].told(step).unwrap_or_default();
         let mut heard = [vec![], vec![]];
+        let now = millis();
         for (side, heard) in self.sides.iter_mut().zip(&mut heard) {
-            let words = side.words(&step.words);
+            let words = side.words(&step.words, now);
             side.wires[step.connection].send(&words).map_err(|error| (side.name, error))?;
             side.frames(step.connection, heard)?;
             side.frames(1 - step.connection, heard)?;
@@ -371,7 +388,7 @@ impl<'a> Game<'a> {
         }
         let mut ends = vec![];
         for side in &mut self.sides {
-            let mut words = side.words(&step.words);
+            let mut words = side.words(&step.words, millis());
             let mut seen = BTreeSet::new();
             let mut calls = 0;
             ends.push(loop {

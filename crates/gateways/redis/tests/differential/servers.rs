@@ -55,7 +55,7 @@ impl Drop for Server {
 }
 
 /// The folder with the servers, filled at first use: a machine that cannot have them fails the test.
-fn folder() -> &'static Path {
+pub(crate) fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
