@@ -303,6 +303,9 @@ impl Leaf for Run {
     type Item = Blob;
     type Key = ();
     fn key(_: &Blob) {}
+    fn rough(_: &()) -> u64 {
+        0
+    }
     fn first_key(&self) {}
     fn len(&self) -> usize {
         self.count as usize

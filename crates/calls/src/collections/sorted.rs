@@ -121,7 +121,7 @@ impl Sorted {
     /// How many members have a lower score; when `inclusive`, a lower one or this.
     #[must_use]
     pub fn rank_by_score(&self, score: Score, inclusive: bool) -> u64 {
-        self.passing(|of, _| of < score || inclusive && of == score)
+        self.passing_near(score, |of, _| of < score || inclusive && of == score)
     }
 
     /// How many members have lower bytes; when `inclusive`, lower ones or these. Meaningful when all scores are equal.
@@ -139,7 +139,7 @@ impl Sorted {
             }
             self.take(rank, &member, before);
         }
-        let rank = self.passing(|of, name| (of, name) < (score, &member[..]));
+        let rank = self.passing_near(score, |of, name| (of, name) < (score, &member[..]));
         match self.room(packed::size(8 + member.len())) {
             Repr::Small(packed) => {
                 packed.splice(rank as usize, 0, &[&[&score.to_bits().to_le_bytes(), &member]]);
@@ -208,6 +208,16 @@ impl Sorted {
         }
     }
 
+    /// The same, where members of a lower score pass and those of a higher one do not.
+    fn passing_near(&self, score: Score, passes: impl Fn(Score, &[u8]) -> bool) -> u64 {
+        match &self.0 {
+            Repr::Small(_) => self.passing(passes),
+            Repr::Large(large) => {
+                large.tree.passing_near(rough(score), |(score, member)| passes(*score, member))
+            }
+        }
+    }
+
     /// Removes the member of a rank.
     fn take(&mut self, rank: u64, member: &[u8], score: Score) {
         match &mut self.0 {
@@ -259,7 +269,9 @@ impl Large {
     fn find(&self, member: &[u8]) -> Option<(u64, Score)> {
         let mut rank = None;
         let is_it = |entry: &Scored| {
-            rank = self.tree.find(|(score, name)| score.cmp(&entry.score).then_with(|| name[..].cmp(member)));
+            rank = self.tree.find(rough(entry.score), |(score, name)| {
+                score.cmp(&entry.score).then_with(|| name[..].cmp(member))
+            });
             rank.is_some()
         };
         let score = self.index.find(hash_of(member), is_it)?.score;
@@ -302,6 +314,12 @@ impl fmt::Debug for Sorted {
     }
 }
 
+/// A score as a number of the same order (IEEE 754 §5.10: sign and magnitude, made a plain count).
+fn rough(score: Score) -> u64 {
+    let bits = score.to_bits();
+    if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
+}
+
 /// Score and member of a packed item.
 fn parts(item: &[u8]) -> (Score, &[u8]) {
     let (score, member) = item.split_first_chunk().expect("an item begins with eight bytes of score");
@@ -326,6 +344,9 @@ impl Leaf for Members {
     type Key = (Score, Blob);
     fn key(item: &Self::Item) -> Self::Key {
         item.clone()
+    }
+    fn rough(key: &Self::Key) -> u64 {
+        rough(key.0)
     }
     fn first_key(&self) -> Self::Key {
         self.0[0].clone()

@@ -96,7 +96,7 @@ fn change(kind: Kind, model: &mut Model, dice: &mut Dice, names: u64, adds: bool
             if !adds {
                 return (Change::SortedRemove { member: name }, Changed::Score(before));
             }
-            let score = Score::from_i64(dice.below(20) as i64 - 10);
+            let score = Score::from_bits((dice.below(20) << 60) | dice.below(2)).unwrap_or(Score::MIN);
             model.push((name.clone(), Blob::EMPTY, score));
             model.sort_by(|a, b| (a.2, &a.0).cmp(&(b.2, &b.0)));
             (Change::SortedSet { member: name, score }, Changed::Score(before))

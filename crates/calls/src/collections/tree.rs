@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// Most children of a node.
-const FAN: usize = 32;
+const FAN: usize = 64;
 
 /// A row of elements, as the tree keeps them.
 pub(super) trait Leaf: Clone + Default {
@@ -20,6 +20,8 @@ pub(super) trait Leaf: Clone + Default {
     /// By which elements are ordered; `()` where they are not.
     type Key: Clone;
     fn key(item: &Self::Item) -> Self::Key;
+    /// A number that orders as keys do, as far as it tells them apart.
+    fn rough(key: &Self::Key) -> u64;
     fn first_key(&self) -> Self::Key;
     fn len(&self) -> usize;
     /// Whether it has no room for one more such element.
@@ -58,15 +60,20 @@ enum Node<L: Leaf> {
 #[derive(Clone)]
 struct Inner<L: Leaf> {
     counts: Vec<u64>,
+    /// What [`Leaf::rough`] makes of the keys: a search goes over these without a branch, and looks at keys only where they are equal.
+    roughs: Vec<u64>,
     keys: Vec<L::Key>,
     nodes: Vec<Arc<Node<L>>>,
 }
 
 impl<L: Leaf> Inner<L> {
     fn new() -> Self {
-        let (counts, keys, nodes) =
-            (Vec::with_capacity(FAN + 1), Vec::with_capacity(FAN + 1), Vec::with_capacity(FAN + 1));
-        Self { counts, keys, nodes }
+        Self {
+            counts: Vec::with_capacity(FAN + 1),
+            roughs: Vec::with_capacity(FAN + 1),
+            keys: Vec::with_capacity(FAN + 1),
+            nodes: Vec::with_capacity(FAN + 1),
+        }
     }
 
     fn len(&self) -> usize {
@@ -90,19 +97,30 @@ impl<L: Leaf> Inner<L> {
     }
 
     fn insert(&mut self, number: usize, count: u64, node: Arc<Node<L>>) {
+        let key = first_key(&node);
         self.counts.insert(number, count);
-        self.keys.insert(number, first_key(&node));
+        self.roughs.insert(number, L::rough(&key));
+        self.keys.insert(number, key);
         self.nodes.insert(number, node);
     }
 
     fn remove(&mut self, number: usize) -> (u64, Arc<Node<L>>) {
+        self.roughs.remove(number);
         self.keys.remove(number);
         (self.counts.remove(number), self.nodes.remove(number))
+    }
+
+    /// How many keys at the start pass, where all pass that are roughly less, and none that is more.
+    fn search(&self, rough: u64, passes: impl FnMut(&L::Key) -> bool) -> usize {
+        let less = self.roughs.iter().map(|of| usize::from(*of < rough)).sum();
+        let upto: usize = self.roughs.iter().map(|of| usize::from(*of <= rough)).sum();
+        less + self.keys[less..upto].partition_point(passes)
     }
 
     fn split_off(&mut self, at: usize) -> Self {
         let mut right = Self::new();
         right.counts.extend(self.counts.drain(at..));
+        right.roughs.extend(self.roughs.drain(at..));
         right.keys.extend(self.keys.drain(at..));
         right.nodes.extend(self.nodes.drain(at..));
         right
@@ -110,6 +128,7 @@ impl<L: Leaf> Inner<L> {
 
     fn append(&mut self, next: Self) {
         self.counts.extend(next.counts);
+        self.roughs.extend(next.roughs);
         self.keys.extend(next.keys);
         self.nodes.extend(next.nodes);
     }
@@ -207,15 +226,30 @@ impl<L: Leaf> Tree<L> {
         }
     }
 
-    /// The number of the element with this key, if there is one: a single way down.
-    pub(super) fn find(&self, mut order: impl FnMut(&L::Key) -> Ordering) -> Option<u64> {
+    /// The same, where keys pass that are roughly less than `rough`, and those that are more do not.
+    pub(super) fn passing_near(&self, rough: u64, mut passes: impl FnMut(&L::Key) -> bool) -> u64 {
+        let (mut node, mut before) = (&self.root, 0);
+        loop {
+            match &**node {
+                Node::Leaf(leaf) => return before + leaf.passing(&mut passes) as u64,
+                Node::Inner(inner) => {
+                    let number = inner.search(rough, &mut passes).saturating_sub(1);
+                    before += inner.counts[..number].iter().sum::<u64>();
+                    node = &inner.nodes[number];
+                }
+            }
+        }
+    }
+
+    /// The number of the element with this key, if there is one: a single way down. `rough` is what [`Leaf::rough`] makes of the key.
+    pub(super) fn find(&self, rough: u64, mut order: impl FnMut(&L::Key) -> Ordering) -> Option<u64> {
         let (mut node, mut before) = (&self.root, 0);
         loop {
             match &**node {
                 Node::Leaf(leaf) => return leaf.find(&mut order).map(|at| before + at as u64),
                 Node::Inner(inner) => {
                     // A child whose key is not more than what is wanted is behind all that is less: the last such child has it.
-                    let number = inner.keys.partition_point(|key| order(key).is_le()).checked_sub(1)?;
+                    let number = inner.search(rough, |key| order(key).is_le()).checked_sub(1)?;
                     before += inner.counts[..number].iter().sum::<u64>();
                     node = &inner.nodes[number];
                 }
@@ -282,6 +316,7 @@ impl<L: Leaf> Tree<L> {
                 Node::Inner(inner) => {
                     assert!((1..=FAN).contains(&inner.len()));
                     assert!(inner.counts.len() == inner.len() && inner.keys.len() == inner.len());
+                    assert!(inner.roughs.iter().copied().eq(inner.keys.iter().map(L::rough)));
                     for (at, node) in inner.nodes.iter().enumerate() {
                         assert_eq!(walk(node, depth + 1, depths), inner.counts[at]);
                         assert!(inner.counts[at] > 0);
@@ -348,6 +383,7 @@ fn insert<L: Leaf>(node: &mut Arc<Node<L>>, at: u64, item: L::Item, split: Split
             if rest == 0 {
                 // It becomes the first element there, and so tells the exact bound.
                 inner.keys[number] = L::key(&item);
+                inner.roughs[number] = L::rough(&inner.keys[number]);
             }
             inner.counts[number] += 1;
             if let Some((right, count)) = insert(&mut inner.nodes[number], rest, item, split) {
