@@ -221,7 +221,8 @@ fn tau(mut x: u128) -> u128 {
         // The root of a number with 64 places has 32; shifted up first, it keeps 63.
         x = (x << 62).isqrt() << 1;
         let rest = ONE - x.min(ONE);
-        sum = sum.saturating_sub(((rest >> 1) * (rest >> 1) >> 62) >> shift);
+        let half = rest >> 1;
+        sum = sum.saturating_sub(((half * half) >> 62) >> shift);
     }
     sum / 3
 }

@@ -542,7 +542,7 @@ pub(crate) fn zrandmember(r: &mut Reading<'_>) -> Answer {
         Some(word) if is(word, "WITHSCORES") && r.words.len() == 4 => true,
         Some(_) => return Err(Error::syntax()),
     };
-    if with_scores && (count < -(i64::MAX / 2) || count > i64::MAX / 2) {
+    if with_scores && count.unsigned_abs() > u64::MAX / 4 {
         return Err(Error::reply("ERR value is out of range"));
     }
     let Some(sorted) = sorted else { return Ok(Reply::array(Vec::new())) };
