@@ -87,7 +87,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<f64> {
 /// C's cast to a 64-bit integer on the processors that servers have: what does not fit is the smallest.
 pub(crate) fn truncate(value: f64) -> i64 {
     const TOP: f64 = 9_223_372_036_854_775_808.0;
-    if value >= -TOP && value < TOP { value as i64 } else { i64::MIN }
+    if (-TOP..TOP).contains(&value) { value as i64 } else { i64::MIN }
 }
 
 #[cfg(test)]

@@ -101,7 +101,8 @@ impl State {
         let (ended, value) = match entered {
             Ok(answer) => answer,
             Err(mlua::Error::MemoryError(_)) => return Ok(Ran::Stopped(Stop::Memory)),
-            Err(other) => return Err(other),
+            // The hook may meet the bound after the script's last instruction, outside what catches its errors.
+            Err(other) => return self.meter.stopped().map(Ran::Stopped).ok_or(other),
         };
         if !ended && matches!(&value, Value::String(text) if text.as_bytes() == b"not enough memory") {
             self.meter.halt(Stop::Memory);

@@ -20,7 +20,9 @@ impl Host for Counter {
                 Ok(Reply::integer(self.value))
             }
             b"echo" => Ok(Reply::Bulk { value: words[1].clone() }),
-            b"map" => Ok(Reply::map(vec![Reply::bulk("k"), Reply::Double { value: Score::new(1.5).unwrap() }])),
+            b"map" => {
+                Ok(Reply::map(vec![Reply::bulk("k"), Reply::Double { value: Score::new(1.5).unwrap() }]))
+            }
             b"nil" => Ok(Reply::Nil),
             b"wrong" => Err(Error::wrong_type()),
             b"heavy" => Err(Error::Abort("ERR too heavy".into())),
@@ -108,7 +110,10 @@ fn replies_become_values_as_in_redis() {
         ("redis.setresp(3) return redis.call('map').map.k.double * 2", "3"),
         ("return redis.call('echo', 1e15)", "\"1000000000000000\""),
         ("return redis.call('echo', 0.1)", "\"0.1\""),
-        ("return redis.pcall('wrong').err", "\"WRONGTYPE Operation against a key holding the wrong kind of value\""),
+        (
+            "return redis.pcall('wrong').err",
+            "\"WRONGTYPE Operation against a key holding the wrong kind of value\"",
+        ),
     ] {
         check(text, wanted);
     }
@@ -134,7 +139,10 @@ fn errors_are_worded_as_in_redis() {
         ("error(redis.error_reply('plain'))", "ERR plain"),
         ("error(redis.error_reply('-CODE a'))", "CODE a"),
         ("return ('x'):rep()", "ERR user_script:1: bad argument #1 to 'rep' (number expected, got no value)"),
-        ("return string.format('%d','x')", "ERR user_script:1: bad argument #2 to 'format' (number expected, got string)"),
+        (
+            "return string.format('%d','x')",
+            "ERR user_script:1: bad argument #2 to 'format' (number expected, got string)",
+        ),
         ("local t; t.x=1", "ERR user_script:1: attempt to index local 't' (a nil value)"),
     ] {
         let wanted = format!("-{wanted} script: {}, on @user_script:1.", sha(text));
@@ -143,7 +151,10 @@ fn errors_are_worded_as_in_redis() {
     check("x y", "-ERR Error compiling script (new function): user_script:1: '=' expected near 'y'");
     check("#!lua flags=xx\nreturn 1", "-ERR Unexpected flag in script shebang: xx");
     check("#!lua flags=no-writes\nreturn 1", "1");
-    check("local ok, e = pcall(redis.call, 'wrong') return e", "\"WRONGTYPE Operation against a key holding the wrong kind of value\"");
+    check(
+        "local ok, e = pcall(redis.call, 'wrong') return e",
+        "\"WRONGTYPE Operation against a key holding the wrong kind of value\"",
+    );
     check("error({})", "-ERR unknown error"); // Redis 7.0 crashes here.
     check("error()", "-ERR nil");
 }
@@ -153,11 +164,20 @@ fn libraries_answer_as_those_of_redis() {
     for (text, wanted) in [
         ("return cjson.encode({a={1,2},c={}})", r#""{\"a\":[1,2],\"c\":{}}""#),
         ("return cjson.encode({1,2,nil,4})", "\"[1,2,null,4]\""),
-        ("return cjson.encode({[11]=1})", "-ERR user_script:1: Cannot serialise table: excessively sparse array"),
+        (
+            "return cjson.encode({[11]=1})",
+            "-ERR user_script:1: Cannot serialise table: excessively sparse array",
+        ),
         ("return cjson.encode('/\\127')", r#""\"\\/\\u007f\"""#),
         ("return cjson.decode('[1,null,\"\\\\u00e9\\\\ud83d\\\\ude00\"]')[3]", "\"é😀\""),
-        ("return cjson.decode('[1,x]')", "-ERR user_script:1: Expected value but found invalid token at character 4"),
-        ("return cjson.decode(string.rep('[',1001))", "-ERR user_script:1: Found too many nested data structures (1001) at character 1001"),
+        (
+            "return cjson.decode('[1,x]')",
+            "-ERR user_script:1: Expected value but found invalid token at character 4",
+        ),
+        (
+            "return cjson.decode(string.rep('[',1001))",
+            "-ERR user_script:1: Found too many nested data structures (1001) at character 1001",
+        ),
         ("return bit.tohex(0xdeadbeef,-8)", "\"DEADBEEF\""),
         ("return bit.rol(0x12345678,12)", "1164411171"),
         ("return struct.size('!8bi8!4bi8')", "28"),
@@ -193,7 +213,10 @@ fn a_script_that_does_not_end_is_aborted_whatever_it_catches() {
         "local t = {} for i = 1, 100000 do t[i] = i end while true do table.insert(t, 1, 0) end",
     ] {
         let found = shown(&eval(text));
-        assert!(found.starts_with("!ERR script went over its budget of 10000000 instructions"), "{text}: {found}");
+        assert!(
+            found.starts_with("!ERR script went over its budget of 10000000 instructions"),
+            "{text}: {found}"
+        );
     }
 }
 
@@ -237,7 +260,7 @@ fn deep_recursion_is_an_error() {
         "local t = {} for i = 1, 5000 do t = {t} end return cjson.encode(t)",
         "return cmsgpack.unpack(string.rep('\\145', 100000))",
         "return (('x'):find(string.rep('(', 100)))",
-        "return (('x'):find(string.rep('x?', 100000)))",
+        "return (string.rep('x', 1000):find(string.rep('x?', 1000)))",
     ] {
         let found = shown(&eval(text));
         assert!(found.starts_with("-ERR "), "{text}: {found}");
@@ -281,7 +304,19 @@ fn nothing_of_a_script_is_seen_by_the_next() {
 
 #[test]
 fn what_replicas_could_see_differently_is_absent_or_refused() {
-    for name in ["collectgarbage", "gcinfo", "print", "dofile", "loadfile", "require", "newproxy", "setfenv", "getfenv", "debug", "io"] {
+    for name in [
+        "collectgarbage",
+        "gcinfo",
+        "print",
+        "dofile",
+        "loadfile",
+        "require",
+        "newproxy",
+        "setfenv",
+        "getfenv",
+        "debug",
+        "io",
+    ] {
         let found = shown(&eval(&format!("return {name}")));
         assert!(found.contains("nonexistent global variable"), "{name}: {found}");
     }
