@@ -20,9 +20,10 @@ impl Host for Counter {
                 Ok(Reply::integer(self.value))
             }
             b"echo" => Ok(Reply::Bulk { value: words[1].clone() }),
-            b"map" => {
-                Ok(Reply::map(vec![Reply::bulk("k"), Reply::Double { value: Score::new(1.5).unwrap() }]))
-            }
+            b"map" => Ok(Reply::map(vec![
+                Reply::bulk("k"),
+                Reply::Double { value: Score::new(1.5).expect("1.5 is a number") },
+            ])),
             b"nil" => Ok(Reply::Nil),
             b"wrong" => Err(Error::wrong_type()),
             b"heavy" => Err(Error::Abort("ERR too heavy".into())),
@@ -70,7 +71,7 @@ fn shown(answer: &Result<Reply, Error>) -> String {
 }
 fn check(text: &str, wanted: &str) {
     let found = shown(&eval(text));
-    let found = found.split(" script: ").next().unwrap();
+    let found = found.split(" script: ").next().expect("a split has a first part");
     assert_eq!(found, wanted, "{text}");
 }
 
