@@ -365,7 +365,7 @@ macro_rules! base {
 }
 macro_rules! specs {
     ($($group:literal { $($kind:ident $name:literal $arity:literal [$($flag:ident)*] $keys:expr, $since:literal $summary:literal $(=> $handler:path)?;)* })*) => {
-        const SPECS: &[Spec] = &[$($(Spec {
+        static SPECS: &[Spec] = &[$($(Spec {
             name: $name,
             arity: $arity,
             flags: flags_of(base!($kind)$(.and(Flags::$flag))*, $keys, $group),
