@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/machine", &["types", "calls"]),
     ("crates/log", &[]),
     ("crates/engine", &["types", "log"]),
-    ("crates/node", &["types", "calls", "machine", "log", "engine"]),
+    ("crates/node", &["types", "calls", "lua", "machine", "log", "engine"]),
     ("crates/peers", &[]),
     ("crates/runtime", &["types", "calls", "machine", "log", "engine", "node", "peers"]),
     ("crates/gateways/http", &["types", "machine", "node", "runtime"]),
@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/sim", &["types", "machine", "log", "engine", "node"]),
     (
         "crates/quorate",
-        &["types", "lua", "machine", "log", "engine", "node", "runtime", "http", "redis", "client"],
+        &["types", "machine", "log", "engine", "node", "runtime", "http", "redis", "client"],
     ),
     ("crates/torture", &[]),
     ("bench", &["types", "machine", "log", "engine", "node", "runtime", "http", "client"]),

@@ -211,6 +211,8 @@ impl Raft {
                 return;
             }
             MessageType::MsgTimeoutNow if self.clock_off => return,
+            // Only what comes before the first entry has term 0; the library takes the claim for a fact, and panics.
+            MessageType::MsgAppend if inner.index > 0 && inner.log_term == 0 => return,
             MessageType::MsgSnapshot => {
                 let metadata = inner.get_snapshot().get_metadata();
                 let (term, index) = (Term(inner.term), LogIndex(metadata.index));
@@ -893,5 +895,36 @@ impl Engine for Raft {
 
     fn as_replica(&self) -> Option<&Raft> {
         Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_log::{FileDisk, LogConfig};
+    use std::sync::Arc;
+
+    #[test]
+    fn entries_said_to_follow_one_without_a_term_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = Arc::new(FileDisk::open(folder.path()).expect("a disk"));
+        let config = RaftConfig {
+            node: NodeId(1),
+            durability: Durability::Always,
+            log: LogConfig {
+                segment_bytes: 1 << 20,
+                batch_bytes_max: 1 << 18,
+                entry_bytes_max: 1 << 16,
+                ..LogConfig::default()
+            },
+            boot: "boot".to_owned(),
+            seed: 1,
+        };
+        let (mut raft, _) = Raft::open(disk, &config).expect("a replica");
+        let mut append =
+            raft::eraftpb::Message { to: 1, from: 2, term: 9, index: 100, commit: 100, ..Default::default() };
+        append.set_msg_type(MessageType::MsgAppend);
+        raft.step(Message { inner: append, time: LogTime::ZERO });
+        assert_eq!(raft.last(), LogIndex::ZERO);
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Called by: `Partition`, `background`; the command line has a flag for each.
 
-use quorate_calls::{Interpreter, NoScripts};
+use quorate_calls::Interpreter;
 use quorate_engine::Durability;
 use quorate_log::LogConfig;
+use quorate_lua::Scripts;
 use quorate_machine::MACHINE_VERSION;
 use quorate_types::{Limits, Millis, Settings};
 
@@ -59,7 +60,7 @@ impl Default for Config {
             snapshot_rows: 500,
             audit_age: Millis(7 * 24 * 3600 * 1000),
             audit_bytes: 256 << 20,
-            interpreter: || Box::new(NoScripts),
+            interpreter: || Box::new(Scripts::new()),
             refusals_per_name: 100,
         }
     }
