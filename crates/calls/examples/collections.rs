@@ -3,8 +3,8 @@
 //! `cargo run --release -p quorate-calls --example collections [case]`
 //!
 //! Each case runs in a process of its own, so that none uses the memory that another has freed. Nanoseconds are CPU time per operation
-//! (Linux, /proc/thread-self/schedstat); "longest" is the wall time of the longest hundred in a row, so that a stall shows, and so does whatever
-//! else the machine was doing. Memory is what the process grew by (/proc/self/statm), beside what the collection says of itself.
+//! (Linux, /proc/thread-self/schedstat); "longest" is that of the longest hundred in a row, so that a stall shows; the kernel counts it in
+//! ticks of a few milliseconds. Memory is what the process grew by (/proc/self/statm), beside what the collection says of itself.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock; the collections do not")]
 
@@ -181,32 +181,34 @@ fn pin_and_free(mut value: Value) {
         }
         Value::String(_) | Value::Hash(_) => {}
     });
-    let (mut out, mut longest, start) = (Writer::default(), Duration::ZERO, Instant::now());
+    let (mut out, mut longest, start) = (Writer::default(), 0, busy());
     loop {
         out.clear();
-        let slice = Instant::now();
+        let slice = busy();
         let done = pin.put_next(1000, &mut out);
-        longest = longest.max(slice.elapsed());
+        longest = longest.max(busy() - slice);
         if done {
             break;
         }
     }
-    println!("  written by thousands in {:?}, longest {longest:?}", start.elapsed());
+    let [all, longest] = [busy() - start, longest].map(Duration::from_nanos);
+    println!("  written by thousands in {all:?}, longest {longest:?}");
     free("pin", |max| pin.drop_some(max));
     free("value", |max| value.drop_some(max));
 }
 
 fn free(what: &str, mut some: impl FnMut(usize) -> bool) {
-    let (mut longest, start) = (Duration::ZERO, Instant::now());
+    let (mut longest, start) = (0, busy());
     loop {
-        let slice = Instant::now();
+        let slice = busy();
         let done = some(10_000);
-        longest = longest.max(slice.elapsed());
+        longest = longest.max(busy() - slice);
         if done {
             break;
         }
     }
-    println!("  {what} freed by ten thousands in {:?}, longest {longest:?}", start.elapsed());
+    let [all, longest] = [busy() - start, longest].map(Duration::from_nanos);
+    println!("  {what} freed by ten thousands in {all:?}, longest {longest:?}");
 }
 
 fn name(n: u64) -> Blob {
@@ -219,15 +221,15 @@ fn spread(n: u64, below: u64) -> u64 {
 }
 
 fn time(what: &str, times: u64, mut each: impl FnMut(u64)) {
-    let (mut longest, start) = (Duration::ZERO, busy());
+    let (mut longest, start) = (0, busy());
     for hundred in 0..times / 100 {
-        let began = Instant::now();
+        let began = busy();
         for n in hundred * 100..(hundred + 1) * 100 {
             each(n);
         }
-        longest = longest.max(began.elapsed());
+        longest = longest.max(busy() - began);
     }
-    println!("{what}: {} ns, longest {longest:?}", (busy() - start) / times);
+    println!("{what}: {} ns, longest {:?}", (busy() - start) / times, Duration::from_nanos(longest));
 }
 
 /// CPU time of this thread so far, in nanoseconds.
