@@ -39,6 +39,17 @@ pub(crate) fn positive(word: &[u8]) -> Result<u64, Error> {
         .ok_or_else(|| Error::reply("ERR value is out of range, must be positive"))
 }
 
+/// An integer whose opposite is one too: a count or a rank that may be negative.
+pub(crate) fn signed(word: &[u8]) -> Result<i64, Error> {
+    let value = int(word)?;
+    if value == i64::MIN {
+        return Err(Error::reply(
+            "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+        ));
+    }
+    Ok(value)
+}
+
 /// A double.
 pub(crate) fn score(word: &[u8]) -> Result<Score, Error> {
     Score::parse(word).ok_or_else(Error::not_float)

@@ -256,13 +256,11 @@ impl Field {
 fn steps(words: &[Blob], read_only: bool) -> Result<Vec<Step>, Error> {
     let (mut steps, mut overflow, mut at) = (Vec::new(), Overflow::Wrap, 0);
     while let Some(word) = words.get(at) {
-        let is_get = is(word, "GET");
-        if read_only && !is_get {
-            return Err(Error::reply("ERR BITFIELD_RO only supports the GET subcommand"));
-        }
-        if is_get {
+        // How many words a step takes is looked at before any of them.
+        let left = words.len() - at - 1;
+        if is(word, "GET") && left >= 2 {
             steps.push(Step::Get(Field::read(words, &mut at)?));
-        } else if is(word, "SET") || is(word, "INCRBY") {
+        } else if (is(word, "SET") || is(word, "INCRBY")) && left >= 3 {
             let field = Field::read(words, &mut at)?;
             let value = int(next(words, &mut at)?)?;
             let step = if is(word, "SET") { Step::Set } else { Step::Add };
@@ -279,6 +277,9 @@ fn steps(words: &[Blob], read_only: bool) -> Result<Vec<Step>, Error> {
             return Err(Error::syntax());
         }
         at += 1;
+    }
+    if read_only && steps.iter().any(|step| !matches!(step, Step::Get(_))) {
+        return Err(Error::reply("ERR BITFIELD_RO only supports the GET subcommand"));
     }
     Ok(steps)
 }

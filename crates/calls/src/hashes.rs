@@ -2,7 +2,7 @@
 //!
 //! Called by: `call`, through the table.
 
-use crate::args::{int, is, positive};
+use crate::args::{int, is, positive, signed};
 use crate::call::{hash, number};
 use crate::collections::{Change, Changed, Hash};
 use crate::decimal::{Decimal, Parsed};
@@ -74,13 +74,13 @@ pub(crate) fn hscan(r: &mut Reading<'_>) -> Answer {
 }
 
 pub(crate) fn hrandfield(r: &mut Reading<'_>) -> Answer {
-    let hash = hash(r.look, &r.key(1))?;
     let mut dice = Dice::new(r.seed);
     let Some(count) = r.words.get(2) else {
+        let hash = hash(r.look, &r.key(1))?;
         let field = hash.and_then(|hash| hash.at(dice.below(hash.len())));
         return Ok(Reply::bulk_or_nil(field.map(|(field, _)| field)));
     };
-    let count = int(count)?;
+    let count = signed(count)?;
     let with_values = match r.words.get(3) {
         None => false,
         Some(word) if is(word, "WITHVALUES") && r.words.len() == 4 => true,
@@ -89,8 +89,8 @@ pub(crate) fn hrandfield(r: &mut Reading<'_>) -> Answer {
     if with_values && count.unsigned_abs() > u64::MAX / 4 {
         return Err(Error::reply("ERR value is out of range"));
     }
-    let Some(hash) = hash else { return Ok(Reply::array(Vec::new())) };
-    let places = picks(r, &mut dice, count, hash.len())?;
+    let Some(hash) = hash(r.look, &r.key(1))? else { return Ok(Reply::array(Vec::new())) };
+    let places = picks(r, &mut dice, count, (hash.len(), 1))?;
     let pairs = places.into_iter().filter_map(|place| hash.at(place));
     if with_values {
         return Ok(Reply::pairs(flat(pairs)));
@@ -98,15 +98,20 @@ pub(crate) fn hrandfield(r: &mut Reading<'_>) -> Answer {
     Ok(Reply::array(pairs.map(|(field, _)| Reply::bulk(field)).collect()))
 }
 
-/// Random places of a collection: `count` different ones, or, when negative, as many with repetitions.
-pub(crate) fn picks(r: &mut Reading<'_>, dice: &mut Dice, count: i64, len: u64) -> Result<Vec<u64>, Error> {
+/// Random places of a collection: `count` different ones, or, when negative, as many with repetitions; each at a cost.
+pub(crate) fn picks(
+    r: &mut Reading<'_>,
+    dice: &mut Dice,
+    count: i64,
+    (len, cost): (u64, u64),
+) -> Result<Vec<u64>, Error> {
     if count < 0 {
         let count = count.unsigned_abs();
-        r.session.touch(count)?;
+        r.session.touch(count.saturating_mul(cost))?;
         return Ok((0..count).map(|_| dice.below(len)).collect());
     }
     let count = count.unsigned_abs().min(len);
-    r.session.touch(count)?;
+    r.session.touch(count.saturating_mul(cost))?;
     Ok(if count == len { (0..len).collect() } else { dice.places(count, len) })
 }
 

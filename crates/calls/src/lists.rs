@@ -4,7 +4,7 @@
 //! Called by: `call`, through the table; `table`, for timeouts.
 
 use crate::args::{self, int, is, next, positive};
-use crate::call::{TOUCH_MAX, list, number};
+use crate::call::{LOOKUP, TOUCH_MAX, list, number};
 use crate::collections::{Change, List, Value};
 use crate::decimal::{Decimal, Parsed};
 use crate::{Error, Reading, Session, Writing};
@@ -185,10 +185,11 @@ fn pop_many(w: &mut Writing<'_>, at: usize) -> Answer {
 pub(crate) fn pop_count(words: &[Blob]) -> Result<u64, Error> {
     match words {
         [] => Ok(1),
-        [switch, count] if is(switch, "COUNT") => positive(count)
-            .ok()
-            .filter(|count| *count > 0)
-            .ok_or_else(|| Error::reply("ERR count should be greater than 0")),
+        [switch, count, rest @ ..] if is(switch, "COUNT") => {
+            let count = positive(count).ok().filter(|count| *count > 0);
+            let count = count.ok_or_else(|| Error::reply("ERR count should be greater than 0"))?;
+            if rest.is_empty() { Ok(count) } else { Err(Error::syntax()) }
+        }
         _ => Err(Error::syntax()),
     }
 }
@@ -328,12 +329,13 @@ impl Search<'_> {
 }
 
 pub(crate) fn lrem(w: &mut Writing<'_>) -> Answer {
-    let count = int(&w.words[2])?;
+    let count = args::signed(&w.words[2])?;
     let key = w.key(1);
     let Some(list) = list(&*w.store, &key)? else { return Ok(Reply::integer(0)) };
     let value = &w.words[3];
     let search = Search { value, backwards: count < 0, skip: 0, most: count.unsigned_abs(), looks: 0 };
     let mut places = search.run(list, w.session)?;
+    w.session.touch(places.len() as u64 * LOOKUP)?;
     // From the tail on, so that the other places stay what they are.
     places.sort_unstable();
     for at in places.iter().rev() {
@@ -368,16 +370,11 @@ pub(crate) fn lpos(r: &mut Reading<'_>) -> Answer {
         let value = next(r.words, &mut at)?;
         match () {
             () if is(word, "RANK") => {
-                let rank = int(value)?;
+                let rank = args::signed(value)?;
                 if rank == 0 {
                     return Err(Error::reply(
                         "ERR RANK can't be zero: use 1 to start from the first match, 2 from the second ... \
                          or use negative to start from the end of the list",
-                    ));
-                }
-                if rank == i64::MIN {
-                    return Err(Error::reply(
-                        "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
                     ));
                 }
                 search.backwards = rank < 0;

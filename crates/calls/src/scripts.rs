@@ -34,9 +34,10 @@ pub(crate) fn evalsha_ro(w: &mut Writing<'_>) -> Answer {
 }
 
 fn eval_sha(w: &mut Writing<'_>, read_only: bool) -> Answer {
+    let unknown = || Error::reply("NOSCRIPT No matching script. Please use EVAL.");
+    let sha = from_hex(&w.words[1]).ok_or_else(unknown)?;
     let arguments = Arguments::read(w.words)?;
-    let text = from_hex(&w.words[1]).and_then(|sha| w.store.script(&sha).cloned());
-    let text = text.ok_or_else(|| Error::reply("NOSCRIPT No matching script. Please use EVAL."))?;
+    let text = w.store.script(&sha).cloned().ok_or_else(unknown)?;
     run(w, &text, &arguments, read_only)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Called by: `call`, through the table.
 
-use crate::args::{self, int, is, positive};
-use crate::call::{number, set};
+use crate::args::{self, is, positive, signed};
+use crate::call::{LOOKUP, number, set};
 use crate::collections::{Change, Changed, Set, Value};
 use crate::dice::Dice;
 use crate::hashes::picks;
@@ -96,16 +96,15 @@ pub(crate) fn srandmember(r: &mut Reading<'_>) -> Answer {
     if r.words.len() > 3 {
         return Err(Error::syntax());
     }
-    let count = r.words.get(2).map(|word| int(word)).transpose()?;
+    let count = r.words.get(2).map(|word| signed(word)).transpose()?;
     let set = set(r.look, &r.key(1))?;
     let mut dice = Dice::new(r.seed);
     match (count, set) {
         (None, None) => Ok(Reply::Nil),
         (None, Some(set)) => Ok(Reply::bulk_or_nil(set.at(dice.below(set.len())))),
-        (Some(count), _) if count < -(i64::MAX / 2) => Err(Error::reply("ERR value is out of range")),
         (Some(_), None) => Ok(Reply::array(Vec::new())),
         (Some(count), Some(set)) => {
-            let places = picks(r, &mut dice, count, set.len())?;
+            let places = picks(r, &mut dice, count, (set.len(), 1))?;
             Ok(Reply::array(places.into_iter().filter_map(|at| set.at(at)).map(Reply::bulk).collect()))
         }
     }
@@ -126,7 +125,7 @@ pub(crate) fn spop(w: &mut Writing<'_>) -> Answer {
         }
         Some(count) => {
             let count = count.min(len);
-            w.session.touch(count)?;
+            w.session.touch(if count == len { len } else { count * LOOKUP })?;
             pop_some(w, &key, count, len)
         }
     }
@@ -181,7 +180,7 @@ fn inter(sets: &[Option<&Set>], session: &mut Session, most: u64) -> Result<Set,
     let Some(mut sets) = sets.iter().copied().collect::<Option<Vec<_>>>() else { return Ok(found) };
     sets.sort_by_key(|set| set.len());
     let Some((smallest, others)) = sets.split_first() else { return Ok(found) };
-    session.touch(smallest.len())?;
+    session.touch(smallest.len().saturating_mul(1 + LOOKUP * others.len() as u64))?;
     for member in smallest.iter() {
         if most != 0 && found.len() == most {
             break;
@@ -194,7 +193,7 @@ fn inter(sets: &[Option<&Set>], session: &mut Session, most: u64) -> Result<Set,
 }
 
 fn union(sets: &[Option<&Set>], session: &mut Session) -> Result<Set, Error> {
-    session.touch(sets.iter().flatten().map(|set| set.len()).sum())?;
+    session.touch(sets.iter().flatten().map(|set| set.len() * LOOKUP).sum())?;
     let mut found = Set::new();
     for member in sets.iter().flatten().flat_map(|set| set.iter()) {
         found.insert(member);
@@ -205,7 +204,7 @@ fn union(sets: &[Option<&Set>], session: &mut Session) -> Result<Set, Error> {
 fn diff(sets: &[Option<&Set>], session: &mut Session) -> Result<Set, Error> {
     let mut found = Set::new();
     let Some((Some(first), others)) = sets.split_first() else { return Ok(found) };
-    session.touch(first.len().saturating_mul(others.len().max(1) as u64))?;
+    session.touch(first.len().saturating_mul(1 + LOOKUP * others.len() as u64))?;
     for member in first.iter() {
         if !others.iter().flatten().any(|other| other.contains(&member)) {
             found.insert(member);

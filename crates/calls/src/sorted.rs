@@ -2,8 +2,8 @@
 //!
 //! Called by: `call`, through the table.
 
-use crate::args::{self, int, is, next, positive};
-use crate::call::{number, sorted};
+use crate::args::{self, int, is, next, positive, signed};
+use crate::call::{LOOKUP, SORTED, number, sorted};
 use crate::collections::{Change, Changed, Sorted, Value};
 use crate::dice::Dice;
 use crate::hashes::picks;
@@ -389,6 +389,7 @@ pub(crate) fn zrangestore(w: &mut Writing<'_>) -> Answer {
 }
 
 fn store(w: &mut Writing<'_>, members: Vec<(Blob, Score)>) -> Answer {
+    w.session.touch(members.len() as u64 * SORTED)?;
     let mut new = Sorted::new();
     for (member, score) in members {
         new.insert(member, score);
@@ -434,9 +435,10 @@ fn remove_range(w: &mut Writing<'_>, by: By) -> Answer {
 /// Takes the members of these ranks away.
 fn take(w: &mut Writing<'_>, key: &Key, from: u64, to: u64) -> Result<Vec<(Blob, Score)>, Error> {
     let Some(sorted) = sorted(&*w.store, key)? else { return Ok(Vec::new()) };
-    w.session.touch(to - from)?;
+    let all = to - from == sorted.len();
+    w.session.touch((to - from) * if all { 1 } else { SORTED })?;
     let members: Vec<_> = sorted.range(from, to).collect();
-    if to - from == sorted.len() {
+    if all {
         w.store.delete(key)?;
         return Ok(members);
     }
@@ -530,13 +532,13 @@ fn pop_many(w: &mut Writing<'_>, at: usize) -> Answer {
 // Random members and scanning.
 
 pub(crate) fn zrandmember(r: &mut Reading<'_>) -> Answer {
-    let sorted = sorted(r.look, &r.key(1))?;
     let mut dice = Dice::new(r.seed);
     let Some(count) = r.words.get(2) else {
+        let sorted = sorted(r.look, &r.key(1))?;
         let member = sorted.and_then(|sorted| sorted.at(dice.below(sorted.len())));
         return Ok(Reply::bulk_or_nil(member.map(|(member, _)| member)));
     };
-    let count = int(count)?;
+    let count = signed(count)?;
     let with_scores = match r.words.get(3) {
         None => false,
         Some(word) if is(word, "WITHSCORES") && r.words.len() == 4 => true,
@@ -545,8 +547,8 @@ pub(crate) fn zrandmember(r: &mut Reading<'_>) -> Answer {
     if with_scores && count.unsigned_abs() > u64::MAX / 4 {
         return Err(Error::reply("ERR value is out of range"));
     }
-    let Some(sorted) = sorted else { return Ok(Reply::array(Vec::new())) };
-    let places = picks(r, &mut dice, count, sorted.len())?;
+    let Some(sorted) = sorted(r.look, &r.key(1))? else { return Ok(Reply::array(Vec::new())) };
+    let places = picks(r, &mut dice, count, (sorted.len(), LOOKUP))?;
     Ok(shown(places.into_iter().filter_map(|rank| sorted.at(rank)), with_scores))
 }
 
@@ -781,7 +783,7 @@ impl<'a> Combination<'a> {
     }
 
     fn union(&self, session: &mut Session) -> Result<Sorted, Error> {
-        session.touch(self.sources.iter().map(Source::len).sum())?;
+        session.touch(self.sources.iter().map(|source| source.len() * SORTED).sum())?;
         let mut found = Sorted::new();
         for (member, score) in self.sources.iter().flat_map(Source::iter) {
             let score = found.score(&member).map_or(score, |other| self.aggregate.of(other, score));
@@ -793,7 +795,7 @@ impl<'a> Combination<'a> {
     fn inter(&self, session: &mut Session) -> Result<Sorted, Error> {
         let mut found = Sorted::new();
         let Some((smallest, others)) = self.sources.split_first() else { return Ok(found) };
-        session.touch(smallest.len())?;
+        session.touch(smallest.len().saturating_mul(SORTED + LOOKUP * others.len() as u64))?;
         for (member, score) in smallest.iter() {
             if self.most != 0 && found.len() == self.most {
                 break;
@@ -811,7 +813,7 @@ impl<'a> Combination<'a> {
     fn diff(&self, session: &mut Session) -> Result<Sorted, Error> {
         let mut found = Sorted::new();
         let Some((first, others)) = self.sources.split_first() else { return Ok(found) };
-        session.touch(first.len().saturating_mul(others.len().max(1) as u64))?;
+        session.touch(first.len().saturating_mul(SORTED + LOOKUP * others.len() as u64))?;
         for (member, score) in first.iter() {
             if !others.iter().any(|other| other.score(&member).is_some()) {
                 found.insert(member, score);

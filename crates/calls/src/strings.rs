@@ -186,9 +186,9 @@ pub(crate) fn getdel(w: &mut Writing<'_>) -> Answer {
 
 pub(crate) fn getex(w: &mut Writing<'_>) -> Answer {
     let found = switches(&w.words[2..], &["EX", "PX", "EXAT", "PXAT", "PERSIST"])?;
-    let until = found.ttl.until(w.look(), "getex")?;
     let key = w.key(1);
     let Some(value) = string(w.look(), &key)?.cloned() else { return Ok(Reply::Nil) };
+    let until = found.ttl.until(w.look(), "getex")?;
     match until {
         Some(until) => match until.deadline(w.look()) {
             Some(deadline) => w.store.set_deadline(&key, Some(deadline))?,

@@ -71,7 +71,15 @@ impl Score {
         {
             return None;
         }
-        Self::new(text.parse().ok()?)
+        let value: f64 = text.parse().ok()?;
+        // A number too large or too small for a double is none, as for `strtod` with its ERANGE.
+        let digits = number.split(['e', 'E']).next().unwrap_or_default();
+        let lost = (value.is_infinite() && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
+            || (value == 0.0 && digits.contains(|c: char| ('1'..='9').contains(&c)));
+        if lost {
+            return None;
+        }
+        Self::new(value)
     }
 }
 
@@ -168,7 +176,7 @@ mod tests {
         ] {
             assert_eq!(Score::parse(text.as_bytes()).map(Score::get), Some(value), "{text}");
         }
-        for text in ["", "nan", "abc", " 1", "1 ", "1e", "--1", "\u{ff11}"] {
+        for text in ["", "nan", "abc", " 1", "1 ", "1e", "--1", "1e400", "-1e400", "1e-400", "\u{ff11}"] {
             assert_eq!(Score::parse(text.as_bytes()), None, "{text}");
         }
     }
