@@ -72,8 +72,10 @@ fn flush_mode(words: &[Blob]) -> Result<(), Error> {
 }
 
 pub(crate) fn del(w: &mut Writing<'_>) -> Answer {
-    for name in &w.words[1..] {
-        w.store.may_write(&w.session.key(name))?;
+    if w.words.len() > 2 {
+        for name in &w.words[1..] {
+            w.store.may_write(&w.session.key(name))?;
+        }
     }
     let mut gone = 0;
     for name in &w.words[1..] {

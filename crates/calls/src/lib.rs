@@ -27,6 +27,7 @@ mod sorted;
 pub mod store;
 mod strings;
 mod table;
+mod throttle;
 
 pub use call::{Reading, SCRIPT_TOUCH_MAX, Session, TOUCH_MAX, VALUE_MAX, Writing, read, write};
 pub use error::Error;

@@ -4,7 +4,7 @@
 //! Called by: `call`, through the table.
 
 use crate::args::{int, is, next};
-use crate::call::{hash, string};
+use crate::call::{LOOKUP, hash, string};
 use crate::collections::{List, Value};
 use crate::{Error, Found, Look, Reading, Session, Writing, keys};
 use quorate_types::{Blob, Key, Reply, Score};
@@ -65,7 +65,7 @@ impl<'a> Sort<'a> {
         if !matches!(found, None | Some(Found::List(_) | Found::Set(_) | Found::Sorted(_))) {
             return Err(Error::wrong_type());
         }
-        let looks = 1 + u64::from(self.by.is_some()) + self.shows.len() as u64;
+        let looks = 1 + LOOKUP * (u64::from(self.by.is_some()) + self.shows.len() as u64);
         session.touch(keys::length(look, key).saturating_mul(looks))?;
         let mut elements = keys::members(look, key)?;
         // A pattern without a star says nothing of an element, which is how clients ask for no order at all.

@@ -5,7 +5,7 @@
 //! Called by: `call`, before every handler; the gateway, for queueing, permissions and COMMAND.
 
 use crate::{Error, Reading, Writing, args};
-use crate::{bits, hashes, hyper, keys, lists, scripts, sets, sort, sorted, strings};
+use crate::{bits, hashes, hyper, keys, lists, scripts, sets, sort, sorted, strings, throttle};
 use quorate_types::{Blob, Millis, Reply};
 
 /// A command.
@@ -635,6 +635,9 @@ specs! {
         connection "cluster" -2 [LOADING STALE] NONE, "3.0.0" "Commands about the cluster.";
         connection "readonly" 1 [LOADING STALE FAST] NONE, "3.0.0" "Allows stale reads on this connection.";
         connection "readwrite" 1 [LOADING STALE FAST] NONE, "3.0.0" "Ends stale reads on this connection.";
+    }
+    "limits" {
+        write "cl.throttle" -5 [DENYOOM FAST] ONE, "0.1.0" "Takes from a rate limit, as the redis-cell module has it." => throttle::throttle;
     }
     "quorate" {
         connection "q.after" -3 [NOSCRIPT] NONE, "0.1.0" "In a transaction: schedules a command for later.";
