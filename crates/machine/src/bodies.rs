@@ -16,7 +16,7 @@ use quorate_types::{DecodeError, Key};
 use std::collections::BTreeMap;
 
 /// Elements of what was deleted that are freed with each entry, about.
-const FREED_PER_ENTRY: usize = 20_000;
+const FREED_PER_ENTRY: usize = 2_000;
 
 /// Where a body lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

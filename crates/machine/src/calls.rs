@@ -65,12 +65,6 @@ impl Machine {
             Err(Error::Reply(text) | Error::Abort(text)) => Err(OpError::Call { text }),
         }
     }
-
-    fn look(&self, times: Times, key: &Key) -> Option<(Slot, &Row)> {
-        let slot = self.keys.find(key)?;
-        let row = self.keys.live_at(Some(slot))?;
-        (!passed(row, times)).then_some((slot, row))
-    }
 }
 
 /// The version of the rules that brought calls.
@@ -83,21 +77,21 @@ fn passed(row: &Row, times: Times) -> bool {
     })
 }
 
-/// The state as a read sees it.
+/// The state at a time.
+#[derive(Clone, Copy)]
 struct View<'a> {
     machine: &'a Machine,
     times: Times,
 }
 
-impl Look for View<'_> {
-    fn wall(&self) -> WallTime {
-        self.times.wall
+impl<'a> View<'a> {
+    fn row(self, key: &Key) -> Option<&'a Row> {
+        let row = self.machine.keys.get(key)?;
+        (!passed(row, self.times)).then_some(row)
     }
-    fn time(&self) -> LogTime {
-        self.times.time
-    }
-    fn find(&self, key: &Key) -> Option<Found<'_>> {
-        let Some((_, row)) = self.machine.look(self.times, key) else {
+
+    fn found(self, key: &Key) -> Option<Found<'a>> {
+        let Some(row) = self.row(key) else {
             return self.machine.streams.exists(key).then_some(Found::Stream);
         };
         Some(match row.kind {
@@ -105,13 +99,8 @@ impl Look for View<'_> {
             _ => self.machine.bodies.get(row.body).found(),
         })
     }
-    fn deadline(&self, key: &Key) -> Option<Deadline> {
-        self.machine.look(self.times, key)?.1.deadline()
-    }
-    fn keys(&self, space: Keyspace) -> u64 {
-        self.machine.keys.len_of(space)
-    }
-    fn scan(&self, space: Keyspace, cursor: u64, max: usize) -> (Vec<Blob>, u64) {
+
+    fn names(self, space: Keyspace, cursor: u64, max: usize) -> (Vec<Blob>, u64) {
         let Ok(from) = u32::try_from(cursor) else { return (Vec::new(), 0) };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let (slots, next) = self.machine.keys.scan(space, from, max);
@@ -119,27 +108,66 @@ impl Look for View<'_> {
         let names = rows.filter(|(_, row)| !passed(row, self.times)).map(|(key, _)| key.name.clone());
         (names.collect(), u64::from(next))
     }
-    fn random_key(&self, space: Keyspace, random: u64) -> Option<Blob> {
-        // A slot at random is fair; where keys are sparse among the slots, or other keyspaces fill them, a name near random bytes will do.
+
+    /// A slot at random is fair; where keys are sparse among the slots, or other keyspaces fill them, a name near random bytes will do.
+    fn any_name(self, space: Keyspace, random: u64) -> Option<Blob> {
         const TRIES: u64 = 64;
-        let slots = u64::from(self.machine.keys.slots().max(1));
+        let keys = &self.machine.keys;
+        let there = |slot| keys.at(slot).filter(|(key, row)| key.space == space && !passed(row, self.times));
+        let slots = u64::from(keys.slots().max(1));
         let mut draw = random;
         for _ in 0..TRIES {
             draw = xxhash_rust::xxh3::xxh3_64(&draw.to_le_bytes());
-            let found = self.machine.keys.at(Slot((draw % slots) as u32));
-            if let Some((key, row)) = found
-                && key.space == space
-                && !passed(row, self.times)
-            {
+            if let Some((key, _)) = there(Slot((draw % slots) as u32)) {
                 return Some(key.name.clone());
             }
         }
         let near = Blob::copy_from(&draw.to_be_bytes());
-        let (key, row) = self.machine.keys.at(self.machine.keys.some_key(space, &near)?)?;
-        (!passed(row, self.times)).then(|| key.name.clone())
+        there(keys.some_key(space, &near)?).map(|(key, _)| key.name.clone())
     }
-    fn script(&self, sha: &[u8; 20]) -> Option<&Blob> {
+
+    fn kept_script(self, sha: &[u8; 20]) -> Option<&'a Blob> {
         self.machine.scripts.get(&Blob::copy_from(sha))
+    }
+}
+
+/// Everything that is read is read through a [`View`].
+macro_rules! look {
+    ($name:ty) => {
+        impl Look for $name {
+            fn wall(&self) -> WallTime {
+                self.view().times.wall
+            }
+            fn time(&self) -> LogTime {
+                self.view().times.time
+            }
+            fn find(&self, key: &Key) -> Option<Found<'_>> {
+                self.view().found(key)
+            }
+            fn deadline(&self, key: &Key) -> Option<Deadline> {
+                self.view().row(key)?.deadline()
+            }
+            fn keys(&self, space: Keyspace) -> u64 {
+                self.view().machine.keys.len_of(space)
+            }
+            fn scan(&self, space: Keyspace, cursor: u64, max: usize) -> (Vec<Blob>, u64) {
+                self.view().names(space, cursor, max)
+            }
+            fn random_key(&self, space: Keyspace, random: u64) -> Option<Blob> {
+                self.view().any_name(space, random)
+            }
+            fn script(&self, sha: &[u8; 20]) -> Option<&Blob> {
+                self.view().kept_script(sha)
+            }
+        }
+    };
+}
+look!(View<'_>);
+look!(Effects<'_, '_>);
+
+impl<'a> View<'a> {
+    fn view(&self) -> View<'a> {
+        *self
     }
 }
 
@@ -169,40 +197,6 @@ impl Effects<'_, '_> {
             self.machine.drop_key(key, self.context.now);
         }
         Ok(slot)
-    }
-}
-
-impl Look for Effects<'_, '_> {
-    fn wall(&self) -> WallTime {
-        self.now().wall
-    }
-    fn time(&self) -> LogTime {
-        self.now().time
-    }
-    fn find(&self, key: &Key) -> Option<Found<'_>> {
-        let times = self.times();
-        let Some((_, row)) = self.machine.look(times, key) else {
-            return self.machine.streams.exists(key).then_some(Found::Stream);
-        };
-        Some(match row.kind {
-            Kind::Plain => Found::String(&row.value),
-            _ => self.machine.bodies.get(row.body).found(),
-        })
-    }
-    fn deadline(&self, key: &Key) -> Option<Deadline> {
-        self.view().deadline(key)
-    }
-    fn keys(&self, space: Keyspace) -> u64 {
-        self.view().keys(space)
-    }
-    fn scan(&self, space: Keyspace, cursor: u64, max: usize) -> (Vec<Blob>, u64) {
-        self.view().scan(space, cursor, max)
-    }
-    fn random_key(&self, space: Keyspace, random: u64) -> Option<Blob> {
-        self.view().random_key(space, random)
-    }
-    fn script(&self, sha: &[u8; 20]) -> Option<&Blob> {
-        self.machine.scripts.get(&Blob::copy_from(sha))
     }
 }
 
@@ -283,7 +277,7 @@ impl Store for Effects<'_, '_> {
         if self.find(key).is_some_and(|found| matches!(found, Found::Stream)) {
             return self.machine.drop_stream(key);
         }
-        let was = self.machine.look(self.times(), key).is_some();
+        let was = self.view().row(key).is_some();
         self.writable(key)?;
         if was {
             self.machine.drop_key(key, self.context.now);

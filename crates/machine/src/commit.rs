@@ -289,10 +289,7 @@ impl Machine {
     ) -> Result<OpResult, OpError> {
         let now = context.now;
         match op {
-            Op::Get { key } => {
-                self.plain(key)?;
-                Ok(OpResult::Key { found: self.get(key) })
-            }
+            Op::Get { key } => Ok(OpResult::Key { found: self.get_plain(key)? }),
             Op::Range { read } => {
                 let found = self.keys.range(read, self.revision_shown())?;
                 Ok(OpResult::Keys { keys: found.keys, count: found.count, more: found.more })
@@ -636,7 +633,7 @@ impl Machine {
         not_internal(key)?;
         let place = self.keys.find(key);
         if let Some(row) = self.keys.live_at(place) {
-            return self.is_plain(key, row.kind).map(|()| place);
+            return is_plain(key, row.kind).map(|()| place);
         }
         if !self.streams.exists(key) {
             return Ok(place);
@@ -652,15 +649,8 @@ impl Machine {
     }
 
     /// A key of another type has no value that could be read whole.
-    fn plain(&self, key: &Key) -> Result<(), OpError> {
-        self.keys.get(key).map_or(Ok(()), |row| self.is_plain(key, row.kind))
-    }
-
-    fn is_plain(&self, key: &Key, kind: keys::Kind) -> Result<(), OpError> {
-        if kind == keys::Kind::Plain {
-            return Ok(());
-        }
-        Err(OpError::WrongType { key: key.clone(), found: kind.name().into(), wanted: "plain value".into() })
+    pub(crate) fn plain(&self, key: &Key) -> Result<(), OpError> {
+        self.keys.get(key).map_or(Ok(()), |row| is_plain(key, row.kind))
     }
 
     /// The revision that reads inside the commit in hand see.
@@ -701,6 +691,13 @@ impl Machine {
         self.touched.truncate(to.touched);
         out.events.truncate(to.events);
     }
+}
+
+pub(crate) fn is_plain(key: &Key, kind: keys::Kind) -> Result<(), OpError> {
+    if kind == keys::Kind::Plain {
+        return Ok(());
+    }
+    Err(OpError::WrongType { key: key.clone(), found: kind.name().into(), wanted: "plain value".into() })
 }
 
 fn not_internal(key: &Key) -> Result<(), OpError> {

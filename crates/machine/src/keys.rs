@@ -487,7 +487,8 @@ impl Keys {
         current: Revision,
     ) -> Result<Option<KeyValue>, OpError> {
         self.readable(at, current)?;
-        Ok(self.rows.find(key).and_then(|slot| self.as_of(slot, at)).map(|row| view(key, row, false)))
+        let row = self.rows.find(key).and_then(|slot| self.as_of(slot, at));
+        row.map(|row| crate::commit::is_plain(key, row.kind).map(|()| view(key, row, false))).transpose()
     }
 
     /// Reads a range, at a revision if one is asked for.

@@ -89,10 +89,18 @@ impl Machine {
     pub fn get(&self, key: &Key) -> Option<KeyValue> {
         self.keys.get(key).map(|row| view(key, row, false))
     }
+    /// Reads a key as the plain value it should be.
+    ///
+    /// # Errors
+    /// [`OpError::WrongType`].
+    pub fn get_plain(&self, key: &Key) -> Result<Option<KeyValue>, OpError> {
+        self.plain(key)?;
+        Ok(self.get(key))
+    }
     /// Reads a key as it was at a revision.
     ///
     /// # Errors
-    /// [`OpError::Compacted`] below the oldest retained, [`OpError::Future`] above the current one.
+    /// [`OpError::WrongType`]; [`OpError::Compacted`] below the oldest retained, [`OpError::Future`] above the current one.
     pub fn get_at(&self, key: &Key, at: Revision) -> Result<Option<KeyValue>, OpError> {
         self.keys.get_at(key, at, self.revision)
     }

@@ -46,6 +46,7 @@ impl Quorate {
     ) -> Result<Self, OpenError> {
         let disk = Arc::new(FileDisk::open(folder.as_ref())?);
         let seeds = entropy().map_err(|error| no_system("read entropy", &error))?;
+        hide_hashes();
         let (partition, report) = Partition::open(disk, config, seeds[0], &mut progress)?;
         let threads = Threads::start(partition, seeds[1], memory_max())
             .map_err(|error| no_system("start a thread", &error))?;
@@ -64,6 +65,7 @@ impl Quorate {
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Self, OpenError> {
         let seeds = entropy().map_err(|error| no_system("read entropy", &error))?;
+        hide_hashes();
         let folder = folder.as_ref();
         let (threads, report) = replica::start(folder, config, cluster, seeds, memory_max(), &mut progress)?;
         Ok(Self::with(threads, report))
@@ -648,6 +650,13 @@ impl Drop for Registered<'_> {
         if let Ok(partition) = self.handle.shared.lock().open() {
             partition.unwatch(self.id);
         }
+    }
+}
+
+/// Hides where elements lie from those who choose them. The first folder that a process opens decides; later ones find it done.
+fn hide_hashes() {
+    if let Ok(seed) = getrandom::u64() {
+        let _ = quorate_calls::collections::seed_hashes(seed);
     }
 }
 
