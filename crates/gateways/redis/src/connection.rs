@@ -1,0 +1,711 @@
+//! The life of a connection, and of the commands on it.
+//!
+//! Everything that has arrived is decoded and executed in order, and all replies leave with one write. Writes that follow each other become
+//! one commit in mode `each` (one place in the log, one sync, a result for each); reads that follow each other are answered under one look
+//! at the state. A read waits for the writes before it, so that a client reads what it has written.
+//!
+//! Invariant: replies come in the order of the commands, one for each, whatever fails.
+//! Invariant: a client that does not take its replies is not read from: what waits for it is bounded by `output_bytes_max` and one command's reply.
+//! Called by: `serve` runs a [`Connection`] per client. Read [`Connection::run`], then `execute`, then `plan`.
+
+use crate::client::Client;
+use crate::commands;
+use crate::config::DATABASES;
+use crate::error;
+use crate::gateway::{Gateway, Who, locked};
+use crate::pubsub::Kind;
+use crate::resp::{self, Bounds, Input, Protocol, ProtocolError};
+use crate::stream::Stream;
+use crate::transaction::{Transaction, Watched};
+use quorate_calls::{Flags, Session, Spec};
+use quorate_machine::{Machine, Times};
+use quorate_runtime::Consistency;
+use quorate_types::{Blob, Commit, Keyspace, Mode, Op, OpResult, Reply};
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+/// Calls of one commit, and bytes, at most: so that none holds the partition for long.
+const CALLS_MAX: usize = 512;
+const CALL_BYTES_MAX: usize = 1 << 20;
+/// Reads under one look at the state, and bytes of their replies, at most: others want it too.
+const READS_MAX: usize = 256;
+const READ_BYTES_MAX: usize = 256 << 10;
+/// Room that an output buffer keeps when nothing is in it.
+const KEEP_BYTES: usize = 1 << 10;
+/// Bytes that are read ahead for a client that waits; what follows stays in the socket.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
+
+/// The connection has ended.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+/// One client's connection.
+pub(crate) struct Connection {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) client: Arc<Client>,
+    stream: Stream,
+    input: Input,
+    /// The command in hand.
+    words: Vec<Blob>,
+    /// Replies that are still to be sent.
+    pub(crate) out: Vec<u8>,
+    writes: Writes,
+    pub(crate) state: State,
+}
+
+/// What a connection has been told.
+pub(crate) struct State {
+    pub(crate) protocol: Protocol,
+    pub(crate) session: Session,
+    pub(crate) who: Who,
+    /// Whether the client has said who it is, or need not.
+    pub(crate) known: bool,
+    pub(crate) transaction: Option<Transaction>,
+    pub(crate) watched: Vec<Watched>,
+    pub(crate) channels: BTreeSet<Blob>,
+    pub(crate) patterns: BTreeSet<Blob>,
+    pub(crate) shards: BTreeSet<Blob>,
+    pub(crate) mute: Mute,
+    pub(crate) monitor: bool,
+    pub(crate) consistency: Consistency,
+    /// The connection ends once its replies are sent.
+    pub(crate) closing: bool,
+}
+
+/// What CLIENT REPLY asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mute {
+    No,
+    /// The next command is not answered.
+    Next,
+    All,
+}
+
+/// Writes that follow each other, not sent yet.
+#[derive(Default)]
+struct Writes {
+    calls: Vec<Op>,
+    bytes: usize,
+    /// The first of them, should it take long.
+    first: Vec<Blob>,
+}
+
+/// What to do with a command.
+pub(crate) enum Plan {
+    /// It only reads.
+    Read,
+    /// It may change something.
+    Write,
+    /// As [`Plan::Write`], and waits where there is nothing yet.
+    Wait(&'static Spec),
+    /// It is for a transaction.
+    Queue(Step),
+    /// It is about the connection or the server.
+    Own(&'static str),
+    /// It cannot be executed.
+    Refuse(Reply),
+}
+
+/// What a queued command will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A call of the commit.
+    Call,
+    /// Something of the connection or the server, done once the commit has taken effect.
+    Own(&'static str),
+}
+
+impl State {
+    pub(crate) fn new(known: bool) -> Self {
+        Self {
+            protocol: Protocol::Two,
+            session: Session::new(Keyspace::DEFAULT),
+            who: Who { principal: "anonymous".into(), name: Blob::EMPTY },
+            known,
+            transaction: None,
+            watched: Vec::new(),
+            channels: BTreeSet::new(),
+            patterns: BTreeSet::new(),
+            shards: BTreeSet::new(),
+            mute: Mute::No,
+            monitor: false,
+            consistency: Consistency::Linearizable,
+            closing: false,
+        }
+    }
+
+    /// How many channels, patterns and shard channels it listens to.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.channels.len() + self.patterns.len() + self.shards.len()
+    }
+
+    pub(crate) fn names(&mut self, kind: Kind) -> &mut BTreeSet<Blob> {
+        match kind {
+            Kind::Channel => &mut self.channels,
+            Kind::Pattern => &mut self.patterns,
+            Kind::Shard => &mut self.shards,
+        }
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(gateway: Arc<Gateway>, client: Arc<Client>, stream: Stream) -> Self {
+        let state = State::new(gateway.config.door.is_none());
+        Self {
+            gateway,
+            client,
+            stream,
+            input: Input::default(),
+            words: Vec::new(),
+            out: Vec::new(),
+            writes: Writes::default(),
+            state,
+        }
+    }
+
+    /// Serves the client until either side ends it.
+    pub(crate) async fn run(mut self) {
+        while self.turn().await.is_ok() {}
+    }
+
+    async fn turn(&mut self) -> Result<(), Gone> {
+        self.wait().await?;
+        self.execute().await?;
+        self.take_letters()?;
+        self.send().await?;
+        self.show();
+        if self.state.closing {
+            let stream = &mut self.stream;
+            // What was sent is told to be the end; a client that is gone already does not hear it.
+            let _ = poll_fn(|cx| stream.poll_shutdown(cx)).await;
+            return Err(Gone);
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes, or for something that others have left.
+    async fn wait(&mut self) -> Result<(), Gone> {
+        let idle = self.gateway.idle_seconds.load(Ordering::Relaxed);
+        let Self { stream, input, client, out, words, .. } = self;
+        let something = poll_fn(|cx| {
+            client.register(cx.waker());
+            if client.is_told() {
+                return Poll::Ready(Ok(1));
+            }
+            let arrived = stream.poll_input(input, cx);
+            if arrived.is_pending() {
+                input.rest();
+                if out.capacity() > KEEP_BYTES {
+                    *out = Vec::new();
+                }
+                if words.capacity() > 64 {
+                    *words = Vec::new();
+                }
+            }
+            arrived
+        });
+        let arrived = if idle > 0 && self.state.subscriptions() == 0 {
+            tokio::time::timeout(Duration::from_secs(idle), something).await.map_err(|_| Gone)?
+        } else {
+            something.await
+        };
+        match arrived {
+            Ok(0) | Err(_) => Err(Gone),
+            Ok(bytes) => {
+                self.gateway.stats.input_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads ahead while the client waits for something else; nothing ends it but the end of the connection, or a letter.
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        loop {
+            self.client.register(cx.waker());
+            if self.client.is_told() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.input.pending() >= AHEAD_BYTES_MAX {
+                return Poll::Pending;
+            }
+            match ready!(self.stream.poll_input(&mut self.input, cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(Gone)),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Takes what others have left: pushes are sent, and a connection that is to end ends.
+    fn take_letters(&mut self) -> Result<(), Gone> {
+        if !self.client.is_told() {
+            return Ok(());
+        }
+        let letters = self.client.take_letters();
+        if letters.killed {
+            return Err(Gone);
+        }
+        self.take_pushes(letters.pushes);
+        Ok(())
+    }
+
+    pub(crate) fn take_pushes(&mut self, pushes: Vec<u8>) {
+        if self.out.is_empty() {
+            self.out = pushes;
+        } else {
+            self.out.extend_from_slice(&pushes);
+        }
+    }
+
+    /// Sends all replies. Nothing is read meanwhile.
+    pub(crate) async fn send(&mut self) -> Result<(), Gone> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let Self { stream, out, client, .. } = self;
+        let mut at = 0;
+        poll_fn(|cx| {
+            while at < out.len() {
+                match stream.poll_write(&out[at..], cx) {
+                    Poll::Ready(Ok(written)) if written > 0 => at += written,
+                    Poll::Ready(_) => return Poll::Ready(Err(Gone)),
+                    Poll::Pending => {
+                        client.register(cx.waker());
+                        return if client.is_told() && client.is_killed() {
+                            Poll::Ready(Err(Gone))
+                        } else {
+                            Poll::Pending
+                        };
+                    }
+                }
+            }
+            stream.poll_flush(cx).map_err(|_| Gone)
+        })
+        .await?;
+        self.gateway.stats.output_bytes.fetch_add(self.out.len() as u64, Ordering::Relaxed);
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Has others see what the client is at.
+    fn show(&self) {
+        let state = &self.state;
+        let input_bytes = self.input.pending();
+        self.client.note(|seen| {
+            seen.last = Instant::now();
+            seen.input_bytes = input_bytes;
+            seen.protocol = state.protocol;
+            seen.database = state.session.space.0;
+            seen.channels = state.channels.len();
+            seen.patterns = state.patterns.len();
+            seen.shards = state.shards.len();
+            seen.queued = state.transaction.as_ref().map(Transaction::len);
+            seen.watched = state.watched.len();
+            seen.monitor = state.monitor;
+            seen.readonly = state.consistency == Consistency::Stale;
+        });
+    }
+
+    /// Executes every whole command that has arrived.
+    async fn execute(&mut self) -> Result<(), Gone> {
+        let mut in_hand = false;
+        loop {
+            if !in_hand {
+                let bounds = bounds(&self.gateway, &self.state);
+                match self.input.next(&bounds, &mut self.words) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        self.flush().await;
+                        self.refuse_bytes(&error);
+                        break;
+                    }
+                }
+            }
+            in_hand = self.step().await?;
+            if self.state.closing {
+                break;
+            }
+            if self.out.len() >= self.gateway.config.output_bytes_max {
+                self.flush().await;
+                self.send().await?;
+            }
+        }
+        self.flush().await;
+        Ok(())
+    }
+
+    fn refuse_bytes(&mut self, error: &ProtocolError) {
+        resp::error(&format!("ERR {error}"), &mut self.out);
+        self.state.closing = true;
+    }
+
+    /// Executes the command in hand. True when another is in hand then already.
+    async fn step(&mut self) -> Result<bool, Gone> {
+        if is_web_page(&self.words[0]) {
+            return Err(Gone);
+        }
+        let plan = plan(&self.state, &self.words);
+        let muted = self.state.mute != Mute::No;
+        if self.state.mute == Mute::Next {
+            self.state.mute = Mute::No;
+        }
+        let answers_itself = matches!(plan, Plan::Own("client|reply"));
+        if muted {
+            self.flush().await;
+        }
+        let before = self.out.len();
+        self.note(&plan);
+        let mut in_hand = false;
+        match plan {
+            Plan::Write => self.write().await,
+            Plan::Read => {
+                self.flush().await;
+                in_hand = self.read(muted).await;
+            }
+            Plan::Wait(spec) => {
+                self.flush().await;
+                let words = std::mem::take(&mut self.words);
+                let reply = self.wait_for(spec, words).await?;
+                self.answer(&reply);
+            }
+            Plan::Queue(step) => self.queue(step),
+            Plan::Own(name) => {
+                self.flush().await;
+                self.own_step(name).await?;
+            }
+            Plan::Refuse(reply) => {
+                self.flush().await;
+                if let Some(transaction) = &mut self.state.transaction {
+                    transaction.spoil();
+                }
+                self.gateway.stats.errors.fetch_add(1, Ordering::Relaxed);
+                self.answer(&reply);
+            }
+        }
+        if muted && !answers_itself {
+            self.flush().await;
+            self.out.truncate(before);
+        }
+        Ok(in_hand)
+    }
+
+    /// The command in hand.
+    pub(crate) fn take_words(&mut self) -> Vec<Blob> {
+        std::mem::take(&mut self.words)
+    }
+
+    fn note(&self, plan: &Plan) {
+        self.gateway.stats.commands.fetch_add(1, Ordering::Relaxed);
+        if !matches!(plan, Plan::Own("monitor" | "exec") | Plan::Refuse(_)) {
+            let database = self.state.session.space.0;
+            let bytes_max = self.gateway.config.pushes_bytes_max;
+            self.gateway.monitors.show(&self.client, database, &self.words, bytes_max);
+        }
+    }
+
+    pub(crate) fn answer(&mut self, reply: &Reply) {
+        resp::write(reply, self.state.protocol, &mut self.out);
+    }
+
+    async fn own_step(&mut self, name: &'static str) -> Result<(), Gone> {
+        let begun = Instant::now();
+        let words = std::mem::take(&mut self.words);
+        self.client.note(|seen| (seen.command, seen.last) = (name, begun));
+        if let Some(reply) = commands::run(self, name, &words).await? {
+            self.answer(&reply);
+        }
+        let took = begun.elapsed();
+        // Where a wait was asked for, its length says nothing.
+        if self.gateway.slowlog.wants(took) && name != "q.lock" {
+            self.gateway.slowlog.note(took, &words, &self.client);
+        }
+        self.words = words;
+        Ok(())
+    }
+
+    /// Adds the write in hand to those that are sent together.
+    async fn write(&mut self) {
+        if self.gateway.pause.holds(true).is_some() {
+            self.flush().await;
+            self.gateway.pause.wait(true).await;
+        }
+        let (mut bytes, mut longest) = (0, 0);
+        for word in &self.words {
+            bytes += word.len();
+            longest = longest.max(word.len());
+        }
+        if let Some(reply) = too_long(&self.gateway, longest, bytes) {
+            self.flush().await;
+            self.answer(&reply);
+            return;
+        }
+        // A script that goes over its budget takes its whole commit back: it gets one of its own.
+        let alone = is_script(&self.words[0]);
+        if alone || self.writes.calls.len() >= CALLS_MAX || self.writes.bytes + bytes > CALL_BYTES_MAX {
+            self.flush().await;
+        }
+        let words = std::mem::take(&mut self.words);
+        if self.writes.calls.is_empty() {
+            self.writes.first.clone_from(&words);
+        }
+        self.writes.bytes += bytes;
+        self.writes.calls.push(call(self.state.session.space, words));
+        if alone {
+            self.flush().await;
+        }
+    }
+
+    /// Sends the writes that wait, and answers them.
+    pub(crate) async fn flush(&mut self) {
+        if self.writes.calls.is_empty() {
+            return;
+        }
+        let calls = std::mem::take(&mut self.writes.calls);
+        self.writes.bytes = 0;
+        let count = calls.len();
+        let begun = Instant::now();
+        let commit = Commit { then: calls, mode: Mode::Each, ..Commit::default() };
+        match self.gateway.commit(&self.state.who, commit).await {
+            Ok(committed) => {
+                for result in &committed.results {
+                    answer_result(result, self.state.protocol, &mut self.out);
+                }
+            }
+            Err(reply) => (0..count).for_each(|_| self.answer(&reply)),
+        }
+        let took = begun.elapsed();
+        if self.gateway.slowlog.wants(took) {
+            if count > 1 {
+                self.writes.first.push(format!("... ({} more commands with it)", count - 1).into());
+            }
+            self.gateway.slowlog.note(took, &self.writes.first, &self.client);
+        }
+    }
+
+    /// Answers the read in hand, and all reads that follow it. True when another command is in hand then.
+    async fn read(&mut self, alone: bool) -> bool {
+        if self.gateway.pause.holds(false).is_some() {
+            self.gateway.pause.wait(false).await;
+        }
+        let gateway = Arc::clone(&self.gateway);
+        let reader = Reader {
+            gateway: &gateway,
+            client: &self.client,
+            input: &mut self.input,
+            words: &mut self.words,
+            out: &mut self.out,
+            state: &mut self.state,
+        };
+        let consistency = reader.state.consistency;
+        let reading = gateway.handle.read_at(consistency, |machine, times| reader.run(machine, times, alone));
+        match tokio::time::timeout(gateway.config.command_timeout, reading).await {
+            Ok(Ok(After::Nothing)) => false,
+            Ok(Ok(After::Command)) => true,
+            Ok(Ok(After::Broken(error))) => {
+                self.refuse_bytes(&error);
+                false
+            }
+            Ok(Err(why)) => {
+                self.answer(&error::runtime(&why));
+                false
+            }
+            Err(_) => {
+                self.answer(&Reply::error(
+                    "CLUSTERDOWN no leader confirmed the read in time: try again later or at another node",
+                ));
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let id = self.client.id;
+        self.gateway.monitors.remove(id);
+        {
+            let mut all = locked(&self.gateway.subscriptions);
+            let State { channels, patterns, shards, .. } = &self.state;
+            for (kind, names) in [(Kind::Channel, channels), (Kind::Pattern, patterns), (Kind::Shard, shards)]
+            {
+                names.iter().for_each(|name| all.remove(kind, name, id));
+            }
+        }
+        locked(&self.gateway.clients).remove(&id);
+    }
+}
+
+/// A command as an operation of a commit.
+pub(crate) fn call(space: Keyspace, words: Vec<Blob>) -> Op {
+    Op::Call { space, words, record: None }
+}
+
+/// Why a command is too long to be logged.
+pub(crate) fn too_long(gateway: &Gateway, longest: usize, bytes: usize) -> Option<Reply> {
+    let limits = &gateway.limits;
+    if longest as u64 > limits.value_bytes_max {
+        return Some(Reply::error(format!(
+            "ERR a word of {longest} bytes is longer than the {} that a value may have: nothing happened, raise --value-bytes-max",
+            limits.value_bytes_max
+        )));
+    }
+    (bytes as u64 > limits.command_bytes_max).then(|| {
+        Reply::error(format!(
+            "ERR a command of {bytes} bytes is longer than the {} allowed: nothing happened, send it in parts or raise --command-bytes-max",
+            limits.command_bytes_max
+        ))
+    })
+}
+
+/// Whether this is how a browser begins, or goes on: some page tries to reach us through it (as Redis, we end that at once).
+fn is_web_page(name: &Blob) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
+}
+
+fn is_script(name: &Blob) -> bool {
+    let evaluates = name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"eval"));
+    evaluates || name.eq_ignore_ascii_case(b"script")
+}
+
+/// What a client may send now.
+fn bounds(gateway: &Gateway, state: &State) -> Bounds {
+    let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    Bounds {
+        bulk_bytes_max: size(gateway.config.bulk_bytes_max),
+        command_bytes_max: usize::try_from(gateway.config.command_bytes_max).unwrap_or(usize::MAX),
+        unknown: !state.known,
+    }
+}
+
+/// What to do with a command.
+pub(crate) fn plan(state: &State, words: &[Blob]) -> Plan {
+    let (name, spec) = match quorate_calls::check(words) {
+        Ok(spec) if matches!(spec.kind, quorate_calls::Kind::Connection) || commands::is_ours(spec.name) => {
+            match commands::own(words) {
+                Some(Ok(name)) => (name, None),
+                Some(Err(reply)) => return Plan::Refuse(reply),
+                None => return Plan::Refuse(commands::not_served(spec.name)),
+            }
+        }
+        Ok(spec) => (spec.name, Some(spec)),
+        Err(refused) => match commands::own(words) {
+            Some(Ok(name)) => (name, None),
+            Some(Err(reply)) => return Plan::Refuse(reply),
+            None => return Plan::Refuse(Reply::Error { text: refused.text().clone() }),
+        },
+    };
+    if !state.known && !matches!(name, "auth" | "hello" | "quit" | "reset") {
+        return Plan::Refuse(Reply::error("NOAUTH Authentication required."));
+    }
+    let listens = state.protocol == Protocol::Two && state.subscriptions() > 0;
+    if listens && !commands::while_listening(name) {
+        return Plan::Refuse(Reply::error(format!(
+            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+        )));
+    }
+    let kind = spec.map(|spec| &spec.kind);
+    if state.transaction.is_some()
+        && !matches!(name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+    {
+        return match kind {
+            Some(quorate_calls::Kind::Read(_) | quorate_calls::Kind::Write(_)) => Plan::Queue(Step::Call),
+            _ if !commands::in_transactions(name) => {
+                Plan::Refuse(Reply::error("ERR Command not allowed inside a transaction"))
+            }
+            _ => Plan::Queue(Step::Own(name)),
+        };
+    }
+    match (kind, spec) {
+        (Some(quorate_calls::Kind::Read(_)), Some(spec)) if !spec.flags.has(Flags::BLOCKING) => Plan::Read,
+        (Some(quorate_calls::Kind::Read(_) | quorate_calls::Kind::Write(_)), Some(spec)) => {
+            if spec.flags.has(Flags::BLOCKING) { Plan::Wait(spec) } else { Plan::Write }
+        }
+        _ => Plan::Own(name),
+    }
+}
+
+/// Writes what an operation of a commit came to.
+pub(crate) fn answer_result(result: &OpResult, protocol: Protocol, out: &mut Vec<u8>) {
+    match result {
+        OpResult::Reply { reply } => resp::write(reply, protocol, out),
+        OpResult::Failed { error } => resp::write(&error::op(error), protocol, out),
+        // Of our own words; calls have replies.
+        OpResult::Number { value } => resp::number(b':', *value, out),
+        _ => resp::write(&Reply::ok(), protocol, out),
+    }
+}
+
+/// What is needed to answer reads, while the state is looked at.
+struct Reader<'a> {
+    gateway: &'a Gateway,
+    client: &'a Client,
+    input: &'a mut Input,
+    words: &'a mut Vec<Blob>,
+    out: &'a mut Vec<u8>,
+    state: &'a mut State,
+}
+
+/// What comes after a run of reads.
+enum After {
+    /// Nothing whole has arrived, or others want the state.
+    Nothing,
+    /// The command in hand is for others.
+    Command,
+    Broken(ProtocolError),
+}
+
+impl Reader<'_> {
+    fn run(self, machine: &Machine, times: Times, alone: bool) -> After {
+        let until = self.out.len() + READ_BYTES_MAX;
+        let mut begun = Instant::now();
+        for _ in 0..READS_MAX {
+            let seed = self.gateway.random();
+            match machine.call(times, &mut self.state.session, self.words, seed) {
+                Ok(reply) => resp::write(&reply, self.state.protocol, self.out),
+                Err(error) => {
+                    let text = error.text().clone();
+                    resp::write(&Reply::Error { text }, self.state.protocol, self.out);
+                }
+            }
+            let now = Instant::now();
+            if self.gateway.slowlog.wants(now - begun) {
+                self.gateway.slowlog.note(now - begun, self.words, self.client);
+            }
+            begun = now;
+            if alone || self.out.len() > until {
+                return After::Nothing;
+            }
+            match self.input.next(&bounds(self.gateway, self.state), self.words) {
+                Ok(false) => return After::Nothing,
+                Err(error) => return After::Broken(error),
+                Ok(true) if !matches!(plan(self.state, self.words), Plan::Read) => {
+                    return After::Command;
+                }
+                Ok(true) if self.gateway.pause.holds(false).is_some() => return After::Command,
+                Ok(true) => {
+                    self.gateway.stats.commands.fetch_add(1, Ordering::Relaxed);
+                    let database = self.state.session.space.0;
+                    let bytes_max = self.gateway.config.pushes_bytes_max;
+                    self.gateway.monitors.show(self.client, database, self.words, bytes_max);
+                }
+            }
+        }
+        // The last command decoded was not answered: it is in hand.
+        After::Command
+    }
+}
+
+/// The keyspace of a database number.
+pub(crate) fn database(word: &[u8]) -> Result<Keyspace, Reply> {
+    let number =
+        resp::integer(word).ok_or_else(|| Reply::error("ERR value is not an integer or out of range"))?;
+    u16::try_from(number)
+        .ok()
+        .filter(|number| *number < DATABASES)
+        .map(Keyspace)
+        .ok_or_else(|| Reply::error("ERR DB index is out of range"))
+}
