@@ -666,16 +666,16 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The weighted score; 1 for a member of a plain set. 0 × ∞ counts as 0.
+    /// The score, without its weight; 1 for a member of a plain set.
     fn score(&self, member: &[u8]) -> Option<Score> {
-        let score = match self.found {
+        match self.found {
             Some(Found::Set(set)) => set.contains(member).then(|| Score::from_i64(1)),
             Some(Found::Sorted(sorted)) => sorted.score(member),
             _ => None,
-        };
-        score.map(|score| score.times(self.weight).unwrap_or_default())
+        }
     }
 
+    /// The members with their weighted scores; 0 × ∞ counts as 0.
     fn iter(&self) -> Box<dyn Iterator<Item = (Blob, Score)> + 'a> {
         let weight = self.weight;
         let weighted = move |score: Score| score.times(weight).unwrap_or_default();
@@ -801,7 +801,13 @@ impl<'a> Combination<'a> {
                 break;
             }
             let all = others.iter().try_fold(score, |sum, other| {
-                other.score(&member).map(|score| self.aggregate.of(sum, score))
+                let score = other.score(&member)?;
+                Some(match score.times(other.weight) {
+                    Some(score) => self.aggregate.of(sum, score),
+                    // 0 × ∞ is no number: it makes a sum 0, and is neither the lowest nor the highest. As Redis has it.
+                    None if matches!(self.aggregate, Aggregate::Sum) => Score::default(),
+                    None => sum,
+                })
             });
             if let Some(score) = all {
                 found.insert(member, score);

@@ -402,6 +402,9 @@ fn sorted_sets_are_combined_with_weights() {
         ZINTER 2 a s WITHSCORES → [["x" ,2]]
         ZDIFF 2 a b WITHSCORES → [["x" ,1]]
         ZINTERCARD 2 a b LIMIT 1 → 1
+        ZADD i inf x → 1
+        ZINTER 2 i i WEIGHTS 1 0 AGGREGATE MIN WITHSCORES → [["x" ,inf]]
+        ZINTER 2 i i WEIGHTS 1 0 WITHSCORES → [["x" ,0]]
         ZUNIONSTORE d 2 a b → 3
         ZINTERSTORE d 2 a none → 0
         EXISTS d → 0
