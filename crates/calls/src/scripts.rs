@@ -105,7 +105,8 @@ impl Host for Running<'_> {
             self.session.space = self.session.database(&words[1])?;
             return Ok(Reply::ok());
         }
-        let answer = crate::write(self.store, &mut NoScripts, &mut self.session, words);
+        let answer = crate::write(self.store, &mut NoScripts, &mut self.session, words)
+            .and_then(|reply| crate::streams::for_script(self.store, reply));
         if let Err(abort @ Error::Abort(_)) = &answer {
             self.abort = Some(abort.clone());
         }

@@ -7,6 +7,7 @@
 
 use crate::Error;
 use crate::collections::{Change, Changed, Hash, List, Set, Sorted, Value};
+use crate::streams::{ChangeStreams, LookStreams};
 use quorate_types::{Blob, Key, Keyspace, LogTime, WallTime};
 
 /// Until when a key lives.
@@ -70,6 +71,10 @@ pub trait Look {
     fn random_key(&self, space: Keyspace, random: u64) -> Option<Blob>;
     /// A script that was loaded, by the SHA-1 of its text.
     fn script(&self, sha: &[u8; 20]) -> Option<&Blob>;
+    /// Streams, if the store has any.
+    fn streams(&self) -> Option<Box<dyn LookStreams + '_>> {
+        None
+    }
 }
 
 /// Changing. Everything that is changed is taken back when the commit is refused.
@@ -117,4 +122,8 @@ pub trait Store: Look {
     fn keep_script(&mut self, sha: [u8; 20], text: Blob);
     /// Forgets all scripts.
     fn forget_scripts(&mut self);
+    /// Streams, if the store has any.
+    fn change_streams(&mut self) -> Option<&mut dyn ChangeStreams> {
+        None
+    }
 }

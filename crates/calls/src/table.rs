@@ -6,6 +6,7 @@
 
 use crate::{Error, Reading, Writing, args};
 use crate::{bits, hashes, hyper, keys, lists, scripts, sets, sort, sorted, strings, throttle};
+use crate::{stream_groups, streams};
 use quorate_types::{Blob, Millis, Reply};
 
 /// A command.
@@ -250,6 +251,7 @@ pub fn wait_of(spec: &Spec, words: &[Blob]) -> Result<Option<Millis>, Error> {
             words.len().saturating_sub(1)
         }
         "blmpop" | "bzmpop" => 1,
+        "xread" | "xreadgroup" => return Ok(streams::wait_of(words)?.map(Millis)),
         _ => return Ok(None),
     };
     words.get(place).map(|word| lists::timeout(word)).transpose()
@@ -572,6 +574,33 @@ specs! {
         read "script|help" 2 [LOADING STALE] NONE, "5.0.0" "Lists the subcommands." => scripts::help;
         read "script|kill" 2 [NOSCRIPT] NONE, "2.6.0" "Ends a running script; none is ever found running." => scripts::kill;
         write "script|load" 3 [NOSCRIPT STALE] NONE, "2.6.0" "Keeps a script for EVALSHA." => scripts::load;
+    }
+    "stream" {
+        write "xack" -4 [FAST] ONE, "5.0.0" "Acknowledges records of a group." => stream_groups::xack;
+        write "xadd" -5 [DENYOOM FAST] ONE, "5.0.0" "Appends a record to a stream." => streams::xadd;
+        write "xautoclaim" -6 [FAST] ONE, "6.2.0" "Hands records that were pending for long to a consumer." => stream_groups::xautoclaim;
+        write "xclaim" -6 [FAST] ONE, "5.0.0" "Hands pending records to a consumer." => stream_groups::xclaim;
+        write "xdel" -3 [FAST] ONE, "5.0.0" "Removes records from a stream." => streams::xdel;
+        container "xgroup" -2 [] NONE, "5.0.0" "Commands about groups of streams.";
+        write "xgroup|create" -5 [DENYOOM] SECOND, "5.0.0" "Creates a group." => stream_groups::xgroup_create;
+        write "xgroup|createconsumer" 5 [DENYOOM] SECOND, "6.2.0" "Creates a consumer of a group." => stream_groups::xgroup_createconsumer;
+        write "xgroup|delconsumer" 5 [] SECOND, "5.0.0" "Deletes a consumer of a group." => stream_groups::xgroup_delconsumer;
+        write "xgroup|destroy" 4 [] SECOND, "5.0.0" "Deletes a group." => stream_groups::xgroup_destroy;
+        read "xgroup|help" 2 [LOADING STALE] NONE, "5.0.0" "Lists the subcommands." => stream_groups::xgroup_help;
+        write "xgroup|setid" -5 [] SECOND, "5.0.0" "Sets the last id that was delivered to a group." => stream_groups::xgroup_setid;
+        container "xinfo" -2 [] NONE, "5.0.0" "Commands that tell about streams.";
+        read "xinfo|consumers" 4 [] SECOND, "5.0.0" "Tells about the consumers of a group." => stream_groups::xinfo_consumers;
+        read "xinfo|groups" 3 [] SECOND, "5.0.0" "Tells about the groups of a stream." => stream_groups::xinfo_groups;
+        read "xinfo|help" 2 [LOADING STALE] NONE, "5.0.0" "Lists the subcommands." => streams::xinfo_help;
+        read "xinfo|stream" -3 [] SECOND, "5.0.0" "Tells about a stream." => streams::xinfo_stream;
+        read "xlen" 2 [FAST] ONE, "5.0.0" "Returns the number of records of a stream." => streams::xlen;
+        read "xpending" -3 [] ONE, "5.0.0" "Tells which records of a group are pending." => stream_groups::xpending;
+        read "xrange" -4 [] ONE, "5.0.0" "Returns the records between two ids." => streams::xrange;
+        read "xread" -4 [BLOCKING] KeyPositions::Streams, "5.0.0" "Returns the records after given ids; may wait for some." => streams::xread;
+        write "xreadgroup" -7 [BLOCKING] KeyPositions::Streams, "5.0.0" "Returns new records for a consumer of a group; may wait for some." => stream_groups::xreadgroup;
+        read "xrevrange" -4 [] ONE, "5.0.0" "Returns the records between two ids, the newest first." => streams::xrevrange;
+        write "xsetid" -3 [DENYOOM FAST] ONE, "5.0.0" "Sets the last id of a stream." => streams::xsetid;
+        write "xtrim" -4 [] ONE, "5.0.0" "Cuts off the oldest records of a stream." => streams::xtrim;
     }
     "connection" {
         connection "auth" -2 [NOSCRIPT LOADING STALE FAST NO_AUTH] NONE, "1.0.0" "Authenticates the connection.";

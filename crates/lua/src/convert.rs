@@ -60,6 +60,16 @@ pub(crate) fn to_lua(lua: &Lua, meter: &Meter, reply: &Reply) -> Result<Value> {
             }
             Ok(Value::Table(table))
         }
+        // RESP2 has a table of two for each name.
+        Reply::Named { items } if !resp3 => {
+            let table = lua.create_table_with_capacity(items.0.len() / 2, 0)?;
+            for (index, pair) in items.0.chunks(2).enumerate() {
+                table.raw_set(index + 1, to_lua(lua, meter, &Reply::array(pair.to_vec()))?)?;
+            }
+            Ok(Value::Table(table))
+        }
+        Reply::Named { items } => to_lua(lua, meter, &Reply::Map { items: items.clone() }),
+        Reply::Record { id, .. } => bytes(id.to_string().as_bytes()),
         Reply::Array { items } | Reply::Set { items } | Reply::Map { items } | Reply::Pairs { items } => {
             let table = lua.create_table_with_capacity(items.0.len(), 0)?;
             for (index, item) in items.0.iter().enumerate() {

@@ -33,7 +33,7 @@ pub use outcome::{
     Branch, Committed, GuardFailed, Holder, KeyValue, LimitReport, OpError, OpResult, Outcome, Refusal,
     Refused, Registered, Resolution, Taken,
 };
-pub use record::{Header, Record};
+pub use record::{Header, Record, RecordId};
 pub use reply::{Replies, Reply};
 pub use score::Score;
 pub use units::*;

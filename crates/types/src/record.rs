@@ -40,6 +40,60 @@ impl Wire for Bytes {
 }
 wire_struct!(Record { key, value, headers });
 
+/// The id of a record in the id order of its partition: Redis' `ms-seq`. Ids order as offsets do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// Milliseconds since the epoch: when it was appended, unless whoever did gave another.
+    pub ms: u64,
+    /// Tells records of one millisecond apart.
+    pub seq: u64,
+}
+wire_struct!(RecordId { ms, seq });
+
+impl RecordId {
+    /// Before every record.
+    pub const ZERO: Self = Self { ms: 0, seq: 0 };
+    /// The last that a record can have.
+    pub const MAX: Self = Self { ms: u64::MAX, seq: u64::MAX };
+
+    /// The id after it, unless it is the last.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        match (self.seq.checked_add(1), self.ms.checked_add(1)) {
+            (Some(seq), _) => Some(Self { seq, ..self }),
+            (None, Some(ms)) => Some(Self { ms, seq: 0 }),
+            (None, None) => None,
+        }
+    }
+    /// The id before it, unless it is the first.
+    #[must_use]
+    pub fn prev(self) -> Option<Self> {
+        match (self.seq.checked_sub(1), self.ms.checked_sub(1)) {
+            (Some(seq), _) => Some(Self { seq, ..self }),
+            (None, Some(ms)) => Some(Self { ms, seq: u64::MAX }),
+            (None, None) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for RecordId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// One record of a payload, by its place in it.
+///
+/// # Errors
+/// [`DecodeError`]: the payload holds no such record.
+pub fn nth(payload: &Bytes, place: u32) -> Result<Record, DecodeError> {
+    let mut from = Reader::new(payload);
+    for _ in 0..place {
+        Record::take(&mut from)?;
+    }
+    Record::take(&mut from)
+}
+
 /// Encodes records as one payload.
 #[must_use]
 pub fn encode(records: &[Record]) -> Payload {

@@ -5,6 +5,8 @@
 
 use crate::blob::Blob;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
+use crate::commit::PayloadRef;
+use crate::record::RecordId;
 use crate::score::Score;
 use crate::wire_enum;
 
@@ -72,6 +74,21 @@ pub enum Reply {
         /// An even number of values.
         items: Replies,
     },
+    /// Names, each followed by what it has, as XREAD answers. RESP3: a map. RESP2: an array of arrays of two.
+    Named {
+        /// Name, value, name, value…
+        items: Replies,
+    },
+    /// A record of a stream, whose bytes lie elsewhere: whoever writes the reply reads them first and puts an array of the id and the
+    /// fields in its place.
+    Record {
+        /// Its id.
+        id: RecordId,
+        /// Where the bytes of its batch lie.
+        at: PayloadRef,
+        /// Which record of the batch.
+        record: u32,
+    },
 }
 wire_enum!(Reply {
     0 = Nil {},
@@ -87,6 +104,8 @@ wire_enum!(Reply {
     10 = Set { items },
     11 = Map { items },
     12 = Pairs { items },
+    13 = Named { items },
+    14 = Record { id, at, record },
 });
 
 impl Reply {
@@ -141,6 +160,11 @@ impl Reply {
     #[must_use]
     pub fn map(items: Vec<Self>) -> Self {
         Self::Map { items: Replies(items) }
+    }
+    /// Names, each followed by what it has.
+    #[must_use]
+    pub fn named(items: Vec<Self>) -> Self {
+        Self::Named { items: Replies(items) }
     }
     /// First, second, first, second…
     #[must_use]

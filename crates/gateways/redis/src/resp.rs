@@ -411,6 +411,19 @@ pub fn write(reply: &Reply, protocol: Protocol, out: &mut Vec<u8>) {
             }
         }
         Reply::Pairs { items } => all(b'*', items.0.len(), &items.0, protocol, out),
+        Reply::Named { items } if three => all(b'%', items.0.len() / 2, &items.0, protocol, out),
+        Reply::Named { items } => {
+            number(b'*', (items.0.len() / 2) as i64, out);
+            for pair in items.0.chunks(2) {
+                all(b'*', pair.len(), pair, protocol, out);
+            }
+        }
+        // Its bytes have been put in its place wherever they could be read.
+        Reply::Record { id, .. } => {
+            number(b'*', 2, out);
+            bulk(id.to_string().as_bytes(), out);
+            write(&Reply::NilArray, protocol, out);
+        }
     }
 }
 

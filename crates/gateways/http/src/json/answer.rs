@@ -115,9 +115,11 @@ pub fn reply(answer: &Reply) -> String {
         Reply::Double { value } => value.to_string(),
         Reply::Boolean { value } => value.to_string(),
         Reply::Array { items } | Reply::Set { items } => list(items.0.iter().map(reply)),
-        Reply::Map { items } | Reply::Pairs { items } => {
+        Reply::Map { items } | Reply::Pairs { items } | Reply::Named { items } => {
             list(items.0.chunks(2).map(|pair| list(pair.iter().map(reply))))
         }
+        // A record is read from its stream; here is which.
+        Reply::Record { id, .. } => quoted(&id.to_string()),
     }
 }
 
