@@ -5,6 +5,8 @@
 //! them fails the test. Each story has databases of its own.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code)] // Test code: a failure here is the test's failure.
 
+#[path = "differential/quorate.rs"]
+mod quorate;
 #[path = "differential/resp.rs"]
 mod resp;
 #[path = "differential/servers.rs"]
@@ -206,11 +208,10 @@ fn run(command: &mut Command) -> String {
 
 /// The server under test.
 fn address() -> SocketAddr {
-    static AT: OnceLock<SocketAddr> = OnceLock::new();
-    *AT.get_or_init(|| match std::env::var("REDIS_AT") {
+    match std::env::var("REDIS_AT") {
         Ok(text) => text.parse().expect("REDIS_AT is HOST:PORT"),
-        Err(_) => panic!("REDIS_AT says which server to test"),
-    })
+        Err(_) => quorate::address(),
+    }
 }
 
 /// The folder with the libraries, filled at first use.

@@ -40,8 +40,55 @@ fn error(reply: &Reply) -> Option<&str> {
     }
 }
 
+/// The number that a reply is, or holds as its only text.
+fn number(reply: &Reply) -> Option<f64> {
+    std::str::from_utf8(reply.text()?).ok()?.parse().ok()
+}
+
+/// Both replies are the same but for zeros that have lost their sign.
+fn unsigned_zeros(reference: &Reply, subject: &Reply) -> bool {
+    let (one, other) = (reference.leaves(), subject.leaves());
+    let zero = |reply: &Reply, text: &[u8]| reply.text() == Some(text);
+    reference.kind() == subject.kind()
+        && one.len() == other.len()
+        && one.iter().zip(&other).all(|(one, other)| one == other || zero(one, b"-0") && zero(other, b"0"))
+}
+
+/// A double's whole precision is 53 bits; an 80-bit one's, in which Redis sums, 64.
+fn nearly(reference: &Reply, subject: &Reply) -> bool {
+    match (number(reference), number(subject)) {
+        (Some(one), Some(other)) => (one - other).abs() <= one.abs() * 1e-15,
+        _ => false,
+    }
+}
+
 /// What Quorate answers otherwise than Redis, by design.
-pub(crate) const BY_DESIGN: &[Allowed] = &[];
+pub(crate) const BY_DESIGN: &[Allowed] = &[
+    Allowed {
+        command: "INCRBYFLOAT",
+        why: "decimal numbers are added exactly, where Redis' 80-bit doubles round beyond 18 digits",
+        applies: nearly,
+    },
+    Allowed {
+        command: "HINCRBYFLOAT",
+        why: "decimal numbers are added exactly, where Redis' 80-bit doubles round beyond 18 digits",
+        applies: nearly,
+    },
+    Allowed {
+        command: "",
+        why: "a score of minus zero is zero: scores have one total order on every replica",
+        applies: unsigned_zeros,
+    },
+    Allowed {
+        command: "",
+        why: "numbers are decimal: the hexadecimal and empty ones that C's strtod takes are refused",
+        applies: |reference, subject| {
+            error(subject)
+                .is_some_and(|text| text.ends_with("not a float") || text.ends_with("not a valid float"))
+                && !matches!(reference, Reply::Error(_))
+        },
+    },
+];
 
 /// What Redis 7.0 answers otherwise than Redis since 7.2, which Quorate follows.
 pub(crate) const SINCE_SEVEN: &[Allowed] = &[Allowed {

@@ -236,7 +236,7 @@ pub(crate) const FAMILIES: &[Family] = &[
                 "= SORT k [ LIMIT i c ] [ DESC ]",
                 "= SORT_RO k ALPHA",
                 "= SORT k ALPHA STORE k",
-                "= SORT k BY nosort_* ALPHA GET # GET k GET a*",
+                "* SORT k BY nosort_* ALPHA GET # GET k GET a*",
                 "=2 RPUSH k ( 1 | 3 | 2 | 10 )+",
                 "= SORT k GET #",
             ],
