@@ -75,6 +75,16 @@ pub(crate) const BY_DESIGN: &[Allowed] = &[
         applies: nearly,
     },
     Allowed {
+        command: "READONLY",
+        why: "a follower serves stale reads to a connection that asks for them, as a Redis in cluster mode does",
+        applies: |reference, _| error(reference) == Some("ERR This instance has cluster support disabled"),
+    },
+    Allowed {
+        command: "ASKING",
+        why: "taken as a Redis in cluster mode takes it",
+        applies: |reference, _| error(reference) == Some("ERR This instance has cluster support disabled"),
+    },
+    Allowed {
         command: "",
         why: "a score of minus zero is zero: scores have one total order on every replica",
         applies: unsigned_zeros,

@@ -76,7 +76,11 @@ pub(crate) fn play(between: &Match, sequence: &Sequence) -> Result<Played, Strin
                 .iter()
                 .find_map(|table| allowed::reason(table, &command.to_uppercase(), &reference, &subject));
             match known {
-                Some(reason) => played.allowed.push(reason),
+                Some(reason) => {
+                    // From here on the two may hold different values, rightly: nothing more can be compared.
+                    played.allowed.push(reason);
+                    return Ok(played);
+                }
                 None => {
                     played.difference = Some(Difference { step: place, command, reference, subject, why });
                     return Ok(played);
