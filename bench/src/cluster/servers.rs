@@ -62,7 +62,7 @@ impl Fleet {
     fn quorate(&self, node: usize, peers: &[SocketAddr]) -> Command {
         let mut command = Command::new(&self.binary);
         command.arg("serve").arg("--data").arg(self.folder.join(node.to_string()));
-        command.arg("--http").arg(self.addresses[node].to_string());
+        command.arg("--http").arg(self.addresses[node].to_string()).args(["--redis", "off"]);
         if peers.len() > 1 {
             let all: Vec<_> =
                 peers.iter().enumerate().map(|(at, address)| format!("{}={address}", at + 1)).collect();
@@ -178,7 +178,7 @@ pub(crate) fn cpu_seconds(process: &str) -> f64 {
 }
 
 /// Addresses of this machine that nobody listens on; all are held until the last is found, so that they differ.
-fn free_addresses(count: usize) -> std::io::Result<Vec<SocketAddr>> {
+pub(crate) fn free_addresses(count: usize) -> std::io::Result<Vec<SocketAddr>> {
     let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     held.iter().map(TcpListener::local_addr).collect()
 }

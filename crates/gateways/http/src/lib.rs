@@ -23,3 +23,4 @@ mod tls;
 
 pub use config::{BindRefused, Config, TlsFiles, Token, check_bind};
 pub use serve::{ServeError, serve};
+pub use tls::{TlsError, acceptor};

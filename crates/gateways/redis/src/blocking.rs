@@ -34,8 +34,11 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub(crate) struct Queues {
     next: AtomicU64,
     waiting: AtomicUsize,
-    by_key: Mutex<HashMap<Key, VecDeque<(u64, Arc<Notify>)>>>,
+    by_key: Mutex<HashMap<Key, Queue>>,
 }
+
+/// Who waits for one key, first come first: tickets, each with what tells that it is first.
+type Queue = VecDeque<(u64, Arc<Notify>)>;
 
 impl Queues {
     /// How many clients wait.

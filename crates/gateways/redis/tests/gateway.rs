@@ -212,7 +212,7 @@ async fn our_own_words_guard_a_transaction() {
     client.check("Q.VERSION k 0", "QUEUED").await;
     client.check("SET k w", "QUEUED").await;
     assert!(client.ask("EXEC").await.starts_with("(error) CONFLICT key k has version 1, wanted exactly 0"));
-    client.check("Q.KEEP job 1", "0").await;
+    client.check("Q.KEEP job 999999", "0").await;
     client.check(&format!("Q.KEEP job {token}"), "1").await;
     client.check(&format!("Q.UNLOCK job {token}"), "1").await;
     client.check(&format!("Q.UNLOCK job {token}"), "0").await;

@@ -1,4 +1,4 @@
-//! `quorate serve`: opens a data folder and answers on HTTP until it is told to stop.
+//! `quorate serve`: opens a data folder and answers over HTTP and the Redis protocol until it is told to stop.
 //!
 //! Invariant: everything that the command line says is checked before the first file is opened.
 //! Invariant: on SIGTERM or ctrl-c nothing new is taken, and what was admitted is finished and answered.
@@ -7,12 +7,14 @@ use crate::commands::node::{self, NodeOptions};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::progress::Progress;
+use quorate_http::config::principal_of;
 use quorate_http::{TlsFiles, Token, check_bind};
 use quorate_runtime::{ClusterConfig, Durability, Handle, OpenError, OpenReport, Quorate};
 use quorate_types::{Millis, Principal};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +29,7 @@ Examples:
   quorate serve
   quorate serve --data /var/lib/quorate --http 127.0.0.1:9000
   quorate serve --http 127.0.0.1:0 --durability interval      (any free port; it is printed on stdout)
+  quorate serve --redis 127.0.0.1:6380                        (or --redis off)
   quorate serve --http 0.0.0.0:8400 --tls-cert cert.pem --tls-key key.pem --token-file tokens
   quorate serve --node-id 1 --peer-listen 10.0.0.1:8500 --peers 1=10.0.0.1:8500,2=10.0.0.2:8500,3=10.0.0.3:8500 …
 
@@ -40,6 +43,12 @@ pub(crate) struct Serve {
     /// Address of the HTTP gateway; port 0 takes any free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8400")]
     http: SocketAddr,
+    /// Address of the Redis gateway, or `off`; port 0 takes any free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6379", env = "QUORATE_REDIS")]
+    redis: Redis,
+    /// Where Redis clients are told to find this node, when that is not the address it listens on.
+    #[arg(long, value_name = "HOST:PORT", value_parser = node::dialled)]
+    advertise_redis: Option<String>,
     /// When a commit is answered: once it is on disk; once written, synced every second; once written.
     #[arg(long, value_name = "WHEN", default_value = "always")]
     durability: Sync,
@@ -67,6 +76,35 @@ pub(crate) struct Serve {
     bounds: Bounds,
 }
 
+/// Whether and where the Redis gateway listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Redis {
+    Off,
+    At(SocketAddr),
+}
+
+impl std::str::FromStr for Redis {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse()
+            .map(Self::At)
+            .map_err(|_| "wanted ADDRESS:PORT, such as 127.0.0.1:6379, or off".to_owned())
+    }
+}
+
+/// Tokens open the Redis gateway as they open the HTTP one.
+struct Tokens(Vec<Token>);
+
+impl quorate_redis::Door for Tokens {
+    fn principal(&self, secret: &str) -> Option<Principal> {
+        principal_of(&self.0, secret).cloned()
+    }
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Sync {
     /// On disk before the answer.
@@ -82,6 +120,7 @@ enum Sync {
 struct Settings {
     node: quorate_runtime::Config,
     http: quorate_http::Config,
+    redis: quorate_redis::Config,
 }
 
 /// A number that an option sets.
@@ -231,13 +270,27 @@ bounds! {
     sse_keepalive_ms = http.sse_keepalive;
     /// How long open requests may go on once the server stops.
     shutdown_grace_ms = http.shutdown_grace;
+    /// Longest word of a Redis command.
+    redis_bulk_bytes_max = redis.bulk_bytes_max;
+    /// Longest Redis command in all, as it is received.
+    redis_command_bytes_max = redis.command_bytes_max;
+    /// Redis connections at once.
+    redis_connections_max = redis.connections_max;
+    /// Bytes of published messages that wait for a Redis client; one that takes them too slowly is disconnected.
+    redis_pushes_bytes_max = redis.pushes_bytes_max;
+    /// Bytes of replies after which a Redis client has to take them before more is executed.
+    redis_output_bytes_max = redis.output_bytes_max;
 }
 
 impl Serve {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
         let settings = self.settings()?;
-        check_bind(self.http, settings.http.tls.is_some(), !settings.http.tokens.is_empty(), self.insecure)
-            .map_err(|refused| Failure::new(Exit::Usage, refused.to_string(), ""))?;
+        let (tls, tokens) = (settings.http.tls.is_some(), !settings.http.tokens.is_empty());
+        let addresses = [Some(self.http), self.redis.address()];
+        for address in addresses.into_iter().flatten() {
+            check_bind(address, tls, tokens, self.insecure)
+                .map_err(|refused| Failure::new(Exit::Usage, refused.to_string(), ""))?;
+        }
         let node = self.node.checked(self.insecure, settings.node.durability)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -267,6 +320,17 @@ impl Serve {
             }
             settings.http.tls = Some(TlsFiles { certificates: certificates.clone(), key: key.clone() });
         }
+        if let Some(files) = &settings.http.tls {
+            let acceptor = quorate_http::acceptor(files, None);
+            settings.redis.tls =
+                Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
+        }
+        if !settings.http.tokens.is_empty() {
+            settings.redis.door = Some(Arc::new(Tokens(settings.http.tokens.clone())));
+        }
+        settings.redis.advertise.clone_from(&self.advertise_redis);
+        settings.redis.command_timeout = settings.http.command_timeout;
+        settings.redis.shutdown_grace = settings.http.shutdown_grace;
         settings.http.origins = self.origin.clone();
         Ok(settings)
     }
@@ -283,6 +347,7 @@ impl Serve {
             failure
         })?;
         let address = listener.local_addr().map_err(|error| Failure::io("ask for the address", &error))?;
+        let redis = self.redis.listen().await?;
         // Both are asked for before anything is served, so that no signal falls between.
         let stop = stopped(self.until_stdin_ends)?;
         let scheme = if settings.http.tls.is_some() { "https" } else { "http" };
@@ -304,8 +369,10 @@ impl Serve {
         }
         let database = open_as(&self.data, settings.node, cluster)?;
         let handle = database.handle();
-        eprintln!("ready on {url}, durability {}; ctrl-c or SIGTERM stops", self.durability.name());
-        output.show(&json!({ "url": url }), || url.clone())?;
+        let redis_address = redis.as_ref().map(|(_, address)| address.to_string());
+        let also = redis_address.as_ref().map_or(String::new(), |address| format!(", Redis on {address}"));
+        eprintln!("ready on {url}{also}, durability {}; ctrl-c or SIGTERM stops", self.durability.name());
+        output.show(&json!({ "url": url, "redis": redis_address }), || url.clone())?;
         let looking = tokio::spawn(pass_on_notes(handle.clone()));
         let watched = handle.clone();
         let stop = async move {
@@ -315,7 +382,20 @@ impl Serve {
                 why = watched.stopped() => eprintln!("the log failed, stopping: {why}"),
             }
         };
+        let (stop_redis, redis_stops) = tokio::sync::oneshot::channel::<()>();
+        let serving_redis = redis.map(|(listener, _)| {
+            let stopped = async move {
+                // Dropped when HTTP has ended: then this one ends too.
+                let _ = redis_stops.await;
+            };
+            tokio::spawn(quorate_redis::serve(listener, handle.clone(), settings.redis, stopped))
+        });
         let served = quorate_http::serve(listener, handle.clone(), settings.http, stop).await;
+        drop(stop_redis);
+        if let Some(serving) = serving_redis {
+            // What it can say was said when it began to listen.
+            let _ = serving.await;
+        }
         looking.abort();
         served.map_err(|error| Failure::new(Exit::Usage, error.to_string(), ""))?;
         if let Some(why) = handle.status().stopped {
@@ -331,6 +411,26 @@ impl Serve {
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         eprintln!("stopped");
         Ok(())
+    }
+}
+
+impl Redis {
+    fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::At(address) => Some(address),
+        }
+    }
+
+    async fn listen(self) -> Result<Option<(TcpListener, SocketAddr)>, Failure> {
+        let Some(wanted) = self.address() else { return Ok(None) };
+        let listener = TcpListener::bind(wanted).await.map_err(|error| {
+            let mut failure = Failure::io(format!("listen for Redis clients on {wanted}"), &error);
+            failure.next = "stop who listens there (a redis-server?), choose another address with --redis, or --redis off".into();
+            failure
+        })?;
+        let address = listener.local_addr().map_err(|error| Failure::io("ask for the address", &error))?;
+        Ok(Some((listener, address)))
     }
 }
 

@@ -47,6 +47,17 @@ pub(crate) struct Up {
     /// Port of the first node; the others follow it, and peers talk 100 higher. 0 takes any free ports.
     #[arg(long, value_name = "PORT", default_value_t = 8400)]
     port: u16,
+    /// Port of the first node's Redis gateway; the others follow it. 0, or --port 0, takes any free ports.
+    #[arg(long, value_name = "PORT", default_value_t = 6379)]
+    redis_port: u16,
+}
+
+/// Where one node listens.
+#[derive(Clone, Copy)]
+struct Ports {
+    http: u16,
+    peers: u16,
+    redis: u16,
 }
 
 /// What happens while the servers run.
@@ -99,31 +110,37 @@ impl Up {
         Ok((temporary.path().to_owned(), Some(temporary)))
     }
 
-    /// For each node the port for clients and the one for peers.
-    fn ports(&self) -> Result<Vec<(u16, u16)>, Failure> {
-        let nodes = usize::from(self.nodes);
-        if self.port == 0 {
-            let free = free_ports(2 * nodes).map_err(|error| Failure::io("find free ports", &error))?;
-            return Ok(free.chunks_exact(2).map(|two| (two[0], two[1])).collect());
+    fn ports(&self) -> Result<Vec<Ports>, Failure> {
+        let free = free_ports(3 * usize::from(self.nodes));
+        let free = free.map_err(|error| Failure::io("find free ports", &error))?;
+        let beyond = |option: &str, port: u16| {
+            let what = format!("--{option} {port}: the ports of all nodes end beyond 65535");
+            Failure::new(Exit::Usage, what, "choose a lower one")
+        };
+        if self.port != 0 && self.port.checked_add(PEER_PORTS + self.nodes - 1).is_none() {
+            return Err(beyond("port", self.port));
         }
-        let last = self.port.checked_add(PEER_PORTS + self.nodes - 1);
-        if last.is_none() {
-            let what = format!("--port {}: the ports of all nodes end beyond 65535", self.port);
-            return Err(Failure::new(Exit::Usage, what, "choose a lower one"));
+        if self.redis_port.checked_add(self.nodes - 1).is_none() {
+            return Err(beyond("redis-port", self.redis_port));
         }
-        Ok((0..self.nodes).map(|node| (self.port + node, self.port + PEER_PORTS + node)).collect())
+        let ports = (0..self.nodes).zip(free.chunks_exact(3)).map(|(node, free)| Ports {
+            http: if self.port == 0 { free[0] } else { self.port + node },
+            peers: if self.port == 0 { free[1] } else { self.port + PEER_PORTS + node },
+            redis: if self.port == 0 || self.redis_port == 0 { free[2] } else { self.redis_port + node },
+        });
+        Ok(ports.collect())
     }
 
     fn tell(&self, nodes: &[Node], folder: &Path, temporary: bool, output: Output) -> Result<(), Failure> {
         let list: Vec<Value> = nodes
             .iter()
-            .map(|node| json!({"id": node.number + 1, "url": node.url, "pid": node.pid, "command": node.command}))
+            .map(|node| json!({"id": node.number + 1, "url": node.url, "redis": node.redis, "pid": node.pid, "command": node.command}))
             .collect();
         let answer = json!({"nodes": list, "data": folder.display().to_string(), "temporary": temporary});
         output.show(&answer, || {
             let mut text = format!("a cluster of {} runs:\n", nodes.len());
             for node in nodes {
-                text += &format!("  node {}  {}  process {}\n", node.number + 1, node.url, node.pid);
+                text += &format!("  node {}  {}  Redis {}  process {}\n", node.number + 1, node.url, node.redis, node.pid);
             }
             let (first, last) = (&nodes[0], &nodes[nodes.len() - 1]);
             text += &format!(
@@ -147,19 +164,21 @@ struct Node {
     number: usize,
     pid: u32,
     url: String,
+    redis: String,
     command: String,
     child: Option<Child>,
     stdin: Option<ChildStdin>,
 }
 
 impl Node {
-    fn start(number: usize, ports: &[(u16, u16)], folder: &Path) -> Result<Self, Failure> {
+    fn start(number: usize, ports: &[Ports], folder: &Path) -> Result<Self, Failure> {
         let binary = std::env::current_exe().map_err(|error| Failure::io("find this program", &error))?;
-        let (http, peers) = ports[number];
+        let Ports { http, peers, redis } = ports[number];
+        let redis = format!("127.0.0.1:{redis}");
         let all: Vec<String> = ports
             .iter()
             .enumerate()
-            .map(|(other, (_, port))| format!("{}=127.0.0.1:{port}", other + 1))
+            .map(|(other, ports)| format!("{}=127.0.0.1:{}", other + 1, ports.peers))
             .collect();
         let data = folder.join(format!("node-{}", number + 1));
         let args = [
@@ -168,6 +187,8 @@ impl Node {
             data.display().to_string(),
             "--http".to_owned(),
             format!("127.0.0.1:{http}"),
+            "--redis".to_owned(),
+            redis.clone(),
             "--node-id".to_owned(),
             (number + 1).to_string(),
             "--peer-listen".to_owned(),
@@ -190,7 +211,7 @@ impl Node {
         }
         let stdin = child.stdin.take();
         let command = format!("{} {}", binary.display(), args.join(" "));
-        Ok(Self { number, pid: child.id(), url: String::new(), command, child: Some(child), stdin })
+        Ok(Self { number, pid: child.id(), url: String::new(), redis, command, child: Some(child), stdin })
     }
 
     /// Waits until it takes requests: it prints its address then.

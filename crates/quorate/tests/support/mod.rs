@@ -19,6 +19,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn quorate(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.args(args).env_remove("QUORATE_SERVER").env_remove("QUORATE_TOKEN_AUTH").env_remove("QUORATE_CA");
+    // Tests run beside each other, and beside whoever has the default port.
+    command.env("QUORATE_REDIS", "off");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -155,7 +155,7 @@ fn kill(connection: &mut Connection, options: &[Blob]) -> Reply {
         };
     }
     let (mut chosen, mut spare_own) = (all, true);
-    if options.len() % 2 != 0 {
+    if !options.len().is_multiple_of(2) {
         return Reply::error("ERR syntax error");
     }
     for option in options.chunks_exact(2) {

@@ -27,9 +27,9 @@ pub(super) fn run(name: &str, words: &[Blob]) -> Reply {
         "command|docs" if words.len() == 2 => {
             Reply::map(all().filter(Shown::is_top).flat_map(|shown| shown.docs()).collect())
         }
-        "command|docs" => Reply::map(
-            words[2..].iter().filter_map(|name| find(name)).flat_map(|shown| shown.docs()).collect(),
-        ),
+        "command|docs" => {
+            Reply::map(words[2..].iter().filter_map(find).flat_map(|shown| shown.docs()).collect())
+        }
         "command|getkeys" => keys(&words[2..]),
         other => not_served(other),
     }

@@ -135,8 +135,10 @@ struct Parameter {
     name: &'static str,
     read: fn(&Gateway) -> String,
     /// Takes a value; nothing where it cannot be changed here.
-    write: Option<fn(&Gateway, &str) -> Result<(), String>>,
+    write: Option<Set>,
 }
+
+type Set = fn(&Gateway, &str) -> Result<(), String>;
 
 const fn fixed(name: &'static str, read: fn(&Gateway) -> String) -> Parameter {
     Parameter { name, read, write: None }
@@ -219,7 +221,7 @@ fn config_get(gateway: &Gateway, patterns: &[Blob]) -> Reply {
 }
 
 fn config_set(gateway: &Gateway, words: &[Blob]) -> Reply {
-    if words.len() % 2 != 0 {
+    if !words.len().is_multiple_of(2) {
         return Reply::error("ERR wrong number of arguments for 'config|set' command");
     }
     let mut changes = Vec::new();
