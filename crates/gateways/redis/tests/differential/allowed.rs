@@ -75,6 +75,11 @@ pub(crate) const BY_DESIGN: &[Allowed] = &[
         applies: nearly,
     },
     Allowed {
+        command: "",
+        why: "a cursor is a whole number and nothing else, where C's strtoul lets signs and spaces pass",
+        applies: |_, subject| error(subject) == Some("ERR invalid cursor"),
+    },
+    Allowed {
         command: "READONLY",
         why: "a follower serves stale reads to a connection that asks for them, as a Redis in cluster mode does",
         applies: |reference, _| error(reference) == Some("ERR This instance has cluster support disabled"),
