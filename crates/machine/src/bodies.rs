@@ -233,8 +233,7 @@ impl Bodies {
             self.building.take().ok_or(missing)?
         } else {
             let key = Key::take(from)?;
-            let kind =
-                kind(&key).filter(|kind| *kind != Kind::Plain && self.building.is_none()).ok_or(missing)?;
+            let kind = kind(&key).filter(|kind| kind.has_body() && self.building.is_none()).ok_or(missing)?;
             let len = from.varint()?;
             (key, Builder::new(tag_of(kind), len)?)
         };
@@ -341,7 +340,7 @@ impl Bodies {
 /// The number by which a [`Builder`] knows a type.
 fn tag_of(kind: Kind) -> u64 {
     match kind {
-        Kind::Plain => 0,
+        Kind::Plain | Kind::Stream => 0,
         Kind::Hash => 1,
         Kind::List => 2,
         Kind::Set => 3,

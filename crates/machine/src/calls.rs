@@ -7,14 +7,17 @@
 //! Invariant: an operation that fails has changed nothing: its commit rolls it back.
 //! Called by: `commit::op`; gateways, through the node's reads.
 
+mod streams;
+
 use crate::bodies::kind_of;
 use crate::commit::Context;
 use crate::keys::{Hang, Kind, Row};
 use crate::rows::Slot;
 use crate::{Event, Machine, Now, Outputs};
 use quorate_calls::collections::{Change, Changed, Value};
+use quorate_calls::streams::{ChangeStreams, LookStreams};
 use quorate_calls::{Deadline, Error, Found, Look, NoScripts, Session, Store};
-use quorate_types::{Blob, Key, Keyspace, LogTime, Mode, OpError, OpResult, Reply, WallTime};
+use quorate_types::{Blob, Key, Keyspace, LogTime, Mode, OpError, OpResult, Payload, Reply, WallTime};
 
 /// The times at which a read looks: at or after those of the last entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,12 +44,11 @@ impl Machine {
         quorate_calls::read(&View { machine: self, times }, session, words, seed)
     }
 
-    /// Runs a call as an operation of a commit.
+    /// Runs a call as an operation of a commit. `record` is what an XADD appends, if it came beside the words.
     pub(crate) fn call_op(
         &mut self,
         context: &Context<'_>,
-        space: Keyspace,
-        words: &[Blob],
+        (space, words, record): (Keyspace, &[Blob], Option<&Payload>),
         mode: Mode,
         out: &mut Outputs,
     ) -> Result<OpResult, OpError> {
@@ -55,8 +57,9 @@ impl Machine {
             return Err(OpError::Call { text: text.into() });
         }
         let mut interpreter = std::mem::replace(&mut self.interpreter, Box::new(NoScripts));
-        let mut session = Session::new(space);
-        let mut effects = Effects { machine: self, context, out };
+        let session = Session::new(space);
+        let mut session = if record.is_some() { session.recorded() } else { session };
+        let mut effects = Effects { machine: self, context, record, out };
         let answer = quorate_calls::write(&mut effects, &mut *interpreter, &mut session, words);
         self.interpreter = interpreter;
         match answer {
@@ -91,11 +94,16 @@ impl<'a> View<'a> {
     }
 
     fn found(self, key: &Key) -> Option<Found<'a>> {
-        let Some(row) = self.row(key) else {
-            return self.machine.streams.exists(key).then_some(Found::Stream);
+        let Some(row) = self.machine.keys.get(key) else {
+            // A protected stream has no row.
+            return self.machine.streams.is_there(key).then_some(Found::Stream);
         };
+        if passed(row, self.times) {
+            return None;
+        }
         Some(match row.kind {
             Kind::Plain => Found::String(&row.value),
+            Kind::Stream => Found::Stream,
             _ => self.machine.bodies.get(row.body).found(),
         })
     }
@@ -159,6 +167,9 @@ macro_rules! look {
             fn script(&self, sha: &[u8; 20]) -> Option<&Blob> {
                 self.view().kept_script(sha)
             }
+            fn streams(&self) -> Option<Box<dyn LookStreams + '_>> {
+                Some(Box::new(self.view()))
+            }
         }
     };
 }
@@ -175,6 +186,8 @@ impl<'a> View<'a> {
 struct Effects<'a, 'c> {
     machine: &'a mut Machine,
     context: &'a Context<'c>,
+    /// What travels beside the words of an XADD.
+    record: Option<&'a Payload>,
     out: &'a mut Outputs,
 }
 
@@ -206,7 +219,7 @@ impl Store for Effects<'_, '_> {
             return Err(Error::reply("NOPERM this keyspace belongs to the server"));
         }
         if self.machine.keys.get(key).is_none() && self.machine.streams.exists(key) {
-            return Err(Error::wrong_type());
+            return Err(protected());
         }
         Ok(())
     }
@@ -222,10 +235,10 @@ impl Store for Effects<'_, '_> {
         let (revision, time) = (self.machine.revision_now(), self.now().time);
         let machine = &mut *self.machine;
         let before = machine.keys.live_at(slot).map(|row| (row.kind, row.body));
-        if let Some((kind, body)) = before
-            && kind != Kind::Plain
-        {
-            machine.bodies.remove(body, key);
+        match before {
+            None | Some((Kind::Plain, _)) => {}
+            Some((Kind::Stream, _)) => machine.drop_key(key, self.context.now),
+            Some((_, body)) => machine.bodies.remove(body, key),
         }
         match value {
             Value::String(value) => {
@@ -255,7 +268,7 @@ impl Store for Effects<'_, '_> {
             }
             return Ok(changed);
         };
-        if row.kind == Kind::Plain {
+        if !row.kind.has_body() {
             return Err(Error::wrong_type());
         }
         let (body, slot) = (row.body, slot.expect("what is live has a slot"));
@@ -274,9 +287,6 @@ impl Store for Effects<'_, '_> {
     }
 
     fn delete(&mut self, key: &Key) -> Result<bool, Error> {
-        if self.find(key).is_some_and(|found| matches!(found, Found::Stream)) {
-            return self.machine.drop_stream(key);
-        }
         let was = self.view().row(key).is_some();
         self.writable(key)?;
         if was {
@@ -292,6 +302,11 @@ impl Store for Effects<'_, '_> {
         let (kind, body, deadline) = (row.kind, row.body, row.deadline());
         let value = match kind {
             Kind::Plain => Value::String(row.value.clone()),
+            Kind::Stream => {
+                return Err(Error::reply(
+                    "ERR a stream cannot be renamed or moved: its records stay in the log under one name",
+                ));
+            }
             _ => machine.bodies.take(body, key),
         };
         let revision = machine.revision_now();
@@ -329,11 +344,6 @@ impl Store for Effects<'_, '_> {
         for key in self.machine.keys.keys_of_space(space) {
             self.machine.drop_key(&key, self.context.now);
         }
-        for stream in self.machine.streams.names_of(space) {
-            if !self.machine.streams.is_protected(&stream) {
-                self.machine.drop_stream(&stream)?;
-            }
-        }
         Ok(())
     }
 
@@ -362,6 +372,16 @@ impl Store for Effects<'_, '_> {
             self.machine.scripts.set(sha, None);
         }
     }
+
+    fn change_streams(&mut self) -> Option<&mut dyn ChangeStreams> {
+        Some(self)
+    }
+}
+
+fn protected() -> Error {
+    Error::reply(
+        "ERR this stream is protected: it was declared by another protocol, change or delete it there",
+    )
 }
 
 impl Machine {
@@ -369,19 +389,14 @@ impl Machine {
     pub(crate) fn drop_key(&mut self, key: &Key, now: &Now) {
         let Some(row) = self.keys.get(key) else { return };
         let (kind, body) = (row.kind, row.body);
-        if kind != Kind::Plain {
+        if kind == Kind::Stream {
+            self.remove_stream(key, now).expect("a row of this kind goes with its stream");
+            return;
+        }
+        if kind.has_body() {
             self.bodies.remove(body, key);
         }
         let revision = self.revision_now();
         self.keys.delete(key, revision, now.time);
-    }
-
-    fn drop_stream(&mut self, key: &Key) -> Result<bool, Error> {
-        if self.streams.is_protected(key) {
-            let text = "ERR this stream is protected: it was declared by another protocol, delete it there";
-            return Err(Error::reply(text));
-        }
-        self.remove_stream(key).map_err(|error| Error::reply(format!("ERR {error}")))?;
-        Ok(true)
     }
 }

@@ -13,7 +13,7 @@ use crate::locks::{self, Asked};
 use crate::rows::Slot;
 use crate::services;
 use crate::tasks::{Due, Task};
-use crate::{Event, Machine, Now, Outputs, groups, limits, lock_row, streams};
+use crate::{Event, Machine, Now, Outputs, groups, limits, lock_row, streams, xgroups};
 use quorate_types::{
     Append, Branch, Commit, Committed, FencingToken, GroupMode, Guard, GuardFailed, Key, KeyField, KeyValue,
     LeaseId, LockMode, LockName, Mode, Op, OpError, OpResult, Outcome, PayloadRef, Principal, Refusal,
@@ -31,6 +31,7 @@ struct Savepoint {
     limits: limits::Mark,
     tasks: usize,
     streams: streams::Mark,
+    xgroups: xgroups::Mark,
     groups: groups::Mark,
     moved: bool,
     touched: usize,
@@ -317,7 +318,11 @@ impl Machine {
             }
             Op::DeleteRange { range, prev } => {
                 not_internal(&range.start)?;
-                let keys = self.keys.keys_in(range);
+                // A stream is no value: it goes with DeleteStream.
+                let is_value =
+                    |key: &Key| self.keys.get(key).is_some_and(|row| row.kind != keys::Kind::Stream);
+                let mut keys = self.keys.keys_in(range);
+                keys.retain(is_value);
                 let mut gone = Vec::new();
                 for key in &keys {
                     let before = self.delete(key, now);
@@ -332,21 +337,27 @@ impl Machine {
                 self.not_a_key(stream)?;
                 self.streams.create(stream, settings)?;
                 self.revision_now();
+                self.touch_stream(stream, now);
                 Ok(OpResult::Done {})
             }
             Op::AlterStream { stream, settings } => {
                 self.streams.alter(stream, settings)?;
                 self.revision_now();
+                if settings.protected {
+                    self.take_row(stream, now);
+                }
+                self.touch_stream(stream, now);
                 Ok(OpResult::Done {})
             }
             Op::DeleteStream { stream } => {
-                self.remove_stream(stream)?;
+                self.remove_stream(stream, now)?;
                 Ok(OpResult::Done {})
             }
             Op::Append { append } => self.append(append, now, out),
             Op::Trim { stream, partition, before } => {
                 self.streams.trim(stream, *partition, *before)?;
                 self.revision_now();
+                self.touch_stream(stream, now);
                 Ok(OpResult::Done {})
             }
             Op::StreamInfo { stream } => self.streams.info(stream),
@@ -372,7 +383,7 @@ impl Machine {
                     now,
                     &mut out.events,
                 )?;
-                self.count_letters(out, before);
+                self.count_letters(now, out, before);
                 Ok(taken)
             }
             Op::Ack { stream, group, deliveries } => {
@@ -389,7 +400,7 @@ impl Machine {
                     now,
                     &mut out.events,
                 )?;
-                self.count_letters(out, before);
+                self.count_letters(now, out, before);
                 Ok(settled)
             }
             Op::Extend { stream, group, deliveries, visibility } => {
@@ -534,7 +545,9 @@ impl Machine {
             Op::LimitPeek { name, policy } => {
                 Ok(OpResult::Limit { report: self.limits.report(name, policy, 1, now.time) })
             }
-            Op::Call { space, words, .. } => self.call_op(context, *space, words, mode, out),
+            Op::Call { space, words, record } => {
+                self.call_op(context, (*space, words, record.as_ref()), mode, out)
+            }
             Op::Nested { commit } => {
                 if commit.idempotency.is_some() {
                     return Err(OpError::OutermostOnly { what: "an idempotency key".into() });
@@ -546,14 +559,6 @@ impl Machine {
                 }
             }
         }
-    }
-
-    /// Deletes a stream, with its records and groups.
-    pub(crate) fn remove_stream(&mut self, stream: &Key) -> Result<(), OpError> {
-        let id = self.streams.delete(stream)?;
-        self.groups.drop_stream(&mut self.streams, id);
-        self.revision_now();
-        Ok(())
     }
 
     /// Appends a batch, and tells those who wait for it.
@@ -571,6 +576,7 @@ impl Machine {
             out.events.push(Event::StreamAppended { stream: append.stream.clone(), partition: *partition });
         }
         self.revision_now();
+        self.touch_stream(&append.stream, now);
         Ok(result)
     }
 
@@ -619,8 +625,8 @@ impl Machine {
 
     fn delete(&mut self, key: &Key, now: &Now) -> Option<KeyValue> {
         // Deleting nothing is no change, and takes no revision.
-        let row = self.keys.get(key)?;
-        if row.kind != keys::Kind::Plain {
+        let row = self.keys.get(key).filter(|row| row.kind != keys::Kind::Stream)?;
+        if row.kind.has_body() {
             let body = row.body;
             self.bodies.remove(body, key);
         }
@@ -643,7 +649,8 @@ impl Machine {
 
     fn not_a_key(&self, stream: &Key) -> Result<(), OpError> {
         not_internal(stream)?;
-        let Some(row) = self.keys.get(stream) else { return Ok(()) };
+        let row = self.keys.get(stream).filter(|row| row.kind != keys::Kind::Stream);
+        let Some(row) = row else { return Ok(()) };
         let found = row.kind.name().into();
         Err(OpError::WrongType { key: stream.clone(), found, wanted: "stream".into() })
     }
@@ -669,6 +676,7 @@ impl Machine {
             limits: self.limits.mark(),
             tasks: self.tasks.mark(),
             streams: self.streams.mark(),
+            xgroups: self.xgroups.mark(),
             groups: self.groups.mark(),
             moved: self.moved,
             touched: self.touched.len(),
@@ -686,6 +694,7 @@ impl Machine {
         self.limits.rollback(&to.limits);
         self.tasks.rollback(to.tasks);
         self.streams.rollback(to.streams);
+        self.xgroups.rollback(&to.xgroups);
         self.groups.rollback(to.groups);
         self.moved = to.moved;
         self.touched.truncate(to.touched);

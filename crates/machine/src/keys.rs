@@ -7,7 +7,7 @@
 //! Invariant: a state at revision R can be read iff `compacted <= R <= current`: every change after `compacted` is a line.
 //! Invariant: a deleted key keeps its row (version 0) exactly as long as the line of its deletion is retained.
 //! Invariant: `ordered` names exactly the rows, `by_lease` exactly the live rows that hang on a lease, `due_log` and `due_wall` those with a deadline.
-//! Invariant: a live row has a body iff it is of another type than a plain value. Lines tell of its changes, without its elements.
+//! Invariant: a live row has a body iff it is of another type than a plain value or a stream. Lines tell of its changes, without its elements.
 //! Invariant: the history's bytes stay within its budget after every command.
 //! Called by: `commit` (guards and operations), `locks` and `services` (their public rows), `leases::end`.
 
@@ -37,8 +37,10 @@ pub enum Kind {
     Set,
     /// Members with scores.
     Sorted,
+    /// Records, which are with the streams.
+    Stream,
 }
-quorate_types::wire_enum!(Kind { 0 = Plain {}, 1 = Hash {}, 2 = List {}, 3 = Set {}, 4 = Sorted {} });
+quorate_types::wire_enum!(Kind { 0 = Plain {}, 1 = Hash {}, 2 = List {}, 3 = Set {}, 4 = Sorted {}, 5 = Stream {} });
 
 impl Kind {
     /// Its name, for people.
@@ -50,7 +52,13 @@ impl Kind {
             Self::List => "list",
             Self::Set => "set",
             Self::Sorted => "sorted set",
+            Self::Stream => "stream",
         }
+    }
+
+    /// Whether its elements lie in a body.
+    pub(crate) fn has_body(self) -> bool {
+        !matches!(self, Self::Plain | Self::Stream)
     }
 }
 
@@ -462,8 +470,14 @@ impl Keys {
 
     /// Keys that exist and have a body, with it.
     pub(crate) fn bodied(&self) -> impl Iterator<Item = (&Key, BodyId)> {
-        let live = self.rows.iter().filter(|(_, _, row)| row.version > 0 && row.kind != Kind::Plain);
+        let live = self.rows.iter().filter(|(_, _, row)| row.version > 0 && row.kind.has_body());
         live.map(|(_, key, row)| (key, row.body))
+    }
+
+    /// Keys of a type that exist.
+    pub(crate) fn of_kind(&self, kind: Kind) -> Vec<&Key> {
+        let of = self.rows.iter().filter(|(_, _, row)| row.version > 0 && row.kind == kind);
+        of.map(|(_, key, _)| key).collect()
     }
 
     /// Keys that hang on a lease, in the order of their names.
@@ -666,7 +680,7 @@ impl Keys {
             sound(row.modified <= revision && row.created <= row.modified, "revision of a key")?;
             let leased = row.version > 0 && row.lease() != LeaseId::ZERO;
             sound(!leased || live(row.lease()), "lease of a key")?;
-            let bodied = row.version > 0 && row.kind != Kind::Plain;
+            let bodied = row.version > 0 && row.kind.has_body();
             sound(bodied == (row.body != BodyId::NONE), "elements of a key")?;
         }
         Ok(())

@@ -25,6 +25,7 @@ mod snapshot;
 mod streams;
 mod table;
 mod tasks;
+mod xgroups;
 
 pub use calls::{CALLS_SINCE, Times};
 pub use groups::{GroupPartition, GroupView};
@@ -168,6 +169,8 @@ pub struct Machine {
     interpreter: Box<dyn Interpreter>,
     /// Random numbers drawn in the entry in hand.
     draws: u64,
+    /// Records that scripts of the entry in hand have appended.
+    inline_records: u32,
     leases: leases::Leases,
     locks: locks::Locks,
     idempotency: idempotency::Idempotency,
@@ -175,6 +178,8 @@ pub struct Machine {
     tasks: tasks::Tasks,
     streams: streams::Streams,
     groups: groups::Groups,
+    /// Groups as Redis has them.
+    xgroups: xgroups::XGroups,
     /// Whether the commit in hand has changed something that counts as a revision.
     moved: bool,
     /// Locks given back by the command in hand, whose queues have to be looked at when it is done.
@@ -204,6 +209,7 @@ impl Machine {
             scripts: table::Table::default(),
             interpreter: Box::new(NoScripts),
             draws: 0,
+            inline_records: 0,
             leases: leases::Leases::default(),
             locks: locks::Locks::default(),
             idempotency: idempotency::Idempotency::new(hash_seed),
@@ -211,6 +217,7 @@ impl Machine {
             tasks: tasks::Tasks::default(),
             streams: streams::Streams::default(),
             groups: groups::Groups::default(),
+            xgroups: xgroups::XGroups::default(),
             moved: false,
             touched: Vec::new(),
             trail: 0,
@@ -250,6 +257,7 @@ impl Machine {
         self.wall = wall;
         self.time = time;
         self.draws = 0;
+        self.inline_records = 0;
         let now = Now { index: entry.index, wall, time, seed: entry.seed };
         let (told, revision) = (out.outcomes.len(), self.revision);
         let head = entry.commands.iter().take_while(|command| command.body.is_keep_alive()).count();
@@ -268,6 +276,7 @@ impl Machine {
             self.expire(&now, out);
         }
         self.bodies.free_some();
+        self.xgroups.free_some();
         self.applied = entry.index;
         if out.outcomes.len() > told || self.revision > revision {
             self.follow_trail(&out.outcomes[told..]);
@@ -372,7 +381,11 @@ impl Machine {
                 Outcome::Done { revision: self.revision }
             }
             CommandBody::RaiseVersion { to } => {
-                self.version = self.version.max(*to);
+                let before = self.version;
+                self.version = before.max(*to);
+                if (before..self.version).contains(&(CALLS_SINCE - 1)) {
+                    self.give_rows(now);
+                }
                 Outcome::Done { revision: self.revision }
             }
             CommandBody::Configure { settings } => {
@@ -582,7 +595,7 @@ impl Machine {
                 3 => {
                     let before = out.events.len();
                     self.groups.expire(&mut self.streams, now, 1, &mut out.events);
-                    self.count_letters(out, before);
+                    self.count_letters(now, out, before);
                 }
                 5 => {
                     let key = self.keys.due(WallTime::ZERO, now.time).expect("it is due");
@@ -616,9 +629,12 @@ impl Machine {
     }
 
     /// A dead letter is an append: it counts as a revision.
-    fn count_letters(&mut self, out: &Outputs, events_before: usize) {
-        if out.events[events_before..].iter().any(|event| matches!(event, Event::StreamAppended { .. })) {
-            self.revision_now();
+    fn count_letters(&mut self, now: &Now, out: &Outputs, events_before: usize) {
+        for event in &out.events[events_before..] {
+            if let Event::StreamAppended { stream, .. } = event {
+                self.revision_now();
+                self.touch_stream(stream, now);
+            }
         }
     }
 
@@ -708,6 +724,7 @@ impl Machine {
         self.limits.forget();
         self.tasks.forget();
         self.streams.forget();
+        self.xgroups.forget();
         self.groups.forget();
     }
 }

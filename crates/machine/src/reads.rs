@@ -298,6 +298,8 @@ impl Machine {
         self.tasks.check();
         self.streams.check();
         self.groups.check();
+        self.xgroups.check(|id| self.streams.is_stream(id));
+        assert!(self.rows_fit_streams(), "rows and streams go together");
         let window = self.settings.history_bytes_max;
         assert!(self.keys.history_bytes() <= window, "history stays within {window} bytes");
     }

@@ -32,7 +32,8 @@ const STREAMS: u64 = 10;
 const GROUPS: u64 = 11;
 const BODIES: u64 = 12;
 const SCRIPTS: u64 = 13;
-const END: u64 = 14;
+const XGROUPS: u64 = 14;
+const END: u64 = 15;
 /// Where the first two versions ended.
 const END_FIRST: u64 = 12;
 
@@ -143,6 +144,7 @@ impl Machine {
         self.tasks.table().walk_begin();
         self.streams.walk_begin();
         self.groups.walk_begin();
+        self.xgroups.walk_begin();
         self.snapshot =
             Some(Progress { section: HEADER, header, trail: self.trail, machine_version: self.version });
         Snapshot { index: self.applied, revision: self.revision }
@@ -181,6 +183,7 @@ impl Machine {
         self.tasks.table().walk_end();
         self.streams.walk_end();
         self.groups.walk_end();
+        self.xgroups.walk_end();
     }
 
     fn slice(&mut self, progress: &Progress, rows: usize, out: &mut Writer) -> (usize, bool) {
@@ -206,6 +209,7 @@ impl Machine {
             GROUPS => (0, self.groups.walk_next(rows, out)),
             BODIES => self.bodies.walk_next(rows, &self.keys, out),
             SCRIPTS => full(self.scripts.walk_next(rows, out)),
+            XGROUPS => (0, self.xgroups.walk_next(rows, out)),
             _ => (0, true),
         }
     }
@@ -220,7 +224,8 @@ impl Machine {
         self.keys.verify(live, self.revision, self.settings.history_bytes_max)?;
         self.locks.verify(live, self.revision)?;
         self.idempotency.verify(live, self.time)?;
-        self.limits.verify(live)
+        self.limits.verify(live)?;
+        if self.rows_fit_streams() { Ok(()) } else { Err("rows of streams") }
     }
 
     fn restore_body(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
@@ -250,6 +255,7 @@ impl Machine {
             self.tasks.digest(&mut scratch),
             self.streams.digest(&mut scratch),
             self.groups.digest(&mut scratch),
+            self.xgroups.digest(&mut scratch),
         ];
         scratch.clear();
         for part in parts {
@@ -310,6 +316,11 @@ impl Restorer {
                     machine.groups.restore(&mut from)?;
                 }
             }
+            XGROUPS => {
+                while from.left() > 0 {
+                    machine.xgroups.restore(&mut from)?;
+                }
+            }
             _ => {
                 for _ in 0..count {
                     match section {
@@ -343,6 +354,7 @@ impl Restorer {
         self.machine.idempotency.restore_done();
         self.machine.streams.restored()?;
         self.machine.groups.restored()?;
+        self.machine.xgroups.restored(|id| self.machine.streams.is_stream(id))?;
         self.machine.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
         self.machine.forget();
         Ok(self.machine)

@@ -20,8 +20,11 @@
 mod compacted;
 mod index;
 mod live;
+mod records;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use records::{INLINE, NotPlain};
 
 use crate::Now;
 use crate::table::Table;
@@ -31,7 +34,7 @@ use live::Live;
 use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{
     Append, Blob, DecodeError, Format, Key, LogIndex, Offset, OpError, OpResult, PartitionChoice, PayloadRef,
-    StreamSettings, WallTime, record, wire_struct,
+    RecordId, StreamSettings, WallTime, record, wire_struct,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -181,14 +184,24 @@ struct Head {
     bytes: u64,
     /// On partition 0: where the next [`PartitionChoice::Any`] goes.
     turn: u32,
+    /// The newest id ever given.
+    last: RecordId,
+    /// The greatest id that was removed.
+    max_deleted: RecordId,
+    /// Records ever appended, unless somebody set it.
+    added: u64,
+    /// Records from `first` on that were removed.
+    dead: u64,
 }
-wire_struct!(Head { first, next, bytes, turn });
+wire_struct!(Head { first, next, bytes, turn, last, max_deleted, added, dead });
 
 #[derive(Default)]
 struct Part {
     head: Head,
     /// Its batches, unless the stream is compacted.
     log: Index,
+    /// Offsets of the batches that are dead.
+    gaps: BTreeSet<Offset>,
     /// Its entry in [`Streams::due`].
     due: Option<WallTime>,
 }
@@ -208,6 +221,12 @@ enum Undo {
         key: PartKey,
         batch: Batch,
     },
+    /// A batch was marked as dead.
+    Killed {
+        key: PartKey,
+        sequence: u64,
+        batch: Batch,
+    },
     Added {
         key: PartKey,
     },
@@ -224,6 +243,7 @@ pub(crate) struct Mark {
     names: usize,
     dropped: usize,
     reserved: usize,
+    inline: usize,
     compacted: compacted::Mark,
     undo: usize,
     next_id: u64,
@@ -237,6 +257,8 @@ pub(crate) struct Streams {
     dropped: Table<StreamId, u32>,
     /// Names kept for streams that may be made later, with how many groups want them.
     reserved: Table<Key, u32>,
+    /// Payloads that are not in the log: records that scripts appended.
+    inline: Table<PayloadRef, Blob>,
     compacted: Compacted,
     parts: BTreeMap<PartKey, Part>,
     next_id: u64,
@@ -352,6 +374,7 @@ impl Streams {
             bytes: bytes as u32,
             record: None,
             format: append.format,
+            ..Batch::default()
         };
         let (first, next) = self.push(key, batch, keys);
         if let (Some(keep), false) = (keep, compact) {
@@ -380,6 +403,7 @@ impl Streams {
             bytes: found.bytes,
             record: Some(found.record),
             format: found.format,
+            ..Batch::default()
         };
         let key = PartKey { stream: id, partition };
         self.push(key, batch, settings.compact.then(Vec::new));
@@ -400,16 +424,7 @@ impl Streams {
         if before > head.next {
             return Err(out_of_range(stream, partition, &head, before));
         }
-        if before > head.first {
-            self.change_head(key, |head| head.first = before);
-            for _ in 0..FREED_AT_ONCE {
-                if !self.front_is_garbage(key) {
-                    break;
-                }
-                self.drop_front(key);
-            }
-            self.redue(key);
-        }
+        self.cut_before(key, before);
         Ok(OpResult::Done {})
     }
 
@@ -428,21 +443,19 @@ impl Streams {
         self.part_key(stream, partition).map_or(Offset::ZERO, |key| self.part(key).head.next)
     }
 
-    /// Whether the name belongs to streams: one is there, or a group has named it for its dead letters.
-    /// Streams of a keyspace, in order of their names.
-    pub(crate) fn names_of(&self, space: quorate_types::Keyspace) -> Vec<Key> {
-        let from = Key { space, name: Blob::EMPTY };
-        self.names
-            .range(from..)
-            .map(|(name, _)| name)
-            .take_while(|name| name.space == space)
-            .cloned()
-            .collect()
+    /// Whether there is such a stream.
+    pub(crate) fn is_there(&self, stream: &Key) -> bool {
+        self.names.get(stream).is_some()
+    }
+    /// Whether there is a stream of this number.
+    pub(crate) fn is_stream(&self, id: StreamId) -> bool {
+        self.ids.contains_key(&id)
     }
     /// Whether other protocols' key commands must leave it alone.
     pub(crate) fn is_protected(&self, stream: &Key) -> bool {
         self.names.get(stream).is_some_and(|stream| stream.settings.protected)
     }
+    /// Whether the name belongs to streams: one is there, or a group has named it for its dead letters.
     pub(crate) fn exists(&self, stream: &Key) -> bool {
         self.names.get(stream).is_some() || self.reserved.get(stream).is_some()
     }
@@ -487,13 +500,13 @@ impl Streams {
         }
         let mut found = Batches { first: head.first, next: head.next, batches: Vec::new() };
         let (mut records, mut bytes) = (0, 0u64);
-        for (batch, dead) in self.batches_from(key, from) {
+        for (batch, dead) in self.batches_from(key, from).filter(|(batch, _)| !batch.dead) {
             bytes += u64::from(batch.bytes);
             if !found.batches.is_empty() && (records >= records_max || bytes > bytes_max) {
                 break;
             }
             records += u64::from(batch.count()) - dead.len() as u64;
-            let Batch { base, wall, at, records, bytes, record, format } = *batch;
+            let Batch { base, wall, at, records, bytes, record, format, .. } = *batch;
             found.batches.push(BatchRef { base, records, record, bytes, wall, format, at, dead });
         }
         Ok(found)
@@ -521,12 +534,17 @@ impl Streams {
 
     /// Bytes of the payloads in the entries `first..=last` that a batch refers to; each payload counts once.
     pub(crate) fn live_bytes(&self, first: LogIndex, last: LogIndex) -> u64 {
-        self.live.between(first, last).map(|(_, _, bytes)| u64::from(bytes)).sum()
+        self.logged(first, last).map(|(_, bytes)| u64::from(bytes)).sum()
     }
 
     /// The payloads in the entries `first..=last` that a batch refers to, in log order.
     pub(crate) fn live(&self, first: LogIndex, last: LogIndex) -> Vec<PayloadRef> {
-        self.live.between(first, last).map(|(at, _, _)| at).collect()
+        self.logged(first, last).map(|(at, _)| at).collect()
+    }
+
+    fn logged(&self, first: LogIndex, last: LogIndex) -> impl Iterator<Item = (PayloadRef, u32)> {
+        let live = self.live.between(first, last).filter(|(at, ..)| !records::is_inline(*at));
+        live.map(|(at, _, bytes)| (at, bytes))
     }
 }
 
@@ -550,7 +568,8 @@ impl Streams {
         let key = PartKey { stream, partition };
         let from = from.max(self.parts.get(&key)?.head.first);
         let log = &self.parts.get(&key)?.log;
-        if let Some(batch) = log.at(log.position(from)) {
+        let mut batches = (log.position(from)..log.len()).filter_map(|position| log.at(position));
+        if let Some(batch) = batches.find(|batch| !batch.dead) {
             return Some(found_in(batch, from.max(batch.base)));
         }
         self.compacted.from(key, from).find_map(|kept| {
@@ -586,6 +605,7 @@ impl Streams {
             names: self.names.mark(),
             dropped: self.dropped.mark(),
             reserved: self.reserved.mark(),
+            inline: self.inline.mark(),
             compacted: self.compacted.mark(),
             undo: self.undo.len(),
             next_id: self.next_id,
@@ -609,9 +629,14 @@ impl Streams {
         });
         self.dropped.rollback(mark.dropped, |_, _, _| {});
         self.reserved.rollback(mark.reserved, |_, _, _| {});
+        self.inline.rollback(mark.inline, |_, _, _| {});
         let Self { compacted, live, .. } = self;
         compacted.rollback(mark.compacted, &mut touched, |batch, back| {
-            if back { live.add(batch.at, batch.bytes) } else { live.remove(batch.at) }
+            if back {
+                live.add(batch.at, batch.bytes)
+            } else {
+                let _ = live.remove(batch.at);
+            }
         });
         while self.undo.len() > mark.undo {
             let undo = self.undo.pop().expect("the length was just checked");
@@ -631,6 +656,7 @@ impl Streams {
         self.names.forget();
         self.dropped.forget();
         self.reserved.forget();
+        self.inline.forget();
         self.compacted.forget();
         self.undo.clear();
     }
@@ -641,6 +667,7 @@ impl Streams {
         self.names.walk_begin();
         self.dropped.walk_begin();
         self.reserved.walk_begin();
+        self.inline.walk_begin();
         self.compacted.walk_begin();
         let parts = self.parts.iter().map(|(key, part)| {
             let (next, end) = part.log.sequences();
@@ -674,6 +701,7 @@ impl Streams {
                 Stage::Parts => walk.parts(&self.parts, left, out),
                 Stage::Kept => self.compacted.walk_kept(TAG_KEPT, left, out),
                 Stage::Newest => self.compacted.walk_newest(TAG_NEWEST, left, out),
+                Stage::Inline => section(&mut self.inline, TAG_INLINE, left, out),
                 Stage::Over => break,
             };
             if emitted < left {
@@ -690,6 +718,7 @@ impl Streams {
         self.names.walk_end();
         self.dropped.walk_end();
         self.reserved.walk_end();
+        self.inline.walk_end();
         self.compacted.walk_end();
         self.walk = None;
     }
@@ -711,7 +740,9 @@ impl Streams {
                 }
                 TAG_DROPPED => restore_section(&mut self.dropped, from)?,
                 TAG_RESERVED => restore_section(&mut self.reserved, from)?,
-                TAG_PART => self.restore_part(from)?,
+                TAG_PART => self.restore_part(from, false)?,
+                TAG_PART_WITH_IDS => self.restore_part(from, true)?,
+                TAG_INLINE => restore_section(&mut self.inline, from)?,
                 TAG_KEPT => {
                     for _ in 0..from.varint()? {
                         self.compacted.restore_kept(from)?;
@@ -735,6 +766,7 @@ impl Streams {
         self.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
         let plain = self.parts.values().flat_map(|part| part.log.iter());
         let batches = plain.chain(self.compacted.iter().map(|(_, kept)| &kept.batch));
+        let batches = batches.filter(|batch| !batch.dead);
         self.live = Live::of(batches.map(|batch| (batch.at, batch.bytes)).collect());
         let keys: Vec<PartKey> = self.parts.keys().copied().collect();
         for key in keys {
@@ -751,7 +783,7 @@ impl Streams {
             key.put(scratch);
             part.head.put(scratch);
             for batch in part.log.iter() {
-                batch.put(scratch);
+                batch.put_whole(scratch);
             }
             parts = parts.wrapping_add(xxhash_rust::xxh3::xxh3_128(&scratch.buffer));
         }
@@ -760,6 +792,7 @@ impl Streams {
             self.names.digest(scratch),
             self.dropped.digest(scratch),
             self.reserved.digest(scratch),
+            self.inline.digest(scratch),
             parts,
             kept,
             newest,
@@ -778,12 +811,18 @@ impl Streams {
         }
         assert_eq!(self.due.len(), self.parts.values().filter(|part| part.due.is_some()).count());
         let mut counts = BTreeMap::<PayloadRef, u32>::new();
-        for batch in self.parts.values().flat_map(|part| part.log.iter()) {
+        let there = self.parts.values().flat_map(|part| part.log.iter());
+        for batch in there.filter(|batch| !batch.dead) {
             *counts.entry(batch.at).or_default() += 1;
         }
         for (_, kept) in self.compacted.iter() {
             *counts.entry(kept.batch.at).or_default() += 1;
         }
+        let inline = counts.keys().filter(|at| records::is_inline(**at));
+        assert!(
+            inline.eq(self.inline.iter().map(|(at, _)| at)),
+            "payloads that are kept are those that are referred to"
+        );
         let live = self.live.between(LogIndex::ZERO, LogIndex(u64::MAX)).map(|(at, count, _)| (at, count));
         assert!(live.eq(counts), "references to payloads are not those of the batches");
     }
@@ -831,7 +870,7 @@ impl Streams {
     }
 
     fn front_is_garbage(&self, key: PartKey) -> bool {
-        self.front(key).is_some_and(|batch| batch.end() <= self.part(key).head.first)
+        self.front(key).is_some_and(|batch| batch.dead || batch.end() <= self.part(key).head.first)
     }
 
     fn turn(&self, id: Option<StreamId>, partitions: u32) -> u32 {
@@ -869,6 +908,26 @@ impl Streams {
         change(&mut part.head);
     }
 
+    /// Forgets the records of a partition before an offset within it.
+    fn cut_before(&mut self, key: PartKey, before: Offset) {
+        let first = self.part(key).head.first;
+        if before <= first {
+            return;
+        }
+        let gaps = self.part(key).gaps.range(first..before).count() as u64;
+        self.change_head(key, |head| {
+            head.first = before;
+            head.dead -= gaps;
+        });
+        for _ in 0..FREED_AT_ONCE {
+            if !self.front_is_garbage(key) {
+                break;
+            }
+            self.drop_front(key);
+        }
+        self.redue(key);
+    }
+
     fn advance_turn(&mut self, stream: StreamId, partitions: u32) {
         self.change_head(PartKey { stream, partition: 0 }, |head| head.turn = (head.turn + 1) % partitions);
     }
@@ -878,6 +937,13 @@ impl Streams {
         let part = self.parts.get_mut(&key).expect("every partition of a stream has a part");
         let head = part.head;
         batch.base = head.next;
+        if keys.is_none() {
+            if batch.id == RecordId::ZERO {
+                batch.id = records::id_by_clock(head.last, batch.wall, batch.base);
+            }
+            part.head.last = batch.last_id();
+        }
+        part.head.added = head.added.saturating_add(u64::from(batch.count()));
         part.head.next = batch.end();
         part.head.bytes += u64::from(batch.bytes);
         self.live.add(batch.at, batch.bytes);
@@ -922,8 +988,13 @@ impl Streams {
                 walk.save(key, sequence, batch);
             }
             self.undo.push(Undo::Popped { key, batch });
-            self.live.remove(batch.at);
+            if batch.dead {
+                part.gaps.remove(&batch.base);
+            } else {
+                self.release(batch.at);
+            }
             self.change_head(key, |head| {
+                head.dead -= u64::from(batch.dead && batch.base >= head.first);
                 head.first = head.first.max(batch.end());
                 head.bytes -= u64::from(batch.bytes);
             });
@@ -940,7 +1011,7 @@ impl Streams {
     fn dropped_batches(&mut self, key: PartKey, batches: &[Batch]) {
         let bytes: u64 = batches.iter().map(|batch| u64::from(batch.bytes)).sum();
         for batch in batches {
-            self.live.remove(batch.at);
+            self.release(batch.at);
         }
         if bytes > 0 {
             self.change_head(key, |head| head.bytes -= bytes);
@@ -993,7 +1064,19 @@ impl Streams {
                 key
             }
             Undo::Popped { key, batch } => {
-                self.parts.get_mut(&key).expect(missing).log.push_front(batch);
+                let part = self.parts.get_mut(&key).expect(missing);
+                part.log.push_front(batch);
+                if batch.dead {
+                    part.gaps.insert(batch.base);
+                } else {
+                    self.live.add(batch.at, batch.bytes);
+                }
+                key
+            }
+            Undo::Killed { key, sequence, batch } => {
+                let part = self.parts.get_mut(&key).expect(missing);
+                part.gaps.remove(&batch.base);
+                *part.log.by_sequence_mut(sequence).expect("a batch that was marked is there") = batch;
                 self.live.add(batch.at, batch.bytes);
                 key
             }
@@ -1005,7 +1088,7 @@ impl Streams {
                 key
             }
             Undo::Removed { key, head, sequence } => {
-                self.parts.insert(key, Part { head, log: Index::starting_at(sequence), due: None });
+                self.parts.insert(key, Part { head, log: Index::starting_at(sequence), ..Part::default() });
                 key
             }
         }
@@ -1043,12 +1126,20 @@ impl Streams {
 
 /// Restoring and checking.
 impl Streams {
-    fn restore_part(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+    fn restore_part(&mut self, from: &mut Reader<'_>, with_ids: bool) -> Result<(), DecodeError> {
         let key = PartKey::take(from)?;
-        let head = Head::take(from)?;
+        let head = if with_ids { Head::take(from)? } else { records::head_before_ids(from)? };
         let part = self.parts.entry(key).or_insert_with(|| Part { head, ..Part::default() });
         for _ in 0..from.varint()? {
-            part.log.push(Batch::take(from)?);
+            let mut batch = if with_ids { Batch::take_whole(from)? } else { Batch::take(from)? };
+            if !with_ids && batch.count() > 0 {
+                batch.id = records::id_by_clock(part.head.last, batch.wall, batch.base);
+                part.head.last = batch.last_id();
+            }
+            if batch.dead {
+                part.gaps.insert(batch.base);
+            }
+            part.log.push(batch);
         }
         Ok(())
     }
@@ -1095,12 +1186,20 @@ impl Streams {
         sound(part.head.first <= part.head.next && kept_end <= part.head.next, "bounds of a partition")?;
         let mut bytes = kept_bytes;
         let mut end = part.log.front().map_or(part.head.next, |batch| batch.base);
+        let mut id = RecordId::ZERO;
+        let (mut dead, first) = (0, part.head.first);
         for batch in part.log.iter() {
             sound(batch.base == end && batch.count() > 0, "offset of a batch")?;
+            sound(id <= batch.id && batch.last_id() <= part.head.last, "id of a batch")?;
+            let is_gap = part.gaps.contains(&batch.base);
+            sound(batch.dead == is_gap && (!is_gap || batch.bytes == 0), "mark of a batch")?;
+            dead += u64::from(batch.dead && batch.base >= first);
+            id = batch.last_id();
             end = batch.end();
             bytes = bytes.saturating_add(u64::from(batch.bytes));
         }
         sound(end == part.head.next, "last offset of a partition")?;
+        sound(dead == part.head.dead, "removed records of a partition")?;
         sound(bytes == part.head.bytes, "bytes of a partition")
     }
 }
@@ -1113,6 +1212,9 @@ const TAG_RESERVED: u64 = 4;
 const TAG_PART: u64 = 5;
 const TAG_KEPT: u64 = 6;
 const TAG_NEWEST: u64 = 7;
+/// Since records have ids; before, a part was a [`TAG_PART`].
+const TAG_PART_WITH_IDS: u64 = 8;
+const TAG_INLINE: u64 = 9;
 
 /// What a walk emits next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -1125,6 +1227,7 @@ enum Stage {
     Parts,
     Kept,
     Newest,
+    Inline,
     Over,
 }
 
@@ -1137,7 +1240,8 @@ impl Stage {
             Self::Reserved => Self::Parts,
             Self::Parts => Self::Kept,
             Self::Kept => Self::Newest,
-            Self::Newest | Self::Over => Self::Over,
+            Self::Newest => Self::Inline,
+            Self::Inline | Self::Over => Self::Over,
         }
     }
 }
@@ -1149,7 +1253,7 @@ struct Walk {
     parts: Vec<PartWalk>,
     /// Which of them is emitted now.
     at: usize,
-    /// Batches dropped ahead of the walk. Batches never change, so that dropping is all that can befall them.
+    /// Batches dropped or marked ahead of the walk, as they were.
     saved: BTreeMap<(PartKey, u64), Batch>,
 }
 
@@ -1178,7 +1282,7 @@ impl Walk {
         while emitted < rows_max && self.at < self.parts.len() {
             let part = &mut self.parts[self.at];
             let stop = part.end.min(part.next + (rows_max - emitted) as u64);
-            out.varint(TAG_PART);
+            out.varint(TAG_PART_WITH_IDS);
             part.key.put(out);
             part.head.put(out);
             out.varint(stop - part.next);
@@ -1187,7 +1291,7 @@ impl Walk {
             while part.next < stop {
                 let saved = self.saved.remove(&(part.key, part.next));
                 let live = || parts.get(&part.key).and_then(|live| live.log.by_sequence(part.next)).copied();
-                saved.or_else(live).expect("a batch ahead of the walk is there or was saved").put(out);
+                saved.or_else(live).expect("a batch ahead of the walk is there or was saved").put_whole(out);
                 part.next += 1;
             }
             if part.next == part.end {

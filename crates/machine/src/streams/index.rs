@@ -4,7 +4,8 @@
 //! Invariant: every chunk but the last is full, and slots = `front` + `len`.
 //! Called by: [`crate::streams`], for streams that are not compacted. Payloads stay in the log; a batch says where.
 
-use quorate_types::{Format, Offset, PayloadRef, WallTime, wire_struct};
+use quorate_types::codec::{Reader, Wire, Writer};
+use quorate_types::{DecodeError, Format, Offset, PayloadRef, RecordId, WallTime};
 use std::collections::VecDeque;
 
 const CHUNK: usize = 512;
@@ -26,15 +27,59 @@ pub(crate) struct Batch {
     pub(crate) record: Option<u32>,
     /// How the payload is laid out.
     pub(crate) format: Format,
+    /// Whether its record was removed: it still takes its offset and its id, and refers to nothing.
+    pub(crate) dead: bool,
+    /// Id of its first record; those after it count up. On compacted streams there are none.
+    pub(crate) id: RecordId,
 }
-wire_struct!(Batch { base, wall, at, records, bytes, record, format });
+// Without its id and mark: this is also how a batch lies in rows of compacted streams, which have neither.
+impl Wire for Batch {
+    fn put(&self, out: &mut Writer) {
+        let Self { base, wall, at, records, bytes, record, format, dead: _, id: _ } = self;
+        base.put(out);
+        wall.put(out);
+        at.put(out);
+        records.put(out);
+        bytes.put(out);
+        record.put(out);
+        format.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            base: Wire::take(from)?,
+            wall: Wire::take(from)?,
+            at: Wire::take(from)?,
+            records: Wire::take(from)?,
+            bytes: Wire::take(from)?,
+            record: Wire::take(from)?,
+            format: Wire::take(from)?,
+            dead: false,
+            id: RecordId::ZERO,
+        })
+    }
+}
 
-const _: () = assert!(size_of::<Batch>() <= 64);
+const _: () = assert!(size_of::<Batch>() <= 72);
 
 impl Batch {
     /// Offsets it takes.
     pub(crate) fn count(&self) -> u32 {
         if self.record.is_some() { 1 } else { self.records }
+    }
+    /// Id of its last record.
+    pub(crate) fn last_id(&self) -> RecordId {
+        RecordId { seq: self.id.seq.saturating_add(u64::from(self.count()) - 1), ..self.id }
+    }
+    /// Writes all of it.
+    pub(crate) fn put_whole(&self, out: &mut Writer) {
+        self.put(out);
+        self.id.put(out);
+        self.dead.put(out);
+    }
+    /// Reads what [`Batch::put_whole`] wrote.
+    pub(crate) fn take_whole(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let batch = Self::take(from)?;
+        Ok(Self { id: Wire::take(from)?, dead: Wire::take(from)?, ..batch })
     }
     /// The offset after its last record.
     pub(crate) fn end(&self) -> Offset {
@@ -78,6 +123,17 @@ impl Index {
     pub(crate) fn by_sequence(&self, sequence: u64) -> Option<&Batch> {
         self.at(usize::try_from(sequence.checked_sub(self.popped)?).ok()?)
     }
+    /// What lies at a sequence number, to be changed.
+    pub(crate) fn by_sequence_mut(&mut self, sequence: u64) -> Option<&mut Batch> {
+        let position =
+            usize::try_from(sequence.checked_sub(self.popped)?).ok().filter(|at| *at < self.len)?;
+        let slot = self.front + position;
+        self.chunks.get_mut(slot / CHUNK)?.get_mut(slot % CHUNK)
+    }
+    /// Position of the first batch whose last id is `id` or greater; [`Index::len`] when there is none.
+    pub(crate) fn position_of(&self, id: RecordId) -> usize {
+        self.first_where(|batch| batch.last_id() >= id)
+    }
     pub(crate) fn front(&self) -> Option<&Batch> {
         self.at(0)
     }
@@ -87,10 +143,15 @@ impl Index {
 
     /// Position of the first batch that holds `offset` or begins after it; [`Index::len`] when there is none.
     pub(crate) fn position(&self, offset: Offset) -> usize {
+        self.first_where(|batch| batch.end() > offset)
+    }
+
+    /// Position of the first batch of which something holds that holds of all after it.
+    fn first_where(&self, holds: impl Fn(&Batch) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.at(middle).is_some_and(|batch| batch.end() <= offset) {
+            if self.at(middle).is_some_and(|batch| !holds(batch)) {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -78,15 +78,15 @@ impl Live {
         }
     }
 
-    /// Counts one reference less.
-    pub(crate) fn remove(&mut self, at: PayloadRef) {
+    /// Counts one reference less; whether it was the last one.
+    pub(crate) fn remove(&mut self, at: PayloadRef) -> bool {
         let counted = "every batch's payload is counted";
         let (&key, chunk) = self.chunks.range_mut(..=at).next_back().expect(counted);
         let found = chunk.entries.binary_search_by_key(&at, |entry| entry.at).expect(counted);
         let entry = &mut chunk.entries[found];
         entry.count = entry.count.checked_sub(1).expect(counted);
         if entry.count > 0 {
-            return;
+            return false;
         }
         chunk.live -= 1;
         if chunk.live == 0 {
@@ -95,6 +95,7 @@ impl Live {
             chunk.entries.retain(|entry| entry.count > 0);
             chunk.entries.shrink_to(chunk.live * 2);
         }
+        true
     }
 
     /// Cuts the chunk that holds `at` in two.

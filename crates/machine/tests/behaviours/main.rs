@@ -13,4 +13,5 @@ mod leases;
 mod limits;
 mod locks;
 mod snapshots;
+mod streams;
 mod tasks;

@@ -1,0 +1,275 @@
+//! Streams as Redis' commands read and change them.
+//!
+//! A stream that no other protocol protects is a key as any other: it has a row of `keys`, so that expiry, scanning, WATCH and waiting
+//! come with it. Its records are in `streams`, its groups in `xgroups`.
+//!
+//! Invariant: since version 2 of the rules, a row of the kind `stream` and an unprotected stream go together.
+//! Called by: the handlers of `quorate_calls::streams`.
+
+use super::{Effects, View, passed};
+use crate::bodies::BodyId;
+use crate::keys::{Hang, Kind};
+use crate::streams::{INLINE, NotPlain, PartKey};
+use crate::{CALLS_SINCE, Event, Machine, Now, Times};
+use bytes::Bytes;
+use quorate_calls::streams::{ChangeStreams, Consumer, Entry, Facts, Group, LookStreams, Pending, Trim};
+use quorate_calls::{Error, Session, fields};
+use quorate_types::{Blob, Key, OpError, PayloadRef, RecordId, Reply, record};
+
+impl Machine {
+    /// The bytes of a payload that is in the state and not in the log: of a record that a script appended.
+    #[must_use]
+    pub fn inline_payload(&self, at: PayloadRef) -> Option<Bytes> {
+        self.streams.inline(at).map(|bytes| Bytes::copy_from_slice(bytes))
+    }
+
+    /// Whether an XREAD or XREADGROUP would be answered now, be it with an error.
+    #[must_use]
+    pub fn stream_ready(&self, times: Times, session: &Session, words: &[Blob]) -> bool {
+        quorate_calls::streams::ready(&self.view_at(times), session, words)
+    }
+
+    /// The words of an XREAD with the newest ids of now for every `$`.
+    #[must_use]
+    pub fn stream_pinned(&self, times: Times, session: &Session, words: &[Blob]) -> Vec<Blob> {
+        quorate_calls::streams::pinned(&self.view_at(times), session, words)
+    }
+
+    /// A reply that needs no log: records that are in the state are put in, others remain named.
+    #[must_use]
+    pub fn resolve_inline(&self, reply: Reply) -> Reply {
+        let named = quorate_calls::streams::refs(&reply);
+        if named.is_empty() || named.iter().any(|at| at.sub < INLINE) {
+            return reply;
+        }
+        quorate_calls::streams::resolve(reply, &mut |at| self.inline_payload(at))
+    }
+
+    fn view_at(&self, times: Times) -> View<'_> {
+        let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
+        View { machine: self, times }
+    }
+
+    /// Notes in the row of a stream that it changes; makes the row. A protected stream has none.
+    pub(crate) fn touch_stream(&mut self, stream: &Key, now: &Now) {
+        let protected = self.streams.is_protected(stream);
+        if self.version < CALLS_SINCE || protected || !self.streams.is_there(stream) {
+            return;
+        }
+        let revision = self.revision_now();
+        let slot = self.keys.find(stream);
+        match (slot, self.keys.live_at(slot)) {
+            (Some(slot), Some(_)) => self.keys.touch_body(slot, revision, now.time),
+            _ => {
+                let of = (Kind::Stream, BodyId::NONE);
+                self.keys.put_body(slot, stream, of, Hang::Nothing, revision, now.time);
+            }
+        }
+    }
+
+    /// Gives every stream that may have one its row: when the rules begin to know them.
+    pub(crate) fn give_rows(&mut self, now: &Now) {
+        let all: Vec<Key> = self.streams.iter().map(|(name, _)| name.clone()).collect();
+        for stream in all {
+            self.touch_stream(&stream, now);
+        }
+    }
+
+    /// Takes the row of a stream that has just become protected, or was deleted.
+    pub(crate) fn take_row(&mut self, stream: &Key, now: &Now) {
+        if self.keys.get(stream).is_some_and(|row| row.kind == Kind::Stream) {
+            let revision = self.revision_now();
+            self.keys.delete(stream, revision, now.time);
+        }
+    }
+
+    /// Deletes a stream, with its records, groups and row.
+    pub(crate) fn remove_stream(&mut self, stream: &Key, now: &Now) -> Result<(), OpError> {
+        let id = self.streams.delete(stream)?;
+        self.groups.drop_stream(&mut self.streams, id);
+        self.xgroups.drop_stream(id);
+        self.revision_now();
+        self.take_row(stream, now);
+        Ok(())
+    }
+
+    /// Whether rows of keys and streams go together.
+    pub(crate) fn rows_fit_streams(&self) -> bool {
+        let rows = self.keys.of_kind(Kind::Stream);
+        if self.version < CALLS_SINCE {
+            return rows.is_empty();
+        }
+        let mut wanted: Vec<&Key> =
+            self.streams.iter().filter(|(_, s)| !s.protected).map(|(name, _)| name).collect();
+        let mut rows = rows;
+        wanted.sort_unstable();
+        rows.sort_unstable();
+        rows == wanted
+    }
+
+    fn part(&self, key: &Key) -> PartKey {
+        let single = self.streams.single(key).and_then(Result::ok);
+        single.expect("a handler looked at the facts of the stream first")
+    }
+}
+
+impl LookStreams for View<'_> {
+    fn facts(&self, key: &Key) -> Result<Facts, Error> {
+        match self.machine.streams.single(key) {
+            None => Err(Error::reply("ERR no such stream")),
+            Some(Ok(part)) => Ok(self.machine.streams.facts(part)),
+            Some(Err(NotPlain::Compacted)) => Err(Error::reply(
+                "ERR this stream is compacted by key, which Redis' commands do not know: use another protocol",
+            )),
+            Some(Err(NotPlain::Partitions(partitions))) => Err(Error::reply(format!(
+                "ERR this stream has {partitions} partitions and Redis' commands know one: use another protocol"
+            ))),
+        }
+    }
+
+    fn entries(&self, key: &Key, from: RecordId, to: RecordId, newest_first: bool, max: u64) -> Vec<Entry> {
+        self.machine.streams.entries(self.machine.part(key), from, to, newest_first, max)
+    }
+
+    fn payload(&self, at: PayloadRef) -> Option<Bytes> {
+        self.machine.inline_payload(at)
+    }
+
+    fn groups(&self, key: &Key) -> Vec<(Blob, Group)> {
+        self.machine.xgroups.groups(self.machine.part(key).stream)
+    }
+
+    fn group(&self, key: &Key, group: &Blob) -> Option<Group> {
+        self.machine.xgroups.group(self.machine.part(key).stream, group)
+    }
+
+    fn consumers(&self, key: &Key, group: &Blob) -> Vec<(Blob, Consumer)> {
+        self.machine.xgroups.consumers(self.machine.part(key).stream, group)
+    }
+
+    fn consumer(&self, key: &Key, group: &Blob, consumer: &Blob) -> Option<Consumer> {
+        self.machine.xgroups.consumer(self.machine.part(key).stream, group, consumer)
+    }
+
+    fn pending(&self, key: &Key, group: &Blob, id: RecordId) -> Option<Pending> {
+        self.machine.xgroups.pending(self.machine.part(key).stream, group, id)
+    }
+
+    fn last_pending(&self, key: &Key, group: &Blob) -> Option<RecordId> {
+        self.machine.xgroups.last_pending(self.machine.part(key).stream, group)
+    }
+
+    fn pendings(
+        &self,
+        key: &Key,
+        group: &Blob,
+        consumer: Option<&Blob>,
+        from: RecordId,
+        to: RecordId,
+        max: u64,
+    ) -> Vec<(RecordId, Pending)> {
+        self.machine.xgroups.pendings(self.machine.part(key).stream, group, consumer, (from, to), max)
+    }
+}
+
+impl Effects<'_, '_> {
+    /// Checks that a stream may be here; what has passed its deadline is ended first.
+    fn may_stream(&mut self, key: &Key) -> Result<(), Error> {
+        if key.space.is_internal() {
+            return Err(Error::reply("NOPERM this keyspace belongs to the server"));
+        }
+        match self.machine.keys.get(key) {
+            Some(row) if passed(row, self.times()) => self.machine.drop_key(key, self.context.now),
+            Some(row) if row.kind != Kind::Stream => return Err(Error::wrong_type()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl ChangeStreams for Effects<'_, '_> {
+    fn create(&mut self, key: &Key) -> Result<(), Error> {
+        self.may_stream(key)?;
+        self.machine.streams.make(key);
+        self.machine.touch_stream(key, self.context.now);
+        Ok(())
+    }
+
+    fn append(&mut self, key: &Key, id: RecordId, words: &[Blob]) -> Result<(), Error> {
+        let (at, bytes, inline) = match (self.record, words) {
+            (Some(record), []) => {
+                let here = PayloadRef { index: self.now().index, sub: record.sub };
+                (record.at.unwrap_or(here), record.bytes.len(), None)
+            }
+            (None, []) => {
+                return Err(Error::reply("ERR no record came with this XADD: nothing was appended"));
+            }
+            (_, words) => {
+                let payload = record::encode(&[fields::to_record(words)]).bytes;
+                let sub = INLINE + self.machine.inline_records;
+                let at = PayloadRef { index: self.now().index, sub };
+                (at, payload.len(), Some(Blob::copy_from(&payload)))
+            }
+        };
+        let bytes = u32::try_from(bytes)
+            .map_err(|_| Error::reply("ERR Elements are too large to be stored: 4 GiB is the most"))?;
+        self.may_stream(key)?;
+        self.machine.inline_records += u32::from(inline.is_some());
+        self.machine.streams.append_record(key, id, at, bytes, inline, self.context.now);
+        self.out.events.push(Event::StreamAppended { stream: key.clone(), partition: 0 });
+        self.machine.revision_now();
+        self.machine.touch_stream(key, self.context.now);
+        Ok(())
+    }
+
+    fn trim(&mut self, key: &Key, trim: Trim, max: u64) -> u64 {
+        let cut = self.machine.streams.cut(self.machine.part(key), trim, max);
+        if cut > 0 {
+            self.machine.revision_now();
+            self.machine.touch_stream(key, self.context.now);
+        }
+        cut
+    }
+
+    fn remove(&mut self, key: &Key, ids: &[RecordId]) -> Result<u64, Error> {
+        let part = self.machine.part(key);
+        let removed = self.machine.streams.remove_records(part, ids).map_err(|(id, records)| {
+            Error::reply(format!(
+                "ERR record {id} was appended in a batch of {records}, which is kept whole: nothing was removed, trim the stream instead"
+            ))
+        })?;
+        if removed > 0 {
+            self.machine.revision_now();
+            self.machine.touch_stream(key, self.context.now);
+        }
+        Ok(removed)
+    }
+
+    fn set_id(&mut self, key: &Key, last: RecordId, added: Option<u64>, max_deleted: Option<RecordId>) {
+        self.machine.streams.set_ids(self.machine.part(key), last, added, max_deleted);
+        self.machine.revision_now();
+        self.machine.touch_stream(key, self.context.now);
+    }
+
+    fn put_group(&mut self, key: &Key, group: &Blob, last: RecordId, read: Option<u64>) {
+        self.machine.xgroups.put_group(self.machine.part(key).stream, group, last, read);
+    }
+
+    fn drop_group(&mut self, key: &Key, group: &Blob) {
+        self.machine.xgroups.drop_group(self.machine.part(key).stream, group);
+        // Who waits as one of its consumers must hear of it.
+        self.machine.touch_stream(key, self.context.now);
+    }
+
+    fn put_consumer(&mut self, key: &Key, group: &Blob, consumer: &Blob, seen: u64, active: Option<u64>) {
+        self.machine.xgroups.put_consumer(self.machine.part(key).stream, group, consumer, seen, active);
+    }
+
+    fn drop_consumer(&mut self, key: &Key, group: &Blob, consumer: &Blob) {
+        self.machine.xgroups.drop_consumer(self.machine.part(key).stream, group, consumer);
+    }
+
+    fn put_pending(&mut self, key: &Key, group: &Blob, id: RecordId, pending: Option<Pending>) {
+        self.machine.xgroups.put_pending(self.machine.part(key).stream, group, id, pending);
+    }
+}
