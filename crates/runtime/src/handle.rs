@@ -144,7 +144,11 @@ impl Quorate {
     /// # Errors
     /// [`RuntimeError::Log`].
     pub fn payload(&self, at: PayloadRef) -> Result<Bytes, RuntimeError> {
-        Ok(payload(&self.handle.reader()?, at)?)
+        let inline = self.handle.shared.lock().open()?.machine().inline_payload(at);
+        match inline {
+            Some(bytes) => Ok(bytes),
+            None => Ok(payload(&self.handle.reader()?, at)?),
+        }
     }
 
     /// Closes the folder: finishes what was admitted first.
@@ -333,9 +337,20 @@ impl Handle {
     /// # Errors
     /// [`RuntimeError::Log`] for the first that cannot be read.
     pub async fn payloads(&self, at: Vec<PayloadRef>) -> Result<Vec<Bytes>, RuntimeError> {
-        let reader = self.reader()?;
+        // Those of records that scripts appended are in the state, and need no disk.
+        let (reader, inline) = {
+            let mut core = self.shared.lock();
+            let partition = core.open()?;
+            let inline: Vec<_> = at.iter().map(|at| partition.machine().inline_payload(*at)).collect();
+            (partition.reader(), inline)
+        };
+        if inline.iter().all(Option::is_some) {
+            return Ok(inline.into_iter().flatten().collect());
+        }
         off_thread(move || {
-            Ok(at.into_iter().map(|at| payload(&reader, at)).collect::<Result<Vec<_>, _>>()?)
+            let all = at.into_iter().zip(inline);
+            let found = all.map(|(at, inline)| inline.map_or_else(|| payload(&reader, at), Ok));
+            Ok(found.collect::<Result<Vec<_>, _>>()?)
         })
         .await
     }
@@ -345,8 +360,8 @@ impl Handle {
     /// # Errors
     /// [`RuntimeError::Log`].
     pub async fn payload(&self, at: PayloadRef) -> Result<Bytes, RuntimeError> {
-        let reader = self.reader()?;
-        off_thread(move || Ok(payload(&reader, at)?)).await
+        let mut found = self.payloads(vec![at]).await?;
+        Ok(found.pop().expect("as many come back as were asked for"))
     }
 
     /// The newest `max` steps of a subject's history, oldest first, read from the log off this thread.

@@ -7,7 +7,6 @@ use quorate_calls::Session;
 use quorate_calls::streams::{refs, resolve, xadd_split};
 use quorate_machine::{Event, Machine, Outputs, Times};
 use quorate_types::*;
-use std::collections::BTreeMap;
 
 fn words(text: &str) -> Vec<Blob> {
     text.split(' ').map(Blob::from).collect()
