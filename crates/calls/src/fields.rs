@@ -309,7 +309,7 @@ mod tests {
         fn any_value_can_be_shown(text in "\\PC{0,30}", form in proptest::sample::select(vec!["json", "packed", "x"])) {
             let headers = vec![Header { name: MARK.into(), value: form.into() }];
             let words = of_record(&Record { key: None, value: Some(Bytes::from(text)), headers });
-            prop_assert!(words.len() % 2 == 0);
+            prop_assert!(words.len().is_multiple_of(2));
         }
     }
 }

@@ -144,7 +144,16 @@ pub trait ChangeStreams {
     /// One of them is part of a batch of several; nothing happened.
     fn remove(&mut self, key: &Key, ids: &[RecordId]) -> Result<u64, Error>;
     /// Sets the numbers that XSETID sets.
-    fn set_id(&mut self, key: &Key, last: RecordId, added: Option<u64>, max_deleted: Option<RecordId>);
+    ///
+    /// # Errors
+    /// A greater id is still in use; nothing happened.
+    fn set_id(
+        &mut self,
+        key: &Key,
+        last: RecordId,
+        added: Option<u64>,
+        max_deleted: Option<RecordId>,
+    ) -> Result<(), Error>;
     /// Makes a group or moves it: the last id delivered, and how many records it has read.
     fn put_group(&mut self, key: &Key, group: &Blob, last: RecordId, read: Option<u64>);
     /// Removes a group with all that is pending.
@@ -578,7 +587,7 @@ pub(crate) fn xsetid(w: &mut Writing<'_>) -> Answer {
         ));
     }
     let max_deleted = max_deleted.filter(|id| *id != RecordId::ZERO);
-    changes(w)?.set_id(&key, last, added, max_deleted);
+    changes(w)?.set_id(&key, last, added, max_deleted)?;
     Ok(Reply::ok())
 }
 
@@ -753,11 +762,11 @@ pub(crate) fn xinfo_stream(r: &mut Reading<'_>) -> Answer {
             let count = match rest {
                 [] => 10,
                 [word, count] if is(word, "COUNT") => u64::try_from(int(count)?).unwrap_or(10),
-                _ => return Err(unknown_or_wrong("stream")),
+                _ => return Err(unknown_or_wrong(&r.words[1])),
             };
             return crate::stream_groups::xinfo_full(r, &key, &facts, count);
         }
-        _ => return Err(unknown_or_wrong("stream")),
+        _ => return Err(unknown_or_wrong(&r.words[1])),
     }
     let streams = view(r.look)?;
     let edge = |newest_first| {
@@ -770,7 +779,8 @@ pub(crate) fn xinfo_stream(r: &mut Reading<'_>) -> Answer {
     Ok(Reply::map(items))
 }
 
-fn unknown_or_wrong(subcommand: &str) -> Error {
+fn unknown_or_wrong(subcommand: &[u8]) -> Error {
+    let subcommand = String::from_utf8_lossy(subcommand);
     Error::reply(format!(
         "ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try XINFO HELP."
     ))

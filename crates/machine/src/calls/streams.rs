@@ -245,10 +245,22 @@ impl ChangeStreams for Effects<'_, '_> {
         Ok(removed)
     }
 
-    fn set_id(&mut self, key: &Key, last: RecordId, added: Option<u64>, max_deleted: Option<RecordId>) {
-        self.machine.streams.set_ids(self.machine.part(key), last, added, max_deleted);
+    fn set_id(
+        &mut self,
+        key: &Key,
+        last: RecordId,
+        added: Option<u64>,
+        max_deleted: Option<RecordId>,
+    ) -> Result<(), Error> {
+        if !self.machine.streams.set_ids(self.machine.part(key), last, added, max_deleted) {
+            return Err(Error::reply(
+                "ERR The ID specified in XSETID is smaller than that of a removed record which still has its place: \
+                 take a greater one, or trim the stream first",
+            ));
+        }
         self.machine.revision_now();
         self.machine.touch_stream(key, self.context.now);
+        Ok(())
     }
 
     fn put_group(&mut self, key: &Key, group: &Blob, last: RecordId, read: Option<u64>) {

@@ -247,19 +247,32 @@ impl Streams {
         Ok(removed)
     }
 
-    /// Sets what XSETID sets.
+    /// Sets what XSETID sets; `false`, and nothing, where a record that was removed still takes a greater id.
     pub(crate) fn set_ids(
         &mut self,
         key: PartKey,
         last: RecordId,
         added: Option<u64>,
         max_deleted: Option<RecordId>,
-    ) {
+    ) -> bool {
+        // What was trimmed is freed in slices; here it must not keep its ids.
+        let garbage = |streams: &Self| last < streams.part(key).head.last && streams.front_is_garbage(key);
+        while garbage(self) {
+            self.drop_front(key);
+        }
+        let log = &self.part(key).log;
+        let back = log.len().checked_sub(1).and_then(|back| log.at(back));
+        if back.is_some_and(|batch| batch.last_id() > last) {
+            self.redue(key);
+            return false;
+        }
         self.change_head(key, |head| {
             head.last = last;
             head.added = added.unwrap_or(head.added);
             head.max_deleted = max_deleted.unwrap_or(head.max_deleted);
         });
+        self.redue(key);
+        true
     }
 
     /// A batch refers to a payload no more; what is kept for nobody else goes.

@@ -7,6 +7,7 @@ use quorate_calls::Session;
 use quorate_calls::streams::{refs, resolve, xadd_split};
 use quorate_machine::{Event, Machine, Outputs, Times};
 use quorate_types::*;
+use std::collections::BTreeMap;
 
 fn words(text: &str) -> Vec<Blob> {
     text.split(' ').map(Blob::from).collect()
@@ -273,6 +274,130 @@ fn a_group_remembers_what_is_pending_of_whom() {
     assert_eq!(d.ask("XPENDING s g"), "[0 nil nil nil]", "nothing is left of the group before");
 }
 
+/// What a stream with one group is, said plainly.
+#[derive(Default)]
+struct Model {
+    /// Ids with the value of their one field.
+    records: Vec<((u64, u64), u64)>,
+    last: (u64, u64),
+    read: (u64, u64),
+    /// To whom, and how often.
+    pending: BTreeMap<(u64, u64), (&'static str, u64)>,
+}
+
+impl Model {
+    fn show<'a>(records: impl Iterator<Item = &'a ((u64, u64), u64)>) -> String {
+        let shown = records.map(|((ms, seq), value)| format!("[{ms}-{seq} [f {value}]]"));
+        format!("[{}]", shown.collect::<Vec<_>>().join(" "))
+    }
+    fn at(&self, id: (u64, u64)) -> Option<&((u64, u64), u64)> {
+        self.records.iter().find(|record| record.0 == id)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Add((u64, u64)),
+    Remove((u64, u64)),
+    Keep(usize),
+    From((u64, u64)),
+    Range((u64, u64), (u64, u64), usize),
+    Take(&'static str, usize),
+    Acknowledge((u64, u64)),
+    Claim(&'static str, (u64, u64)),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let id = || (0u64..40, 0u64..3);
+    let who = || proptest::sample::select(vec!["c", "d"]);
+    prop_oneof![
+        6 => id().prop_map(Step::Add),
+        3 => id().prop_map(Step::Remove),
+        1 => (0usize..9).prop_map(Step::Keep),
+        1 => id().prop_map(Step::From),
+        4 => (id(), id(), 1usize..9).prop_map(|(from, to, count)| Step::Range(from, to, count)),
+        2 => (who(), 1usize..4).prop_map(|(who, count)| Step::Take(who, count)),
+        2 => id().prop_map(Step::Acknowledge),
+        2 => (who(), id()).prop_map(|(who, id)| Step::Claim(who, id)),
+    ]
+}
+
+/// Takes a step in both, and compares the answers.
+fn take_step(d: &mut Driver, model: &mut Model, step: Step) {
+    match step {
+        Step::Add(id) => {
+            let value = d.index;
+            let said = d.say(&format!("XADD s {}-{} f {value}", id.0, id.1));
+            assert_eq!(said == format!("{}-{}", id.0, id.1), id > model.last, "{said}");
+            if id > model.last {
+                model.last = id;
+                model.records.push((id, value));
+            }
+        }
+        Step::Remove(id) => {
+            let before = model.records.len();
+            model.records.retain(|record| record.0 != id);
+            assert_eq!(
+                d.say(&format!("XDEL s {}-{}", id.0, id.1)),
+                (before - model.records.len()).to_string()
+            );
+        }
+        Step::Keep(count) => {
+            let cut = model.records.len().saturating_sub(count);
+            model.records.drain(..cut);
+            assert_eq!(d.say(&format!("XTRIM s MAXLEN {count}")), cut.to_string());
+        }
+        Step::From(id) => {
+            let cut = model.records.iter().filter(|record| record.0 < id).count();
+            model.records.drain(..cut);
+            assert_eq!(d.say(&format!("XTRIM s MINID {}-{}", id.0, id.1)), cut.to_string());
+        }
+        Step::Range(from, to, count) => {
+            let within = || model.records.iter().filter(|record| (from..=to).contains(&record.0));
+            let ((a, b), (x, y)) = (from, to);
+            let wanted = Model::show(within().take(count));
+            assert_eq!(d.ask(&format!("XRANGE s {a}-{b} {x}-{y} COUNT {count}")), wanted);
+            let wanted = Model::show(within().rev().take(count));
+            assert_eq!(d.ask(&format!("XREVRANGE s {x}-{y} {a}-{b} COUNT {count}")), wanted);
+        }
+        Step::Take(who, count) => {
+            let new: Vec<_> =
+                model.records.iter().filter(|record| record.0 > model.read).take(count).copied().collect();
+            let said = d.say(&format!("XREADGROUP GROUP g {who} COUNT {count} STREAMS s >"));
+            let wanted =
+                if new.is_empty() { "nil".into() } else { format!("{{s {}}}", Model::show(new.iter())) };
+            assert_eq!(said, wanted);
+            for (id, _) in new {
+                model.read = id;
+                model.pending.insert(id, (who, 1));
+            }
+        }
+        Step::Acknowledge(id) => {
+            let there = model.pending.remove(&id).is_some();
+            assert_eq!(d.say(&format!("XACK s g {}-{}", id.0, id.1)), u64::from(there).to_string());
+        }
+        Step::Claim(who, id) => {
+            let said = d.say(&format!("XCLAIM s g {who} 0 {}-{}", id.0, id.1));
+            match (model.at(id).copied(), model.pending.get(&id).copied()) {
+                (Some(record), Some((_, count))) => {
+                    assert_eq!(said, Model::show([record].iter()));
+                    model.pending.insert(id, (who, count + 1));
+                }
+                _ => {
+                    // What is pending of a record that is gone is forgotten when it is claimed.
+                    assert_eq!(said, "[]");
+                    if model.at(id).is_none() {
+                        model.pending.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(d.ask("XLEN s"), model.records.len().to_string());
+    let rows = model.pending.iter().map(|((ms, seq), (who, count))| format!("[{ms}-{seq} {who} 0 {count}]"));
+    assert_eq!(d.ask("XPENDING s g - + 1000"), format!("[{}]", rows.collect::<Vec<_>>().join(" ")));
+}
+
 /// Calls over few names and ids, so that they meet.
 fn any_call() -> impl Strategy<Value = String> {
     let templates = vec![
@@ -335,6 +460,26 @@ fn any_op() -> impl Strategy<Value = Op> {
         }),
         1 => Just(Op::DeleteStream { stream: "a".into() }),
     ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ids_ranges_trims_and_groups_are_those_of_a_simple_model(
+        steps in proptest::collection::vec(any_step(), 1..80),
+        restart in 0usize..80,
+    ) {
+        let mut d = driver();
+        let mut model = Model::default();
+        d.say("XGROUP CREATE s g 0 MKSTREAM");
+        for (at, step) in steps.into_iter().enumerate() {
+            if at == restart {
+                d.restart();
+            }
+            take_step(&mut d, &mut model, step);
+        }
+    }
 }
 
 proptest! {
