@@ -61,6 +61,8 @@ fn shown(answer: &Result<Reply, Error>) -> String {
             Reply::Set { items } => format!("s[{}]", list(&items.0)),
             Reply::Map { items } => format!("m[{}]", list(&items.0)),
             Reply::Pairs { items } => format!("p[{}]", list(&items.0)),
+            Reply::Named { items } => format!("n[{}]", list(&items.0)),
+            Reply::Record { id, .. } => format!("r{id}"),
         }
     }
     match answer {

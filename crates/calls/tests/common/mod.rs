@@ -264,7 +264,8 @@ pub fn show(reply: &Reply) -> String {
             shown.sort();
             format!("{{{}}}", shown.join(" "))
         }
-        Reply::Map { items } => {
+        Reply::Record { id, .. } => format!("record {id}"),
+        Reply::Map { items } | Reply::Named { items } => {
             let mut shown: Vec<_> =
                 items.0.chunks(2).map(|p| format!("{}: {}", show(&p[0]), show(&p[1]))).collect();
             shown.sort();
