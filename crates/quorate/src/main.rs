@@ -111,6 +111,6 @@ mod tests {
             }
             check(command, &path, &mut seen);
         }
-        assert!(seen >= 29, "{seen} commands");
+        assert!(seen >= 30, "{seen} commands");
     }
 }

@@ -11,6 +11,7 @@ mod demo;
 mod elect;
 mod get;
 mod hold;
+mod import;
 mod limit;
 mod lock;
 mod log;
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     Status(status::Status),
     Backup(backup::Backup),
     Restore(restore::Restore),
+    Import(import::Import),
     Bench(bench::Bench),
     Demo(demo::Demo),
 }
@@ -83,6 +85,7 @@ impl Command {
             Command::Status(status) => status.run(*output),
             Command::Backup(backup) => backup.run(*output),
             Command::Restore(restore) => restore.run(*output),
+            Command::Import(import) => import.run(*output),
             Command::Bench(bench) => bench.run(*output),
             Command::Demo(demo) => demo.run(*output),
         };
