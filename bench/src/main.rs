@@ -7,6 +7,7 @@ mod cluster;
 mod commits;
 mod machine;
 mod recovery;
+mod redis;
 mod report;
 mod snapshot;
 
@@ -45,7 +46,16 @@ enum What {
     /// Three nodes as processes, beside three of etcd.
     #[command(after_help = CLUSTER_HELP)]
     Cluster(cluster::Options),
+    /// The Redis protocol, beside redis-server.
+    #[command(after_help = REDIS_HELP)]
+    Redis(redis::Options),
 }
+
+const REDIS_HELP: &str = "\
+Example:
+  cargo build --release -p quorate -p quorate-bench
+  scripts/redis.sh /var/tmp/redis
+  target/release/quorate-bench redis --folder /var/tmp --redis /var/tmp/redis";
 
 const CLUSTER_HELP: &str = "\
 Example:
@@ -61,6 +71,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let run = || -> Result<(), Box<dyn std::error::Error>> {
         if let What::Cluster(options) = &options.what {
             return cluster::run(options, &folder);
+        }
+        if let What::Redis(options) = &options.what {
+            return redis::run(options, &folder);
         }
         if all || matches!(options.what, What::Machine) {
             machine::run(&mut report, options.rounds);
@@ -80,7 +93,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let done = run();
     std::fs::remove_dir_all(&folder)?;
     done?;
-    if !matches!(options.what, What::Cluster(_)) {
+    if !matches!(options.what, What::Cluster(_) | What::Redis(_)) {
         report.print();
     }
     Ok(())

@@ -12,7 +12,7 @@
 mod etcd;
 mod http;
 mod load;
-mod servers;
+pub(crate) mod servers;
 
 use crate::report::{machine, median};
 use load::{Measured, Operation};

@@ -416,14 +416,14 @@ impl<T> Partition<T> {
         // Logged at the very first too: what a later release holds for a default must not change what this log means.
         let unsaid =
             self.machine.applied() == LogIndex::ZERO || self.machine.settings() != &self.config.settings;
-        if unsaid && self.is_up_to_date() {
+        let up_to_date = self.is_up_to_date();
+        if unsaid && up_to_date {
             let settings = self.config.settings.clone();
             let configure = Command::new("server".into(), CommandBody::Configure { settings });
             self.order(vec![configure], Vec::new(), (wall, time, seed))?;
         }
-        if self.is_up_to_date()
-            && let Some(to) = self.version_for_all()
-        {
+        // Ahead of the commands that arrived with it: they may need the newer rules.
+        if up_to_date && let Some(to) = self.version_for_all() {
             let raise = Command::new("server".into(), CommandBody::RaiseVersion { to });
             self.order(vec![raise], Vec::new(), (wall, time, seed))?;
         }

@@ -129,29 +129,47 @@ impl Connection {
         let gateway = Arc::clone(&self.gateway);
         let timeout = match quorate_calls::wait_of(spec, &words) {
             // Of a form that never waits.
-            Ok(None) => return Ok(self.attempt(&words).await),
+            Ok(None) => return Ok(self.attempt(spec, &words).await),
             Ok(Some(timeout)) => timeout,
             Err(refused) => return Ok(Reply::Error { text: refused.text().clone() }),
         };
-        let Some(waits) = Waits::of(spec, &words, self.state.session.space) else {
+        let Some(mut waits) = Waits::of(spec, &words, self.state.session.space) else {
             // Whatever is wrong with it, its own handler says so.
-            return Ok(self.attempt(&words).await);
+            return Ok(self.attempt(spec, &words).await);
         };
-        let mut reply = None;
-        let first = match self.anything(&waits).await {
-            Ok(anything) => anything && !gateway.queues.anybody(&waits.keys),
+        // The newest id of a stream is that of now, not of when something comes.
+        let words = match &mut waits.served {
+            Served::Kind(_) => words,
+            Served::Stream(session, asked) => {
+                let pin = |machine: &Machine, times| machine.stream_pinned(times, session, &words);
+                let pinned = match self.look_now(pin).await {
+                    Ok(pinned) => pinned,
+                    Err(reply) => return Ok(reply),
+                };
+                asked.clone_from(&pinned);
+                pinned
+            }
+        };
+        let there = match self.there(&waits).await {
+            Ok(there) => there,
             Err(reply) => return Ok(reply),
         };
-        if first {
-            reply = Some(self.attempt(&words).await).filter(|reply| !is_nothing(reply));
-        }
-        if let Some(reply) = reply {
-            return Ok(reply);
+        // What another type makes an error is said at once; what somebody else waits for is theirs first.
+        let at_once = match there {
+            There::Nothing => false,
+            There::Other => true,
+            There::Something => !gateway.queues.anybody(&waits.keys),
+        };
+        if at_once {
+            let reply = self.attempt(spec, &words).await;
+            if !is_nothing(&reply) {
+                return Ok(reply);
+            }
         }
         let length = if timeout.0 == 0 { FOR_EVER } else { Duration::from_millis(timeout.0).min(FOR_EVER) };
         let deadline = Instant::now() + length;
         self.client.note(|seen| seen.blocked = true);
-        let reply = self.stand(&gateway, &waits, deadline, &words).await;
+        let reply = self.stand(&gateway, &waits, deadline, (spec, &words)).await;
         self.client.note(|seen| seen.blocked = false);
         reply
     }
@@ -161,22 +179,22 @@ impl Connection {
         gateway: &Gateway,
         waits: &Waits,
         deadline: Instant,
-        words: &[Blob],
+        (spec, words): (&'static Spec, &[Blob]),
     ) -> Result<Reply, Gone> {
         self.send().await?;
         let place = gateway.queues.enter(&waits.keys);
         loop {
             match self.ready(gateway, &place, waits, deadline).await? {
                 Ended::Ready => {
-                    let reply = self.attempt(words).await;
+                    let reply = self.attempt(spec, words).await;
                     if !is_nothing(&reply) {
                         return Ok(reply);
                     }
                     if Instant::now() >= deadline {
-                        return Ok(waits.nothing());
+                        return Ok(Reply::NilArray);
                     }
                 }
-                Ended::Late | Ended::Unblocked(Unblock::Timeout) => return Ok(waits.nothing()),
+                Ended::Late | Ended::Unblocked(Unblock::Timeout) => return Ok(Reply::NilArray),
                 Ended::Unblocked(Unblock::Error) => {
                     return Ok(Reply::error("UNBLOCKED client unblocked via CLIENT UNBLOCK"));
                 }
@@ -227,22 +245,34 @@ impl Connection {
         }
     }
 
-    /// Whether one of the keys has something now.
-    async fn anything(&self, waits: &Waits) -> Result<bool, Reply> {
-        let read =
-            |machine: &Machine, times| waits.keys.iter().any(|key| *kind_of(machine, times, key) != *b"none");
-        let reading = self.gateway.handle.read_at(Consistency::Linearizable, read);
-        match tokio::time::timeout(self.gateway.config.command_timeout, reading).await {
-            Ok(Ok(anything)) => Ok(anything),
+    /// What is there now.
+    async fn there(&self, waits: &Waits) -> Result<There, Reply> {
+        self.look_now(|machine, times| waits.there(machine, times)).await
+    }
+
+    async fn look_now<R>(&self, look: impl FnOnce(&Machine, Times) -> R) -> Result<R, Reply> {
+        let looking = self.gateway.handle.read_at(Consistency::Linearizable, look);
+        match tokio::time::timeout(self.gateway.config.command_timeout, looking).await {
+            Ok(Ok(seen)) => Ok(seen),
             Ok(Err(why)) => Err(error::runtime(&why)),
             Err(_) => Err(Reply::error("CLUSTERDOWN no leader confirmed the read in time: try again later")),
         }
     }
 
     /// Executes it once, as it is.
-    async fn attempt(&self, words: &[Blob]) -> Reply {
-        let call = call(self.state.session.space, words.to_vec());
-        let commit = Commit { then: vec![call], mode: Mode::Each, ..Commit::default() };
+    async fn attempt(&self, spec: &Spec, words: &[Blob]) -> Reply {
+        let space = self.state.session.space;
+        if matches!(spec.kind, quorate_calls::Kind::Read(_)) {
+            let seed = self.gateway.random();
+            let read = |machine: &Machine, times| machine.call(times, &mut Session::new(space), words, seed);
+            return match self.look_now(read).await {
+                Ok(Ok(reply)) => self.gateway.resolved(reply).await,
+                Ok(Err(error)) => Reply::Error { text: error.text().clone() },
+                Err(reply) => reply,
+            };
+        }
+        let commit =
+            Commit { then: vec![call(space, words.to_vec())], mode: Mode::Each, ..Commit::default() };
         match self.gateway.commit(&self.state.who, commit).await {
             Err(reply) => reply,
             Ok(mut committed) => match committed.results.pop() {
@@ -256,12 +286,12 @@ impl Connection {
 
 /// Resolves once it is this one's turn at the key number `at` and the key has something; with an error when that cannot be told any more.
 async fn look(gateway: &Gateway, place: &Place<'_>, waits: &Waits, at: usize) -> Option<Reply> {
-    place.turn(at).await;
-    let key = &waits.keys[at];
-    let interest = Interest::Keys(KeyRange::single(key.clone()));
-    let look = |machine: &Machine| {
-        (*kind_of(machine, Times::default(), key) == *waits.kind.as_bytes()).then_some(())
-    };
+    // What is read from a stream stays for the others: nobody stands before anybody.
+    if matches!(waits.served, Served::Kind(_)) {
+        place.turn(at).await;
+    }
+    let interest = Interest::Keys(KeyRange::single(waits.keys[at].clone()));
+    let look = |machine: &Machine| waits.serves(machine, Times::default(), &waits.keys[at]).then_some(());
     match gateway.handle.wait(interest, FOR_EVER, look).await {
         Ok(_) => None,
         Err(why) => Some(error::runtime(&why)),
@@ -284,10 +314,24 @@ fn is_nothing(reply: &Reply) -> bool {
 /// What a command waits for.
 struct Waits {
     keys: Vec<Key>,
-    /// The type that serves it.
-    kind: &'static str,
-    /// Whether its answer would be one value.
-    single: bool,
+    served: Served,
+}
+
+/// What serves it.
+enum Served {
+    /// A key of this type.
+    Kind(&'static str),
+    /// Records of a stream, as these words ask for them.
+    Stream(Session, Vec<Blob>),
+}
+
+/// What a command finds before it waits.
+enum There {
+    Nothing,
+    /// Something that serves it.
+    Something,
+    /// Something else.
+    Other,
 }
 
 impl Waits {
@@ -298,11 +342,10 @@ impl Waits {
         };
         let ends: &[&str] = &["left", "right"];
         let mut places = quorate_calls::keys_of(spec, words).ok()?;
-        let (kind, single) = match spec.name {
-            "blpop" | "brpop" => ("list", false),
-            "brpoplpush" => ("list", true),
-            "blmove" if is(words.get(3)?, ends) && is(words.get(4)?, ends) => ("list", true),
-            "bzpopmin" | "bzpopmax" => ("zset", false),
+        let served = match spec.name {
+            "blpop" | "brpop" | "brpoplpush" => Served::Kind("list"),
+            "blmove" if is(words.get(3)?, ends) && is(words.get(4)?, ends) => Served::Kind("list"),
+            "bzpopmin" | "bzpopmax" => Served::Kind("zset"),
             "blmpop" | "bzmpop" => {
                 let list = spec.name == "blmpop";
                 let after = places.last()? + 1;
@@ -314,21 +357,38 @@ impl Waits {
                     }
                     _ => false,
                 };
-                (which && counted).then_some((if list { "list" } else { "zset" }, false))?
+                (which && counted).then_some(Served::Kind(if list { "list" } else { "zset" }))?
             }
+            "xread" | "xreadgroup" => Served::Stream(Session::new(space), words.to_vec()),
             _ => return None,
         };
-        if single {
+        if matches!(spec.name, "brpoplpush" | "blmove") {
             // The other key is where it goes.
             places.truncate(1);
         }
         let keys = places.into_iter().map(|place| Key { space, name: words[place].clone() }).collect();
-        Some(Self { keys, kind, single })
+        Some(Self { keys, served })
     }
 
-    /// What is answered when the time is over.
-    fn nothing(&self) -> Reply {
-        if self.single { Reply::Nil } else { Reply::NilArray }
+    /// Whether this key has something for it, as far as one key can tell.
+    fn serves(&self, machine: &Machine, times: Times, key: &Key) -> bool {
+        match &self.served {
+            Served::Kind(kind) => *kind_of(machine, times, key) == *kind.as_bytes(),
+            Served::Stream(session, words) => machine.stream_ready(times, session, words),
+        }
+    }
+
+    /// What the first key that has something has.
+    fn there(&self, machine: &Machine, times: Times) -> There {
+        let Served::Kind(wanted) = &self.served else {
+            return if self.serves(machine, times, &self.keys[0]) { There::Other } else { There::Nothing };
+        };
+        let mut kinds = self.keys.iter().map(|key| kind_of(machine, times, key));
+        match kinds.find(|kind| **kind != *b"none") {
+            None => There::Nothing,
+            Some(kind) if *kind == *wanted.as_bytes() => There::Something,
+            Some(_) => There::Other,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::pubsub::Kind;
 use crate::resp::{self, Bounds, Input, Protocol, ProtocolError};
 use crate::stream::Stream;
 use crate::transaction::{Transaction, Watched};
-use quorate_calls::{Flags, Session, Spec};
+use quorate_calls::{Flags, Session, Spec, streams};
 use quorate_machine::{Machine, Times};
 use quorate_runtime::Consistency;
 use quorate_types::{Blob, Commit, Keyspace, Mode, Op, OpResult, Reply};
@@ -379,9 +379,7 @@ impl Connection {
             }
             Plan::Refuse(reply) => {
                 self.flush().await;
-                if let Some(transaction) = &mut self.state.transaction {
-                    transaction.spoil();
-                }
+                let reply = self.spoil(reply);
                 self.gateway.stats.errors.fetch_add(1, Ordering::Relaxed);
                 self.answer(&reply);
             }
@@ -391,6 +389,22 @@ impl Connection {
             self.out.truncate(before);
         }
         Ok(in_hand)
+    }
+
+    /// What a refused command means for the transaction it was to be in; its reply.
+    fn spoil(&mut self, reply: Reply) -> Reply {
+        if let Reply::Error { text } = &reply
+            && self.words[0].eq_ignore_ascii_case(b"exec")
+        {
+            self.state.transaction = None;
+            self.state.watched.clear();
+            let why = String::from_utf8_lossy(text.strip_prefix(b"ERR ").unwrap_or(text)).into_owned();
+            return Reply::error(format!("EXECABORT Transaction discarded because of: {why}"));
+        }
+        if let Some(transaction) = &mut self.state.transaction {
+            transaction.spoil();
+        }
+        reply
     }
 
     /// The command in hand.
@@ -505,6 +519,11 @@ impl Connection {
         match tokio::time::timeout(gateway.config.command_timeout, reading).await {
             Ok(Ok(After::Nothing)) => false,
             Ok(Ok(After::Command)) => true,
+            Ok(Ok(After::Records(reply))) => {
+                let reply = self.gateway.resolved(reply).await;
+                self.answer(&reply);
+                false
+            }
             Ok(Ok(After::Broken(error))) => {
                 self.refuse_bytes(&error);
                 false
@@ -539,9 +558,12 @@ impl Drop for Connection {
     }
 }
 
-/// A command as an operation of a commit.
+/// A command as an operation of a commit. The record of an XADD travels beside its words: it stays where it is logged.
 pub(crate) fn call(space: Keyspace, words: Vec<Blob>) -> Op {
-    Op::Call { space, words, record: None }
+    match streams::xadd_split(&words) {
+        Some((words, record)) => Op::Call { space, words, record: Some(record) },
+        None => Op::Call { space, words, record: None },
+    }
 }
 
 /// Why a command is too long to be logged.
@@ -620,12 +642,17 @@ pub(crate) fn plan(state: &State, words: &[Blob]) -> Plan {
         };
     }
     match (kind, spec) {
-        (Some(quorate_calls::Kind::Read(_)), Some(spec)) if !spec.flags.has(Flags::BLOCKING) => Plan::Read,
+        (Some(quorate_calls::Kind::Read(_)), Some(spec)) if !waits(spec, words) => Plan::Read,
         (Some(quorate_calls::Kind::Read(_) | quorate_calls::Kind::Write(_)), Some(spec)) => {
             if spec.flags.has(Flags::BLOCKING) { Plan::Wait(spec) } else { Plan::Write }
         }
         _ => Plan::Own(name),
     }
+}
+
+/// Whether a command of this form would wait.
+fn waits(spec: &Spec, words: &[Blob]) -> bool {
+    spec.flags.has(Flags::BLOCKING) && matches!(quorate_calls::wait_of(spec, words), Ok(Some(_)))
 }
 
 /// Writes what an operation of a commit came to.
@@ -655,6 +682,8 @@ enum After {
     Nothing,
     /// The command in hand is for others.
     Command,
+    /// The command in hand is answered once the records that this names are read.
+    Records(Reply),
     Broken(ProtocolError),
 }
 
@@ -665,6 +694,7 @@ impl Reader<'_> {
         for _ in 0..READS_MAX {
             let seed = self.gateway.random();
             match machine.call(times, &mut self.state.session, self.words, seed) {
+                Ok(reply) if !streams::refs(&reply).is_empty() => return After::Records(reply),
                 Ok(reply) => resp::write(&reply, self.state.protocol, self.out),
                 Err(error) => {
                     let text = error.text().clone();

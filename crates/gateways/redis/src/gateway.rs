@@ -9,10 +9,14 @@ use crate::config::Config;
 use crate::error;
 use crate::pubsub::Subscriptions;
 use crate::slowlog::Slowlog;
+use bytes::Bytes;
+use quorate_calls::streams;
 use quorate_node::Published;
 use quorate_runtime::Handle;
-use quorate_types::{Blob, Command, CommandBody, Commit, Committed, Limits, Outcome, Principal, Reply};
-use std::collections::BTreeMap;
+use quorate_types::{
+    Blob, Command, CommandBody, Commit, Committed, Limits, OpResult, Outcome, PayloadRef, Principal, Reply,
+};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -123,12 +127,39 @@ impl Gateway {
     /// The reply that says what happened, or that nothing did.
     pub(crate) async fn commit(&self, who: &Who, commit: Commit) -> Result<Committed, Reply> {
         match self.command(who, CommandBody::Commit { commit }).await? {
-            Outcome::Committed { committed } => Ok(committed),
+            Outcome::Committed { mut committed } => {
+                for result in &mut committed.results {
+                    if let OpResult::Reply { reply } = result
+                        && !streams::refs(reply).is_empty()
+                    {
+                        *reply = self.resolved(std::mem::replace(reply, Reply::Nil)).await;
+                    }
+                }
+                Ok(committed)
+            }
             Outcome::Refused { refusal } => Err(error::refusal(&refusal)),
             other => {
                 Err(Reply::error(format!("ERR a commit was answered with {other:?}: please report this")))
             }
         }
+    }
+
+    /// A reply with the records that it names: their bytes are in the log, and are read off this thread.
+    pub(crate) async fn resolved(&self, reply: Reply) -> Reply {
+        let refs = streams::refs(&reply);
+        let mut found: HashMap<PayloadRef, Bytes> = HashMap::with_capacity(refs.len());
+        match self.handle.payloads(refs.clone()).await {
+            Ok(payloads) => found.extend(refs.into_iter().zip(payloads)),
+            // One that was trimmed meanwhile is gone; the others are there.
+            Err(_) => {
+                for at in refs {
+                    if let Ok(payload) = self.handle.payload(at).await {
+                        found.insert(at, payload);
+                    }
+                }
+            }
+        }
+        streams::resolve(reply, &mut |at| found.get(&at).cloned())
     }
 
     /// Sends any command but a wait.

@@ -28,7 +28,7 @@ pub(crate) async fn get(call: Call) -> Answer {
         .read(move |machine| {
             let found = match at {
                 Some(at) => machine.get_at(&wanted, Revision(at)),
-                None => Ok(machine.get(&wanted)),
+                None => machine.get_plain(&wanted),
             };
             (machine.revision(), found)
         })

@@ -58,6 +58,7 @@ const OWN: &[(&str, i64)] = &[
     ("failover", -1),
     ("hello", -1),
     ("info", -1),
+    ("lastsave", 1),
     ("latency|doctor", 2),
     ("latency|graph", 3),
     ("latency|histogram", -2),

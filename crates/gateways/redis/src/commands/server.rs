@@ -83,6 +83,8 @@ pub(super) async fn run(connection: &mut Connection, name: &'static str, words: 
             gateway.handle.snapshot_soon();
             Reply::status("Background append only file rewriting started")
         }
+        // Whatever was acknowledged is on disk: it was saved just now.
+        "lastsave" => Reply::integer(unix_time().as_secs() as i64),
         "save" => Reply::error(
             "ERR every acknowledged write is in the log already: BGSAVE takes a snapshot, `quorate backup` copies the data",
         ),
