@@ -357,6 +357,15 @@ impl Keys {
     pub(crate) fn hash(&self, key: &Key) -> u32 {
         self.rows.hash(key)
     }
+    pub(crate) fn hash_of(&self, space: Keyspace, name: &Blob) -> u32 {
+        /// Hashes as the [`Key`] of these parts does.
+        #[derive(Hash)]
+        struct Parts<'a> {
+            space: Keyspace,
+            name: &'a Blob,
+        }
+        self.rows.hash(&Parts { space, name })
+    }
     pub(crate) fn probe(&self, hash: u32) -> Option<Slot> {
         self.rows.probe(hash)
     }
@@ -564,7 +573,9 @@ impl Keys {
                 return Ok(Changes { changes, next: revision });
             }
             let key = &self.rows.at(line.slot).0;
-            if range.contains(key) {
+            // A stream has no value to tell of; who watches it reads it.
+            let is_stream = line.before.kind == Kind::Stream || line.after.kind == Kind::Stream;
+            if range.contains(key) && !is_stream {
                 let show = |row: &Row| (row.version > 0).then(|| view(key, row, false));
                 changes.push(Change {
                     revision,
@@ -1053,4 +1064,16 @@ fn put_line(key: &Key, line: &Line, out: &mut Writer) {
     line.time.put(out);
     line.before.put(out);
     line.after.put(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_key_hash_as_it_does() {
+        let keys = Keys::new(7);
+        let key = Key { space: Keyspace(3), name: "a name that is longer than what lies inline".into() };
+        assert_eq!(keys.hash_of(key.space, &key.name), keys.hash(&key));
+    }
 }
