@@ -122,9 +122,9 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         cells.filter_map(|(slot, row)| row.as_ref().map(|(key, value)| (Slot(slot as u32), key, value)))
     }
 
-    /// One more than the highest slot that was ever taken.
+    /// One more than the highest slot that is held: what rows that were read back know too, unlike the highest ever taken.
     pub(crate) fn slots(&self) -> u32 {
-        self.slots
+        self.free.tail(self.slots)
     }
 
     /// Adds a row whose key is not there yet.
@@ -370,6 +370,11 @@ impl Free {
         Some(first)
     }
 
+    /// Where the free slots that reach up to `end` begin; `end` when the slot below it is held.
+    fn tail(&self, end: u32) -> u32 {
+        self.stretches.last_key_value().filter(|(_, stop)| **stop == end).map_or(end, |(first, _)| *first)
+    }
+
     /// Takes one that is free.
     fn take(&mut self, slot: u32) {
         let (first, end) =
@@ -463,6 +468,8 @@ mod tests {
                     rows.remove(Slot(slot));
                 }
                 prop_assert!(held.iter().all(|(key, slot)| rows.find(key) == Some(Slot(*slot))));
+                // Scans end here and random picks are drawn below it, on replicas that were restored as on those that were not.
+                prop_assert_eq!(rows.slots(), held.values().max().map_or(0, |slot| slot + 1));
             }
         }
     }
