@@ -10,6 +10,7 @@
 //! Invariant: nothing in the node is mocked; the disk and the clock come in by the same seams as in production.
 //! Called by: its own binary (a campaign of seeds) and its tests.
 
+mod calls;
 mod cluster;
 mod model;
 mod oracle;

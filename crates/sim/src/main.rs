@@ -32,7 +32,7 @@ struct Arguments {
     /// When commits are answered: always, interval or none; by the seed when left out.
     #[arg(long, value_parser = durability)]
     durability: Option<Durability>,
-    /// What the workload dwells on: mixed, keys, streams, locks or asks; a campaign goes through all when it is left out.
+    /// What the workload dwells on: mixed, keys, streams, locks, asks or calls; a campaign goes through all when it is left out.
     #[arg(long, value_parser = scenario)]
     scenario: Option<Scenario>,
     /// Plants a bug, to see it found.
@@ -69,7 +69,7 @@ struct ClusterArguments {
     /// When commits are answered: always or interval; by the seed when left out.
     #[arg(long, value_parser = cluster_durability)]
     durability: Option<Durability>,
-    /// What the workload dwells on: mixed, keys, streams, locks or asks; a campaign goes through all when it is left out.
+    /// What the workload dwells on: mixed, keys, streams, locks, asks or calls; a campaign goes through all when it is left out.
     #[arg(long, value_parser = scenario)]
     scenario: Option<Scenario>,
     /// Plants a bug, to see it found.
@@ -163,7 +163,7 @@ fn each_seed<R>(
 
 /// What a campaign's seeds dwell on: what was asked for, or everything in turn.
 fn scenario_of(asked: Option<Scenario>, seed: u64) -> Scenario {
-    asked.unwrap_or(Scenario::ALL[(seed % 5) as usize])
+    asked.unwrap_or_else(|| Scenario::of_seed(seed))
 }
 
 fn campaign(arguments: &Arguments, options: Options) -> Result<(), String> {

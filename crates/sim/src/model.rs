@@ -5,6 +5,7 @@
 //! Invariant: nothing here shares code with the machine; where the two disagree, one of them is wrong.
 //! Called by: the oracle.
 
+use crate::calls::model::Calls;
 use crate::probes::Probes;
 use quorate_machine::{Due, Event, Machine, Outputs};
 use quorate_types::{
@@ -111,6 +112,7 @@ pub(crate) struct Model {
     groups: BTreeMap<(Key, GroupName), GroupSettings>,
     delivered: BTreeMap<Record, Delivered>,
     expiries_max: u64,
+    calls: Calls,
 }
 
 /// Events of an entry, taken as far as the commands have come.
@@ -125,6 +127,11 @@ impl Model {
     /// Tasks that have not fired, and leases that have not ended.
     pub(crate) fn unfinished(&self) -> (usize, usize) {
         (self.tasks.len(), self.leases.len())
+    }
+
+    /// What is known of the keys that calls are about.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// The decimal number under a key.
@@ -164,6 +171,7 @@ impl Model {
             entry.index
         );
         (self.index, self.time, self.wall) = (entry.index, entry.time, entry.wall);
+        self.calls.begin(entry.wall, entry.time);
         let held_before = self.holds.clone();
         let live_before: BTreeSet<LeaseId> = self.leases.keys().copied().collect();
         let mut happened = Happened { events: &out.events, revoked_later: revoked(entry, out), expired: 0 };
@@ -184,6 +192,7 @@ impl Model {
         if self.expiries_max > 0 && happened.expired >= self.expiries_max {
             probes.hit("clock: expiries left over for the next entry");
         }
+        self.calls.end(&out.events)?;
         for outcome in &out.outcomes {
             self.refusal(outcome, &held_before, &live_before, probes)?;
         }
@@ -240,8 +249,18 @@ impl Model {
                 self.revision = self.revision.max(*to);
                 Ok(())
             }
+            (CommandBody::RaiseVersion { to }, Outcome::Done { .. }) => {
+                self.calls.raised(*to);
+                Ok(())
+            }
             (CommandBody::Configure { settings }, Outcome::Done { .. }) => {
                 self.expiries_max = settings.expiries_per_entry;
+                Ok(())
+            }
+            (CommandBody::Commit { commit }, Outcome::Refused { refusal: Refusal::Operation { op, .. } }) => {
+                if *op > 0 && matches!(commit.then.first(), Some(Op::Call { .. })) {
+                    probes.hit("calls: a commit refused after its first change");
+                }
                 Ok(())
             }
             (CommandBody::Denied { .. }, Outcome::Done { .. })
@@ -347,7 +366,8 @@ impl Model {
                 Guard::NotAfter { deadline } => {
                     ensure!(self.wall <= *deadline, "a commit passed {} after {deadline}", self.wall);
                 }
-                Guard::Value { .. } | Guard::RangeUnchanged { .. } => {}
+                Guard::RangeUnchanged { range, since } => self.calls.unchanged(range, *since, probes)?,
+                Guard::Value { .. } => {}
             }
         }
         Ok(&commit.then)
@@ -364,7 +384,10 @@ impl Model {
     ) -> Check {
         ensure!(ops.len() == results.len(), "{} operations have {} results", ops.len(), results.len());
         for (op, result) in ops.iter().zip(results) {
-            if matches!(result, OpResult::Failed { .. }) {
+            if let OpResult::Failed { error } = result {
+                if let (Op::Call { space, words, .. }, OpError::Call { text }) = (op, error) {
+                    self.calls.judge(*space, words, Err(text), revision, probes)?;
+                }
                 probes.hit("commit: an operation failed in mode each");
                 continue;
             }
@@ -486,6 +509,9 @@ impl Model {
                 ensure!(held, "claim {key} was completed with token {token}, it is {:?}", record.what);
                 record.what = Memory::Completed(answer.clone());
                 probes.hit("ask: a claim completed");
+            }
+            (Op::Call { space, words, .. }, OpResult::Reply { reply }) => {
+                self.calls.judge(*space, words, Ok(reply), revision, probes)?;
             }
             (Op::FreeSlot { name, lease, slot }, _) => {
                 let taken = self.slots.entry(name.clone()).or_default().remove(&(*lease, slot.clone()));
@@ -893,6 +919,7 @@ impl Model {
             probes.hit("keys: compacted by the byte budget");
         }
         self.agree_rows(machine)?;
+        self.calls.agrees(machine)?;
         let leases: Vec<LeaseId> = machine.leases().collect();
         ensure!(
             leases.iter().eq(self.leases.keys()),

@@ -7,18 +7,21 @@
 //! Invariant: an entry is followed only once the node has applied it: what is not certain is nobody's history.
 //! Called by: the driver.
 
+use crate::calls::model::{Told as Message, told};
+use crate::calls::{JUDGED, call, words};
 use crate::model::{Check, Model, ensure};
 use crate::plant::Plant;
 use crate::probes::Probes;
 use crate::random::Random;
+use quorate_calls::Deadline;
 use quorate_engine::Durability;
 use quorate_log::{Index, LogReader};
 use quorate_machine::{Event, Machine, Outputs, RestoreError, Restorer};
-use quorate_node::Reply;
+use quorate_node::{Config, Reply};
 use quorate_types::codec::encode;
 use quorate_types::{
-    Blob, Command, CommandBody, Entry, Key, KeyValue, LeaseId, LockName, LogIndex, LogTime, Offset, OpError,
-    Outcome, PayloadRef, Refusal, Revision, Term, WallTime, record,
+    Blob, Command, CommandBody, Commit, Entry, Key, KeyValue, LeaseId, LockName, LogIndex, LogTime, Millis,
+    Mode, Offset, Op, OpError, Outcome, PayloadRef, Refusal, Revision, Term, WallTime, record,
 };
 use std::collections::BTreeMap;
 
@@ -27,6 +30,15 @@ pub(crate) type OpId = u64;
 
 /// Hash seed of the follower: other than any node's, so that order by hash cannot hide.
 pub(crate) const FOLLOWER: u64 = 0x00f0_110e;
+
+/// The section of a snapshot that holds the elements of collections (docs/formats/snapshot.md): its number, how many pieces, and whether the
+/// first goes on where the last chunk ended.
+const BODIES: u8 = 12;
+
+/// A machine that starts from nothing and never stops.
+pub(crate) fn follower() -> Machine {
+    Machine::new(FOLLOWER).with_interpreter((Config::default().interpreter)())
+}
 
 /// An entry and what it came to when it was followed.
 struct Told {
@@ -61,6 +73,10 @@ pub(crate) struct Oracle {
     waits: BTreeMap<Wait, Vec<(LogIndex, Outcome)>>,
     /// Answers to be compared once the history has come so far.
     answers: Vec<(OpId, Reply)>,
+    /// What each entry told subscribers.
+    messages: BTreeMap<LogIndex, Vec<Message>>,
+    /// A planted bug is to restart deadlines with the next entry.
+    rearm: bool,
     samples: Vec<Sample>,
     copy: Option<Copy>,
     out: Outputs,
@@ -75,9 +91,11 @@ impl Oracle {
     pub(crate) fn new(plant: Option<Plant>) -> Self {
         Self {
             plant,
-            machine: Machine::new(FOLLOWER),
+            machine: follower(),
             model: Model::default(),
             told: Vec::new(),
+            messages: BTreeMap::new(),
+            rearm: false,
             sent: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             waits: BTreeMap::new(),
@@ -179,7 +197,16 @@ impl Oracle {
             self.machine.apply(&self.broken(entry), &mut self.out);
             return Ok(());
         }
-        self.machine.apply(entry, &mut self.out);
+        match self.tampered(entry) {
+            Some(tampered) => self.machine.apply(&tampered, &mut self.out),
+            None => self.machine.apply(entry, &mut self.out),
+        }
+        self.out.outcomes.truncate(entry.commands.len());
+        let messages: Vec<Message> = self.out.events.iter().filter_map(told).collect();
+        if !messages.is_empty() {
+            probes.hit("calls: a message told");
+            self.messages.insert(entry.index, messages);
+        }
         for (command, outcome) in entry.commands.iter().zip(&self.out.outcomes) {
             if let Some(op) = op_of(command) {
                 self.outcomes.insert(op, (entry.index, outcome.clone()));
@@ -193,6 +220,47 @@ impl Oracle {
 
     fn follows_badly(&self) -> bool {
         matches!(self.plant, Some(Plant::ReplayDrops | Plant::ReplaySwaps | Plant::ReplayRepeats))
+    }
+
+    /// The entry as a follower takes it whose handling of calls is broken: only what judges calls may find it.
+    fn tampered(&mut self, entry: &Entry) -> Option<Entry> {
+        let mut tampered = entry.clone();
+        let again = |op: Op| {
+            let commit = Commit { mode: Mode::Each, ..Commit::of(vec![op]) };
+            Command::new("planted".into(), CommandBody::Commit { commit })
+        };
+        match self.plant? {
+            Plant::OwnClock => tampered.wall = entry.wall.plus(Millis(700)),
+            // Leases are named from it too: an entry that could show that is left alone.
+            Plant::OwnSeed if entry.commands.iter().all(only_calls) => tampered.seed ^= 0x5eed,
+            Plant::UndoForgotten => {
+                for command in &entry.commands {
+                    let CommandBody::Commit { commit } = &command.body else { continue };
+                    if commit.mode == Mode::Atomic && commit.then.last() == Some(&words::bogus()) {
+                        tampered.commands.push(again(commit.then[0].clone()));
+                    }
+                }
+            }
+            Plant::DeadlineRestarts if std::mem::take(&mut self.rearm) => {
+                let keys = self.model.calls().known().filter(|(key, deadline, _)| {
+                    key.space == JUDGED && matches!(deadline, Some(Deadline::Log(at)) if *at > entry.time)
+                });
+                let keys = keys.filter_map(|(key, ..)| key.name.as_text());
+                tampered.commands.extend(keys.map(|name| again(call(JUDGED, &["PEXPIRE", name, "900"]))));
+            }
+            _ => return None,
+        }
+        Some(tampered)
+    }
+
+    /// Whether a planted bug is one that the judge of calls has to find alone, from the follower's answers.
+    fn judges_alone(&self) -> bool {
+        matches!(self.plant, Some(Plant::OwnClock | Plant::UndoForgotten | Plant::DeadlineRestarts))
+    }
+
+    /// What entries after `from` told subscribers.
+    pub(crate) fn messages(&self, from: LogIndex) -> impl Iterator<Item = &Message> {
+        self.messages.range(from.next()..).flat_map(|(_, messages)| messages)
     }
 
     /// The entry as a broken follower takes it.
@@ -211,7 +279,7 @@ impl Oracle {
     fn compare_answers(&mut self) -> Check {
         for (op, reply) in std::mem::take(&mut self.answers) {
             let Reply::Outcome(answer) = reply else { continue };
-            if self.follows_badly() {
+            if self.follows_badly() || self.judges_alone() {
                 continue;
             }
             let Some((_, outcome)) = self.outcomes.get(&op) else {
@@ -254,7 +322,8 @@ impl Oracle {
         }
         self.compare_log(log)?;
         self.follow(log, applied.min(last), probes)?;
-        if last >= applied {
+        self.rearm = true;
+        if last >= applied && !self.judges_alone() {
             ensure!(
                 self.machine.digest() == digest,
                 "at entry {applied} the state that died and the log's replay have different digests"
@@ -262,7 +331,7 @@ impl Oracle {
         }
         self.follow(log, last, probes)?;
         ensure!(
-            self.machine.digest() == node.digest(),
+            self.judges_alone() || self.machine.digest() == node.digest(),
             "at entry {last} the recovered state and the whole log's replay have different digests"
         );
         // What was sent and is not in the log has not happened and never will.
@@ -301,7 +370,8 @@ impl Oracle {
         }
         self.answers.clear();
         self.copy = None;
-        self.machine = Machine::new(FOLLOWER);
+        self.messages.retain(|index, _| *index <= last);
+        self.machine = follower();
         self.model = Model::default();
         let told = std::mem::take(&mut self.told);
         for Told { entry, .. } in &told {
@@ -325,11 +395,11 @@ impl Oracle {
     ) -> Check {
         node.check();
         ensure!(
-            node.digest() == self.machine.digest(),
+            self.judges_alone() || node.digest() == self.machine.digest(),
             "at entry {} the live state and the log's replay have different digests",
             node.applied()
         );
-        if !self.follows_badly() {
+        if !self.follows_badly() && !self.judges_alone() {
             self.model.agrees(node, probes)?;
         }
         self.payloads(node, log)?;
@@ -432,6 +502,12 @@ impl Oracle {
         while let Some(chunk) = self.machine.snapshot_next(7) {
             copy.chunks.push(chunk);
         }
+        if copy.chunks.iter().any(|chunk| matches!(chunk[..], [BODIES, _, 1, ..])) {
+            probes.hit("snapshot: a collection in slices");
+        }
+        if self.plant == Some(Plant::SnapshotUnpinned) {
+            self.write_as_it_is(&mut copy.chunks);
+        }
         if self.plant == Some(Plant::SnapshotChunkLost) {
             // From the middle, where the order of sections does not show it.
             copy.chunks.remove(copy.chunks.len() / 3);
@@ -445,6 +521,19 @@ impl Oracle {
         );
         probes.hit("snapshot: copied while the state went on");
         Ok(())
+    }
+
+    /// Puts the elements of now in the place of those that were pinned: a planted bug.
+    fn write_as_it_is(&mut self, chunks: &mut Vec<Vec<u8>>) {
+        let is_elements = |chunk: &Vec<u8>| chunk[0] == BODIES;
+        let Some(place) = chunks.iter().position(is_elements) else { return };
+        chunks.retain(|chunk| !is_elements(chunk));
+        self.machine.snapshot_begin();
+        let mut elements = Vec::new();
+        while let Some(chunk) = self.machine.snapshot_next(7) {
+            elements.extend(is_elements(&chunk).then_some(chunk));
+        }
+        chunks.splice(place..place, elements);
     }
 
     /// A slice of the snapshot under way, as the node takes them between turns.
@@ -488,6 +577,12 @@ fn served(node: &Machine, log: &LogReader, stream: &Key, partition: u32) -> Chec
 
 /// A wait in the queue of a lock.
 pub(crate) type Wait = (LockName, LeaseId, u64);
+
+/// Whether a command is a commit of calls and of nothing else.
+fn only_calls(command: &Command) -> bool {
+    let CommandBody::Commit { commit } = &command.body else { return false };
+    commit.then.iter().all(|op| matches!(op, Op::Call { .. }))
+}
 
 /// How a wait has ended, if that is what happened.
 pub(crate) fn wait_end(event: &Event) -> Option<(Wait, Outcome)> {

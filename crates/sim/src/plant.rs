@@ -40,11 +40,21 @@ pub enum Plant {
     SnapshotChunkLost,
     /// The cleaner is told that a live payload is dead.
     LivePayloadCleaned,
+    /// A follower ends keys by a wall clock of its own instead of the entry's.
+    OwnClock,
+    /// A follower draws at random from a seed of its own instead of the entry's.
+    OwnSeed,
+    /// A follower leaves an element in its list when the commit that pushed it is refused.
+    UndoForgotten,
+    /// A snapshot writes collections as they are when their turn comes, not as they were when it began.
+    SnapshotUnpinned,
+    /// A restart sets relative deadlines anew.
+    DeadlineRestarts,
 }
 
 impl Plant {
     /// Every planted bug.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::LyingSync,
         Self::SwallowedWrite,
         Self::EarlyAnswer,
@@ -58,6 +68,11 @@ impl Plant {
         Self::ReplayRepeats,
         Self::SnapshotChunkLost,
         Self::LivePayloadCleaned,
+        Self::OwnClock,
+        Self::OwnSeed,
+        Self::UndoForgotten,
+        Self::SnapshotUnpinned,
+        Self::DeadlineRestarts,
     ];
 
     /// Its name on the command line.
@@ -77,6 +92,11 @@ impl Plant {
             Self::ReplayRepeats => "replay-repeats",
             Self::SnapshotChunkLost => "snapshot-chunk-lost",
             Self::LivePayloadCleaned => "live-payload-cleaned",
+            Self::OwnClock => "own-clock",
+            Self::OwnSeed => "own-seed",
+            Self::UndoForgotten => "undo-forgotten",
+            Self::SnapshotUnpinned => "snapshot-unpinned",
+            Self::DeadlineRestarts => "deadline-restarts",
         }
     }
 

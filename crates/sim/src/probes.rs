@@ -16,6 +16,16 @@ pub const PROBES: &[&str] = &[
     "ask: a retry after a crash got the first answer",
     "ask: idempotency memory full",
     "ask: the key used for another request",
+    "calls: a commit refused after its first change",
+    "calls: a key renamed",
+    "calls: a keyspace flushed",
+    "calls: a member popped at random",
+    "calls: a message told",
+    "calls: a read past a deadline, before its entry",
+    "calls: a script over its budget taken back",
+    "calls: a watched key was left alone",
+    "calls: hundreds of elements by one script",
+    "calls: one failed",
     "clock: expiries left over for the next entry",
     "clock: stall over a second",
     "clock: wall time jumps back",
@@ -53,6 +63,7 @@ pub const PROBES: &[&str] = &[
     "restart: power loss cost an unsynced suffix",
     "restart: process killed",
     "restart: from a snapshot",
+    "snapshot: a collection in slices",
     "snapshot: copied while the state went on",
     "task: a dead letter",
     "task: fired by log time",
@@ -62,6 +73,8 @@ pub const PROBES: &[&str] = &[
 
 /// Every path that a campaign of clusters must reach.
 pub const CLUSTER_PROBES: &[&str] = &[
+    "calls: a message told",
+    "calls: a read past a deadline, before its entry",
     "client: gave a proposal up",
     "client: refused after a wait, it did not happen",
     "client: refused, there is no leader",
@@ -100,7 +113,8 @@ pub const CLUSTER_PROBES: &[&str] = &[
 ];
 
 /// Paths that a campaign of clusters reaches now and then: counted, not demanded.
-pub const CLUSTER_RARE: &[&str] = &["copy: broken off", "copy: out of date, not installed"];
+pub const CLUSTER_RARE: &[&str] =
+    &["calls: refused before every node knows them", "copy: broken off", "copy: out of date, not installed"];
 
 /// How often each path was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! Invariant: a client acts on what it was answered or has read, never on what the simulator knows.
 //! Called by: the driver.
 
+use crate::calls::words::Caller;
 use crate::oracle::OpId;
 use crate::random::Random;
 use quorate_machine::Machine;
@@ -31,11 +32,19 @@ pub enum Scenario {
     Locks,
     /// Idempotency, claims, limits, timers.
     Asks,
+    /// Redis calls.
+    Calls,
 }
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 5] = [Self::Mixed, Self::Keys, Self::Streams, Self::Locks, Self::Asks];
+    pub const ALL: [Self; 6] = [Self::Mixed, Self::Keys, Self::Streams, Self::Locks, Self::Asks, Self::Calls];
+
+    /// The scenario of a seed in a campaign over all of them.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        Self::ALL[(seed % Self::ALL.len() as u64) as usize]
+    }
 
     /// Its name on the command line.
     #[must_use]
@@ -46,6 +55,7 @@ impl Scenario {
             Self::Streams => "streams",
             Self::Locks => "locks",
             Self::Asks => "asks",
+            Self::Calls => "calls",
         }
     }
 
@@ -55,14 +65,20 @@ impl Scenario {
         Self::ALL.into_iter().find(|scenario| scenario.name() == name)
     }
 
-    /// Weights of: keys, streams, groups, sessions, locks, limits, tasks, asks, services, anything.
-    fn weights(self) -> [u64; 10] {
+    /// In one of so many seeds clients say scripts: a process that has seen one pays for an interpreter at each start.
+    pub(crate) fn scripts_one_in(self) -> u64 {
+        if self == Self::Calls { 4 } else { 16 }
+    }
+
+    /// Weights of: keys, streams, groups, sessions, locks, limits, tasks, asks, services, anything, calls.
+    fn weights(self) -> [u64; 11] {
         match self {
-            Self::Mixed => [12, 10, 8, 8, 14, 8, 8, 18, 3, 8],
-            Self::Keys => [50, 4, 2, 4, 4, 2, 2, 12, 2, 10],
-            Self::Streams => [4, 34, 26, 3, 3, 2, 6, 12, 1, 8],
-            Self::Locks => [3, 2, 2, 22, 44, 4, 3, 10, 4, 6],
-            Self::Asks => [3, 3, 2, 8, 4, 18, 18, 36, 1, 6],
+            Self::Mixed => [12, 10, 8, 8, 14, 8, 8, 18, 3, 8, 10],
+            Self::Keys => [50, 4, 2, 4, 4, 2, 2, 12, 2, 10, 4],
+            Self::Streams => [4, 34, 26, 3, 3, 2, 6, 12, 1, 8, 2],
+            Self::Locks => [3, 2, 2, 22, 44, 4, 3, 10, 4, 6, 2],
+            Self::Asks => [3, 3, 2, 8, 4, 18, 18, 36, 1, 6, 2],
+            Self::Calls => [3, 2, 1, 2, 2, 1, 1, 8, 0, 2, 70],
         }
     }
 }
@@ -79,6 +95,8 @@ pub(crate) enum Hope {
     Token(LockName),
     Deliveries,
     Claim(IdempotencyKey),
+    /// That this element was pushed into a queue; or to be given one.
+    Queue(Option<Blob>),
 }
 
 /// An increment that must happen once.
@@ -112,6 +130,7 @@ pub(crate) struct Client {
     deliveries: Vec<Delivery>,
     claim: Option<(IdempotencyKey, FencingToken)>,
     must: Option<Must>,
+    pub(crate) caller: Caller,
     next: u64,
     /// The proposal it waits for, and why.
     pub(crate) busy: Option<(OpId, Hope)>,
@@ -125,7 +144,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(number: u64) -> Self {
+    pub(crate) fn new(number: u64, scripts: bool) -> Self {
         Self {
             number,
             // Two clients share a principal, so that their keys may meet.
@@ -135,6 +154,7 @@ impl Client {
             deliveries: Vec::new(),
             claim: None,
             must: None,
+            caller: Caller::new(number, scripts),
             next: 0,
             busy: None,
             acked: 0,
@@ -184,6 +204,9 @@ impl Client {
                         self.deliveries.extend(deliveries.iter().map(|taken| taken.delivery));
                     }
                 }
+            }
+            (Hope::Queue(pushed), Outcome::Committed { committed }) => {
+                self.caller.answered(pushed.as_ref(), &committed.results);
             }
             (Hope::Claim(key), Outcome::Committed { committed }) => {
                 if let Some(OpResult::Claim { answer: None, token }) = committed.results.first() {
@@ -294,6 +317,7 @@ impl Client {
             6 => (self.tasks(random, view), Hope::Nothing),
             7 => self.asks(random, view),
             8 => (self.services(random), Hope::Nothing),
+            10 => self.caller.act(random, view),
             _ => (self.anything(random, view), Hope::Nothing),
         }
     }
@@ -649,7 +673,8 @@ impl Client {
         }
         let mut ops = Vec::new();
         for _ in 0..random.between(1, 4) {
-            let made = match random.below(7) {
+            let made = match random.below(8) {
+                7 => self.caller.act(random, view).0,
                 0 => self.streams(random, view),
                 1 => self.groups(random).0,
                 2 => self.tasks(random, view),

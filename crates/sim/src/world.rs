@@ -7,21 +7,24 @@
 //! Invariant: everything follows from the seed and the options.
 //! Called by: the binary and the tests.
 
+use crate::calls::FREE;
+use crate::calls::model::{Calls, Told, passed};
 use crate::model::{Check, ensure};
 use crate::oracle::{OpId, Oracle};
 use crate::plant::{Counts, Plant, Seam};
 use crate::probes::Probes;
 use crate::random::Random;
 use crate::workload::{Client, Hope, Scenario, View, command};
+use quorate_calls::Session;
 use quorate_engine::{Durability, Instant, Job, JobDone};
 use quorate_log::{LogConfig, SimDisk};
-use quorate_machine::Machine;
+use quorate_machine::{Machine, Times};
 use quorate_node::{Config, Done, Partition, Refused, Reply, Work};
 use quorate_types::{
     Command, CommandBody, FencingToken, Guard, LogIndex, LogTime, Millis, Op, OpResult, Outcome, Settings,
     WallTime,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -169,6 +172,9 @@ struct World {
     clients: Vec<Client>,
     flights: BTreeMap<OpId, Flight>,
     next_op: OpId,
+    /// What this life has told subscribers since the log was followed to `told_from`.
+    told: Vec<Told>,
+    told_from: LogIndex,
     /// A full disk, until it is given room.
     squeezed: bool,
     /// The next byte that is written and not synced is to be flipped.
@@ -199,7 +205,8 @@ impl World {
             _ => Durability::None,
         };
         let durability = options.durability.unwrap_or(by_seed);
-        let clients = (0..random.between(4, 8)).map(Client::new).collect();
+        let scripts = random.chance(options.scenario.scripts_one_in());
+        let clients = (0..random.between(4, 8)).map(|number| Client::new(number, scripts)).collect();
         let config = config(&mut random, durability, options.plant);
         Self {
             disk: SimDisk::new(random.next()),
@@ -221,6 +228,8 @@ impl World {
             clients,
             flights: BTreeMap::new(),
             next_op: 1,
+            told: Vec::new(),
+            told_from: LogIndex::ZERO,
             squeezed: false,
             flip_next: false,
             failing: None,
@@ -297,6 +306,9 @@ impl World {
     // The life of a command.
 
     fn propose(&mut self) -> Check {
+        if self.random.chance(24) {
+            return self.read();
+        }
         let number = self.random.below(self.clients.len() as u64) as usize;
         let Some(node) = &self.node else { return Ok(()) };
         let view = view(node, &self.oracle, self.options.plant);
@@ -344,6 +356,42 @@ impl World {
                 self.clients[number].not_admitted(&hope);
             }
         }
+        Ok(())
+    }
+
+    /// A client reads what calls have written, at the times that the node knows now: what has passed its deadline must be gone, though
+    /// no entry has ended it yet, and nothing else.
+    fn read(&mut self) -> Check {
+        self.follow()?;
+        let Some(node) = self.node.as_ref().filter(|_| !self.disk.crashed()) else { return Ok(()) };
+        let elapsed = self.ticked_ns.map_or(0, |ticked| self.now_ns - ticked).min(1_000_000_000);
+        let wall_ms = self.wall_ms();
+        let times = node.times(Instant { monotonic_ns: self.now_ns - self.origin_ns, wall_ms });
+        if !matches!(self.options.plant, Some(Plant::ClockJump | Plant::StuckClock)) {
+            let office = LogTime(self.oracle.office.0 + elapsed);
+            ensure!(times.time == office, "a read was at log time {}, in office were {office}", times.time);
+            let wall_max = self.oracle.wall_max.max(WallTime(wall_ms));
+            let wall = WallTime(wall_ms)..=wall_max;
+            ensure!(wall.contains(&times.wall), "a read was at wall time {}, not in {wall:?}", times.wall);
+        }
+        let calls = self.oracle.model().calls();
+        let keys: Vec<_> = calls.known().collect();
+        let last = Times { wall: node.machine().wall(), time: node.machine().log_time() };
+        for _ in 0..3 {
+            let Some((key, deadline, _)) = self.random.pick(&keys) else { break };
+            calls.shows(node.machine(), times, key)?;
+            if deadline.is_some_and(|deadline| passed(deadline, times) && !passed(deadline, last)) {
+                self.probes.hit("calls: a read past a deadline, before its entry");
+            }
+        }
+        // What reads at random may not change: the state is behind a shared reference. That it answers is all there is to see.
+        let words: &[&str] = [&["RANDOMKEY"][..], &["SRANDMEMBER", "k0", "3"], &["SCAN", "0"], &["DBSIZE"]]
+            [self.random.below(4) as usize];
+        let words: Vec<_> = words.iter().map(|word| quorate_types::Blob::from(*word)).collect();
+        let seed = self.random.next();
+        let answer = node.machine().call(times, &mut Session::new(FREE), &words, seed);
+        let wrong_type = |error: &quorate_calls::Error| error.text().starts_with(b"WRONGTYPE");
+        ensure!(answer.as_ref().map_or_else(wrong_type, |_| true), "{words:?} was answered with {answer:?}");
         Ok(())
     }
 
@@ -456,7 +504,7 @@ impl World {
         self.ticked_ns = Some(self.now_ns);
         self.turns += 1;
         self.oracle.office = LogTime(self.oracle.office.0 + elapsed.min(1_000_000_000));
-        let wall_ms = EPOCH_MS + self.now_ns / 1_000_000 + self.skew_ms - 10_000_000;
+        let wall_ms = self.wall_ms();
         self.oracle.wall_max = self.oracle.wall_max.max(WallTime(wall_ms));
         let mut monotonic_ns = self.now_ns - self.origin_ns;
         match self.options.plant {
@@ -465,6 +513,10 @@ impl World {
             _ => {}
         }
         Instant { monotonic_ns, wall_ms }
+    }
+
+    fn wall_ms(&self) -> u64 {
+        EPOCH_MS + self.now_ns / 1_000_000 + self.skew_ms - 10_000_000
     }
 
     fn pass_time(&mut self) {
@@ -629,6 +681,8 @@ impl World {
             synced,
             &mut self.probes,
         )?;
+        self.told.clear();
+        self.told_from = node.machine().applied();
         self.lossy |= node.machine().applied() < applied;
         let reached = node.machine().log_time();
         ensure!(
@@ -714,12 +768,24 @@ impl World {
     // Looking.
 
     fn follow(&mut self) -> Check {
-        let Some(node) = &self.node else { return Ok(()) };
+        let Some(node) = &mut self.node else { return Ok(()) };
         // A disk that is off cannot be read; what is missing is followed after the restart.
         if self.disk.crashed() {
             return Ok(());
         }
-        self.oracle.follow(&node.reader(), node.machine().applied(), &mut self.probes)
+        self.told.extend(node.take_published().map(|told| (told.channel, told.message)));
+        let applied = node.machine().applied();
+        self.oracle.follow(&node.reader(), applied, &mut self.probes)?;
+        let wanted: Vec<&Told> = self.oracle.messages(self.told_from).collect();
+        ensure!(
+            self.told.iter().eq(wanted.iter().copied()),
+            "since entry {} the node told subscribers {:?}, the log says {wanted:?}",
+            self.told_from,
+            self.told
+        );
+        self.told.clear();
+        self.told_from = applied;
+        Ok(())
     }
 
     fn compare(&mut self) -> Check {
@@ -883,6 +949,9 @@ impl World {
             locks.is_empty(),
             "every lease has ended, and yet these locks are held or waited for: {locks:?}"
         );
+        if !self.lossy {
+            queues(self.clients.iter(), self.oracle.model().calls())?;
+        }
         for client in &self.clients {
             let value = self.oracle.model().number(&client.counter()) as u64;
             let counter = client.counter();
@@ -898,6 +967,18 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// What became of the elements that clients pushed into queues, by what they were answered.
+pub(crate) fn queues<'a>(clients: impl Iterator<Item = &'a Client> + Clone, calls: &Calls) -> Check {
+    let mut given = BTreeSet::new();
+    for element in clients.clone().flat_map(|client| &client.caller.popped) {
+        ensure!(given.insert(element), "{element} was given to two who popped");
+    }
+    for element in clients.flat_map(|client| &client.caller.pushed) {
+        calls.accounts_for(element)?;
+    }
+    Ok(())
 }
 
 fn view<'a>(node: &'a Node, oracle: &Oracle, plant: Option<Plant>) -> View<'a> {

@@ -8,7 +8,7 @@ use quorate_sim::{Options, Plant, Probes, Scenario, run};
 fn a_campaign_finds_nothing_and_reaches_every_probe() {
     let mut probes = Probes::default();
     for seed in 0..100 {
-        let scenario = Scenario::ALL[(seed % 5) as usize];
+        let scenario = Scenario::of_seed(seed);
         match run(seed, 6_000, Options { scenario, ..Options::default() }) {
             Ok(report) => probes.merge(&report.probes),
             Err(failure) => panic!("{failure}"),

@@ -8,7 +8,7 @@ use quorate_sim::{CLUSTER_PROBES, ClusterOptions, ClusterPlant, Probes, Scenario
 fn a_campaign_of_clusters_finds_nothing_and_reaches_every_probe() {
     let mut probes = Probes::default();
     for seed in 0..160 {
-        let scenario = Scenario::ALL[(seed % 5) as usize];
+        let scenario = Scenario::of_seed(seed);
         match run_cluster(seed, 20_000, ClusterOptions { scenario, ..ClusterOptions::default() }) {
             Ok(report) => probes.merge(&report.probes),
             Err(failure) => panic!("{failure}"),

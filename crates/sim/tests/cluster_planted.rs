@@ -16,7 +16,7 @@ const LOST: &[&str] = &[
 fn found_by(plant: ClusterPlant, options: ClusterOptions, seeds: u64, reasons: &[&str]) {
     let options = ClusterOptions { plant: Some(plant), ..options };
     let run = |seed: u64| {
-        let scenario = Scenario::ALL[(seed % 5) as usize];
+        let scenario = Scenario::of_seed(seed);
         run_cluster(seed, 20_000, ClusterOptions { scenario, ..options }).err()
     };
     let Some(failure) = (0..seeds).find_map(run) else {

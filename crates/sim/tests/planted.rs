@@ -87,6 +87,37 @@ fn a_live_payload_cleaned_away_is_found() {
 }
 
 #[test]
+fn keys_that_end_by_a_node_s_own_clock_are_found() {
+    // A timer by wall time is as good a finding.
+    found(Plant::OwnClock, Scenario::Calls, &["by the model with", "fired at"]);
+}
+
+#[test]
+fn members_popped_by_a_seed_of_one_s_own_are_found() {
+    found(Plant::OwnSeed, Scenario::Calls, &["its client was told", "different digests"]);
+}
+
+#[test]
+fn an_element_that_a_refused_commit_leaves_behind_is_found() {
+    found(Plant::UndoForgotten, Scenario::Calls, &["by the model with"]);
+}
+
+#[test]
+fn a_collection_written_as_it_is_instead_of_as_it_was_is_found() {
+    found(
+        Plant::SnapshotUnpinned,
+        Scenario::Calls,
+        &["a snapshot read back differs", "a snapshot cannot be read back"],
+    );
+}
+
+#[test]
+fn deadlines_that_restart_with_the_node_are_found() {
+    let reasons = &["by the model with", "to give", "whose deadline is"];
+    found(Plant::DeadlineRestarts, Scenario::Calls, reasons);
+}
+
+#[test]
 fn every_plant_has_a_name_of_its_own() {
     for plant in Plant::ALL {
         assert_eq!(Plant::parse(plant.name()), Some(plant));

@@ -10,8 +10,9 @@
 //! Called by: the cluster's world.
 //! Source: Herlihy & Wing, "Linearizability", TOPLAS 1990; state-machine safety, Ongaro & Ousterhout, ATC 2014, §5.4.3.
 
+use crate::calls::model::{Told as Message, told};
 use crate::model::{Check, Model, ensure};
-use crate::oracle::{FOLLOWER, OpId, Wait, op_of, same, wait_end};
+use crate::oracle::{OpId, Wait, follower, op_of, same, wait_end};
 use crate::probes::Probes;
 use quorate_log::{Index, LogReader};
 use quorate_machine::{Machine, Outputs};
@@ -42,6 +43,8 @@ pub(crate) struct Truth {
     refused: BTreeSet<OpId>,
     /// How waits in queues ended.
     waits: BTreeMap<Wait, Vec<Outcome>>,
+    /// What each entry told subscribers.
+    messages: BTreeMap<LogIndex, Vec<Message>>,
     out: Outputs,
     wall: WallTime,
     time: LogTime,
@@ -61,7 +64,8 @@ pub(crate) struct Fresh {
 impl Truth {
     pub(crate) fn new() -> Self {
         Self {
-            machine: Machine::new(FOLLOWER),
+            machine: follower(),
+            messages: BTreeMap::new(),
             model: Model::default(),
             told: Vec::new(),
             sent: BTreeMap::new(),
@@ -109,6 +113,12 @@ impl Truth {
 
     pub(crate) fn outcome(&self, op: OpId) -> Option<&Outcome> {
         self.outcomes.get(&op).map(|(_, outcome)| outcome)
+    }
+
+    /// What entries after `from`, up to `last`, told subscribers.
+    pub(crate) fn messages(&self, from: LogIndex, last: LogIndex) -> impl Iterator<Item = &Message> {
+        let told = self.messages.range(from.next()..).take_while(move |(index, _)| **index <= last);
+        told.flat_map(|(_, messages)| messages)
     }
 
     /// Notes a command that was admitted somewhere.
@@ -195,6 +205,11 @@ impl Truth {
             }
         }
         self.note_waits();
+        let messages: Vec<Message> = self.out.events.iter().filter_map(told).collect();
+        if !messages.is_empty() {
+            probes.hit("calls: a message told");
+            self.messages.insert(index, messages);
+        }
         self.model.take(&entry, &self.out, probes)?;
         (self.wall, self.time) = (entry.wall, entry.time);
         let time = entry.time;

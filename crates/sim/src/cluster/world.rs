@@ -15,19 +15,22 @@ use super::safety::{RATE_MAX, RATE_MIN, Safety};
 use super::server::{Copying, Server};
 use super::truth::Truth;
 use super::{ClusterOptions, ClusterReport};
+use crate::calls::model::{Told, passed};
 use crate::model::{Check, ensure};
 use crate::oracle::OpId;
 use crate::plant::{Counts, Plant, Seam};
 use crate::probes::Probes;
 use crate::random::Random;
 use crate::workload::{Client, Hope, View, command};
-use crate::world::config;
+use crate::world::{config, queues};
 use bytes::Bytes;
+use quorate_calls::Deadline;
 use quorate_engine::{Durability, Instant, Member, Role};
 use quorate_log::{Disk, Import, Index};
+use quorate_machine::Times;
 use quorate_node::{Config, Partition, ReadBarrier, Refused, ReplicaConfig, Reply};
 use quorate_types::{
-    ClusterId, Command, CommandBody, LogIndex, LogTime, NodeId, Op, Principal, Term, WallTime,
+    ClusterId, Command, CommandBody, Key, LogIndex, LogTime, NodeId, Op, Principal, Revision, Term, WallTime,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -75,6 +78,7 @@ pub(crate) enum Flight {
     /// A read that was asked for when `floor` had been applied somewhere.
     Read {
         floor: LogIndex,
+        asked_ns: u64,
     },
     Admin {
         removes: Option<NodeId>,
@@ -117,6 +121,8 @@ pub(crate) struct World {
     steps: u64,
     restarts: u64,
     reads: u64,
+    /// Deadlines that some read has found passed, when it was answered, and after how many elections; named by key and its last change.
+    lapsed: BTreeMap<(Key, Revision), (Deadline, u64, u64)>,
     frames_hash: u64,
     compared_ns: u64,
     /// Retries without a new number, for a planted bug.
@@ -134,8 +140,13 @@ impl World {
         let pace_ns = [2, 4, 10, 40][random.below(4) as usize] * MS;
         let trouble_ns = [60, 150, 400, 1500][random.below(4) as usize] * MS;
         let jobs_max = random.between(1, 2) as usize;
+        let scripts = random.chance(options.scenario.scripts_one_in());
         let seats = (0..random.between(4, 7))
-            .map(|number| Seat { client: Client::new(number), node: NodeId(1 + number % nodes), since_ns: 0 })
+            .map(|number| Seat {
+                client: Client::new(number, scripts),
+                node: NodeId(1 + number % nodes),
+                since_ns: 0,
+            })
             .collect();
         let mut world = Self {
             random,
@@ -162,6 +173,7 @@ impl World {
             steps: 0,
             restarts: 0,
             reads: 0,
+            lapsed: BTreeMap::new(),
             frames_hash: 0,
             compared_ns: 0,
             again: Vec::new(),
@@ -405,6 +417,12 @@ impl World {
             .follow(process.machine(), &log, from, &mut self.probes)
             .map_err(|why| format!("node {node}: {why}"))?;
         server.followed = process.machine().applied();
+        let told: Vec<Told> = process.take_published().map(|told| (told.channel, told.message)).collect();
+        let wanted: Vec<&Told> = self.truth.messages(from, server.followed).collect();
+        ensure!(
+            told.iter().eq(wanted.iter().copied()),
+            "node {node} told subscribers {told:?} of the entries after {from}, the log says {wanted:?}"
+        );
         for fresh in fresh {
             self.safety.committed(&fresh)?;
         }
@@ -1250,7 +1268,8 @@ impl World {
             Some(ClusterPlant::FollowerRead) => !leads,
             _ => false,
         };
-        self.flights.insert(op, (node, Flight::Read { floor }));
+        let asked_ns = self.now_ns;
+        self.flights.insert(op, (node, Flight::Read { floor, asked_ns }));
         if unasked {
             return self.answer(node, vec![(op, Reply::MayRead)]);
         }
@@ -1273,7 +1292,7 @@ impl World {
             }
             let Some((_, flight)) = self.flights.remove(&op) else { continue };
             match flight {
-                Flight::Read { floor } => self.may_read(node, floor, &reply)?,
+                Flight::Read { floor, asked_ns } => self.may_read(node, floor, asked_ns, &reply)?,
                 Flight::Admin { removes, adds } => self.admin_done(removes, adds, &reply),
                 Flight::Command { client, hope, command } => {
                     self.truth.answered(op, &reply)?;
@@ -1307,13 +1326,13 @@ impl World {
         Ok(())
     }
 
-    fn may_read(&mut self, node: NodeId, floor: LogIndex, reply: &Reply) -> Check {
+    fn may_read(&mut self, node: NodeId, floor: LogIndex, asked_ns: u64, reply: &Reply) -> Check {
         if *reply != Reply::MayRead {
             return Ok(());
         }
-        let Some(process) = self.servers.get(&node).and_then(|server| server.process.as_ref()) else {
-            return Ok(());
-        };
+        let Some(server) = self.servers.get(&node) else { return Ok(()) };
+        let Some(process) = server.process.as_ref() else { return Ok(()) };
+        let times = process.times(server.instant(self.now_ns));
         let found = process.machine().applied();
         ensure!(
             found >= floor,
@@ -1322,6 +1341,41 @@ impl World {
         self.reads += 1;
         if !process.engine().standing().leads {
             self.probes.hit("read: answered by a follower");
+        }
+        self.deadlines_read(node, asked_ns, times)
+    }
+
+    /// Reads the keys that have a deadline: one that a read has found passed is there for no read that is asked for afterwards, anywhere,
+    /// while nobody else is elected. (A leader reads by its clock of now; a new one goes on from what it has heard, which may be a heartbeat less.)
+    fn deadlines_read(&mut self, node: NodeId, asked_ns: u64, times: Times) -> Check {
+        let process = self.servers.get(&node).and_then(|server| server.process.as_ref());
+        let Some(process) = process.filter(|process| process.machine().applied() == self.truth.applied())
+        else {
+            return Ok(());
+        };
+        let last = Times { wall: process.machine().wall(), time: process.machine().log_time() };
+        let calls = self.truth.model().calls();
+        for (key, deadline, touched) in calls.known() {
+            let Some(deadline @ Deadline::Log(_)) = deadline else { continue };
+            calls.shows(process.machine(), times, key).map_err(|why| format!("node {node}: {why}"))?;
+            let name = (key.clone(), touched);
+            if passed(deadline, times) {
+                if !passed(deadline, last) {
+                    self.probes.hit("calls: a read past a deadline, before its entry");
+                }
+                let elections = self.safety.elections();
+                self.lapsed.entry(name).or_insert((deadline, self.now_ns, elections));
+            } else if let Some((first, at_ns, elections)) = self.lapsed.get(&name)
+                && *first == deadline
+                && *elections == self.safety.elections()
+            {
+                ensure!(
+                    *at_ns > asked_ns,
+                    "node {node} shows {key} until {first:?} at log time {}, a read asked for {} us after another had found it gone",
+                    times.time,
+                    (asked_ns - at_ns) / 1000
+                );
+            }
         }
         Ok(())
     }
@@ -1399,6 +1453,7 @@ impl World {
             let Err(missing) = self.is_well() else { break };
             ensure!(self.now_ns < deadline, "two minutes after the last fault: {missing}");
         }
+        queues(self.seats.iter().map(|seat| &seat.client), self.truth.model().calls())?;
         if self.random.chance(3) {
             self.set_a_clock_wrong(at)?;
         }
