@@ -275,27 +275,30 @@ fn streams_arrive_with_ids_groups_and_what_is_pending() {
     ask(&mut from, &["XACK", "orders", "mail", "1-1", "3-1"]);
     ask(&mut from, &["XGROUP", "CREATE", "empty", "waiting", "$", "MKSTREAM"]);
     ask(&mut from, &["PEXPIRE", "empty", "3600000"]);
-    let done = import(&source.url(), &other.url(), &[]);
-    assert_eq!((done.code, done.json()["types"]["stream"]["keys"].clone()), (0, 2.into()), "{done:?}");
-    assert_eq!(done.json()["types"]["stream"]["elements"], 2498);
-    same(&source.url(), &other.url(), 0);
-    let mut at = connect(&other.url(), 0);
-    for question in [
-        &["XINFO", "GROUPS", "orders"][..],
-        &["XINFO", "GROUPS", "empty"],
-        &["XPENDING", "orders", "mail"],
-        &["XPENDING", "orders", "mail", "-", "+", "2"],
-    ] {
-        let mut found = [&mut from, &mut at].map(|side| ask(side, question));
-        // How long ago a record was delivered goes on.
-        found.iter_mut().for_each(without_idle);
-        assert_eq!(found[0], found[1], "{question:?}");
+    let target = Target::start();
+    for to in [other.url(), target.redis.clone()] {
+        let done = import(&source.url(), &to, &[]);
+        assert_eq!((done.code, done.json()["types"]["stream"]["keys"].clone()), (0, 2.into()), "{done:?}");
+        assert_eq!(done.json()["types"]["stream"]["elements"], 2498);
+        same(&source.url(), &to, 0);
+        let mut at = connect(&to, 0);
+        for question in [
+            &["XINFO", "GROUPS", "orders"][..],
+            &["XINFO", "GROUPS", "empty"],
+            &["XPENDING", "orders", "mail"],
+            &["XPENDING", "orders", "mail", "-", "+", "2"],
+        ] {
+            let mut found = [&mut from, &mut at].map(|side| ask(side, question));
+            // How long ago a record was delivered goes on.
+            found.iter_mut().for_each(without_idle);
+            assert_eq!(found[0], found[1], "{question:?}");
+        }
+        let newest = [&mut from, &mut at].map(|side| ask(side, &["XADD", "orders", "2500-1", "a", "b"]));
+        assert!(
+            newest.iter().all(|reply| matches!(reply, Value::ServerError(_))),
+            "a used id stays used: {newest:?}"
+        );
     }
-    let newest = [&mut from, &mut at].map(|side| ask(side, &["XADD", "orders", "2500-1", "a", "b"]));
-    assert!(
-        newest.iter().all(|reply| matches!(reply, Value::ServerError(_))),
-        "a used id stays used: {newest:?}"
-    );
 }
 
 #[test]
@@ -324,6 +327,47 @@ fn fields_that_expire_by_themselves_move_to_who_knows_them_and_are_named_elsewhe
     assert_eq!((refused.code, &json["keys"], &json["failed"]), (1, &1.into(), &2.into()), "{refused:?}");
     assert!(refused.err.to_lowercase().contains("hpexpireat"), "{refused:?}");
     assert_eq!(keys(&mut connect(&target.redis, 0)), [b"plain".to_vec()], "nothing is there in part");
+}
+
+#[test]
+fn a_target_that_is_gone_for_a_moment_misses_nothing_and_has_nothing_twice() {
+    for flags in [&[][..], &["--replace"]] {
+        let (source, mut target) = (Redis::start("redis-server", &[]), Target::start());
+        fill(&source);
+        let mut child = command(&source.url(), &target.redis, flags).spawn().unwrap();
+        let mut at = connect(&target.redis, 0);
+        until("a large key grows at the target", || {
+            assert!(child.try_wait().unwrap().is_none(), "it ended too soon");
+            (ask(&mut at, &["KEYS", "quorate:import:*"]) != Value::Array(vec![])).then_some(())
+        });
+        target.server.crash();
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        target.server.restart();
+        let done = Run::of(child.wait_with_output().unwrap());
+        assert_eq!(done.code, 0, "{done:?}");
+        let keys: usize =
+            [0, 1, 3].iter().map(|database| same(&source.url(), &target.redis, *database)).sum();
+        assert_eq!((done.json()["keys"].clone(), done.json()["scanned"].clone()), (keys.into(), keys.into()));
+    }
+}
+
+#[test]
+fn a_node_of_a_redis_cluster_is_read_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--cluster-enabled", "yes", "--dir", folder.path().to_str().unwrap()];
+    let (source, target) = (Redis::start("redis-server", &options), Target::start());
+    let mut from = connect(&source.url(), 0);
+    ask(&mut from, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    until("the cluster takes writes", || {
+        matches!(ask(&mut from, &["SET", "first", "1"]), Value::Okay).then_some(())
+    });
+    for n in 0..50 {
+        ask(&mut from, &["SET", &format!("key:{n}"), "value"]);
+    }
+    rows(&mut from, "HSET", "large", 3000, 2);
+    let done = import(&source.url(), &target.redis, &[]);
+    assert_eq!((done.code, done.json()["keys"].clone()), (0, 52.into()), "{done:?}");
+    assert_eq!(same(&source.url(), &target.redis, 0), 52);
 }
 
 /// A Redis of a test's own.

@@ -246,7 +246,7 @@ impl Copier<'_> {
                 Ok(answers) => {
                     return Ok(answers.iter().map(|answer| matches!(answer, Value::Int(1))).collect());
                 }
-                Err(why) => self.wait(&Lost { why, said: None, refused: false }, until)?,
+                Err(why) => self.wait(&Lost::later(why), until)?,
             }
         }
     }
@@ -398,7 +398,7 @@ impl Copier<'_> {
                     Outcome::Refused(why) => {
                         if passes(&why) {
                             maybe_there |= why.starts_with("INDETERMINATE");
-                            self.wait(&Lost { why, said: None, refused: false }, until)?;
+                            self.wait(&Lost::later(why), until)?;
                             continue;
                         }
                         if apart {
@@ -408,6 +408,11 @@ impl Copier<'_> {
                         why
                     }
                 },
+                Err(gone) if !gone.sent => {
+                    // A server that starts again takes its time.
+                    self.wait(&gone, until)?;
+                    continue;
+                }
                 Err(gone) => {
                     lost += 1;
                     maybe_there = true;
@@ -440,7 +445,7 @@ impl Copier<'_> {
         commands.extend(each(bodies, |body| words(&[b"EXISTS", &body.head.key])));
         let answers: Result<Vec<Value>, String> = self.target.ask(&commands)?.into_iter().collect();
         // Whoever cannot tell whether a key is there is asked again.
-        let answers = answers.map_err(|why| Lost { why, said: None, refused: false })?;
+        let answers = answers.map_err(|why| Lost::later(why))?;
         Ok(answers.iter().skip(2).map(|answer| matches!(answer, Value::Int(0))).collect())
     }
 
@@ -503,6 +508,16 @@ impl Copier<'_> {
         Ok(())
     }
 
+    /// Waits until the target is there again, before a large key begins anew; gives up after some attempts.
+    pub(super) fn recover(&mut self, lost: &Lost, attempt: u32) -> Result<(), Failure> {
+        if lost.refused || attempt >= ATTEMPTS_MAX {
+            return Err(self.target.gone(lost));
+        }
+        // An election takes about as long.
+        std::thread::sleep(PAUSE * 8);
+        self.target.ask_again(&[words(&[b"PING"])]).map(drop)
+    }
+
     /// Copies a large collection, in slices.
     fn sliced(&mut self, head: &Head) -> Result<(), Failure> {
         if self.plan.existing != Existing::Replace && self.there(std::slice::from_ref(head))? == [true] {
@@ -519,12 +534,7 @@ impl Copier<'_> {
                     self.fail(&head.key, &why);
                     return Ok(());
                 }
-                Err(Broken::Target(lost)) => {
-                    if lost.refused || attempt == ATTEMPTS_MAX {
-                        return Err(self.target.gone(&lost));
-                    }
-                    self.target.ask_again(&[words(&[b"PING"])])?;
-                }
+                Err(Broken::Target(lost)) => self.recover(&lost, attempt)?,
             }
         }
         Ok(())
@@ -558,7 +568,7 @@ impl Copier<'_> {
     }
 
     /// One slice, and where the next begins.
-    fn slice(&mut self, head: &Head, cursor: &[u8]) -> Result<(Option<Vec<u8>>, Vec<Vec<u8>>), Broken> {
+    fn slice(&mut self, head: &Head, cursor: &[u8]) -> Result<Slice, Broken> {
         let key = &head.key;
         if head.kind == Kind::List {
             let from: usize =
@@ -594,7 +604,7 @@ impl Copier<'_> {
         let answers: Result<Vec<Value>, String> = answers.into_iter().collect();
         answers.map_err(|why| {
             if passes(&why) {
-                return Broken::Target(Lost { why, said: None, refused: false });
+                return Broken::Target(Lost::later(why));
             }
             Broken::Key(format!("the target refuses it: {why}"))
         })
@@ -634,7 +644,7 @@ impl Copier<'_> {
             Outcome::Done(results) => results,
             Outcome::Contended => return Err(Broken::Key("EXEC answers nothing".into())),
             Outcome::Refused(why) if passes(&why) => {
-                return Err(Broken::Target(Lost { why, said: None, refused: false }));
+                return Err(Broken::Target(Lost::later(why)));
             }
             Outcome::Refused(why) => return Err(Broken::Key(format!("the target refuses it: {why}"))),
         };
@@ -663,6 +673,9 @@ impl Copier<'_> {
 
 /// Why a key is skipped.
 pub(super) const ALREADY: &str = "already at the target";
+
+/// Where the next slice begins, if there is one, and the elements of this one.
+type Slice = (Option<Vec<u8>>, Vec<Vec<u8>>);
 
 /// What ends the attempt at one key.
 pub(super) enum Broken {

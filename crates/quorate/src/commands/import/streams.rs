@@ -8,10 +8,9 @@
 use super::Existing;
 use super::copy::{ALREADY, Broken, Copier, Head, SLICE, not_understood, wall_ms};
 use super::tally::Counts;
-use super::wire::{PATIENCE, Words, bytes_of, items_of, list_of, member, number_of, text_of, words};
+use super::wire::{Words, bytes_of, items_of, list_of, member, number_of, text_of, words};
 use crate::failure::Failure;
 use redis::Value;
-use std::time::Instant;
 
 /// Bytes of records that are sent at once.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -22,13 +21,14 @@ impl Copier<'_> {
             self.tally().skipped(ALREADY);
             return Ok(());
         }
-        let until = Instant::now() + PATIENCE;
+        let mut attempt = 0;
         let mut begun = self.plan.existing == Existing::Replace;
         loop {
+            attempt += 1;
             match self.stream_anew(head, &mut begun) {
                 Ok(()) => return Ok(()),
                 Err(Broken::Fatal(failure)) => return Err(failure),
-                Err(Broken::Target(lost)) => self.wait(&lost, until)?,
+                Err(Broken::Target(lost)) => self.recover(&lost, attempt)?,
                 Err(Broken::Key(why)) => {
                     if begun {
                         // Half of a stream is worse than none. Where this fails too, the failure names the key.

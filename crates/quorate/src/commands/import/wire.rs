@@ -90,6 +90,15 @@ pub(super) struct Lost {
     pub(super) said: Option<String>,
     /// The server refuses whoever asks: trying again does not help.
     pub(super) refused: bool,
+    /// Commands may have reached the server.
+    pub(super) sent: bool,
+}
+
+impl Lost {
+    /// The server is there, and cannot do it now.
+    pub(super) fn later(why: String) -> Self {
+        Self { why, said: None, refused: false, sent: true }
+    }
 }
 
 /// A reply: a value, or the text of an error.
@@ -138,10 +147,10 @@ impl Wire {
                     answers.push(Err(text));
                 }
                 Ok(value) => answers.push(Ok(value)),
-                Err(error) => return Err(Lost { why: broken(&error), said, refused: false }),
+                Err(error) => return Err(Lost { why: broken(&error), said, refused: false, sent: true }),
             }
         }
-        sent.map_err(|error| Lost { why: broken(&error), said, refused: false })?;
+        sent.map_err(|error| Lost { why: broken(&error), said, refused: false, sent: true })?;
         self.open = Some(connection);
         Ok(answers)
     }
@@ -199,6 +208,7 @@ impl Wire {
             why: broken(&error),
             said: None,
             refused: true,
+            sent: false,
         })?;
         let connected = client.get_connection_with_timeout(CONNECT_TIMEOUT).and_then(|connection| {
             connection.set_read_timeout(Some(REPLY_TIMEOUT))?;
@@ -210,7 +220,7 @@ impl Wire {
             let refused = error.kind() == ErrorKind::AuthenticationFailed
                 || matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM")
                 || (error.kind() == ErrorKind::ResponseError && !error.is_io_error());
-            Lost { why: broken(&error), said: None, refused }
+            Lost { why: broken(&error), said: None, refused, sent: false }
         })
     }
 }
