@@ -394,10 +394,8 @@ pub(crate) fn xpending(r: &mut Reading<'_>) -> Answer {
     }
     let count = u64::try_from(int(&words[start + 2])?).unwrap_or(0);
     let (from, to) = interval(&words[start], &words[start + 1])?;
+    // What follows the consumer is not looked at.
     let consumer = words.get(start + 3);
-    if words.len() > start + 4 {
-        return Err(Error::syntax());
-    }
     named(r.look, &key, group)?;
     let streams = view(r.look)?;
     let time = now(r.look);

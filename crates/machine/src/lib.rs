@@ -51,6 +51,8 @@ pub const MACHINE_VERSION: u32 = 2;
 
 /// How many commands are read ahead: enough to overlap their cache misses, few enough to stay in the nearest cache.
 const NEAR: usize = 32;
+/// Rows of calls that are read ahead at most: one command may hold many.
+const NEAR_ROWS: usize = 512;
 
 /// Largest revision that a command may raise to: what commits add to it never comes near the end of 64 bits.
 const REVISION_MAX: Revision = Revision(1 << 62);
@@ -336,8 +338,15 @@ impl Machine {
         for command in commands {
             let CommandBody::Commit { commit } = &command.body else { continue };
             for op in &commit.then {
-                if let Op::Put { key, .. } | Op::Increment { key, .. } | Op::Delete { key, .. } = op {
-                    near.push(self.keys.hash(key));
+                match op {
+                    Op::Put { key, .. } | Op::Increment { key, .. } | Op::Delete { key, .. } => {
+                        near.push(self.keys.hash(key));
+                    }
+                    // Most calls name their key first; where a command does not, nothing is found, and nothing is lost.
+                    Op::Call { space, words, .. } if words.len() > 1 && near.len() < NEAR_ROWS => {
+                        near.push(self.keys.hash_of(*space, &words[1]));
+                    }
+                    _ => {}
                 }
             }
             if let Some(wanted) = &commit.idempotency {
