@@ -95,7 +95,6 @@ pub const CLUSTER_PROBES: &[&str] = &[
     "members: a node is added",
     "members: a node is removed",
     "members: one is replaced by joint change",
-    "members: seen in a joint change",
     "network: a node away for long",
     "network: a node cut off",
     "network: cut in one direction",
