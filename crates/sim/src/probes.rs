@@ -112,8 +112,12 @@ pub const CLUSTER_PROBES: &[&str] = &[
 ];
 
 /// Paths that a campaign of clusters reaches now and then: counted, not demanded.
-pub const CLUSTER_RARE: &[&str] =
-    &["calls: refused before every node knows them", "copy: broken off", "copy: out of date, not installed"];
+pub const CLUSTER_RARE: &[&str] = &[
+    "calls: refused before every node knows them",
+    "copy: broken off",
+    "copy: out of date, not installed",
+    "members: seen in a joint change",
+];
 
 /// How often each path was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
