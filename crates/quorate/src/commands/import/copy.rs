@@ -445,7 +445,7 @@ impl Copier<'_> {
         commands.extend(each(bodies, |body| words(&[b"EXISTS", &body.head.key])));
         let answers: Result<Vec<Value>, String> = self.target.ask(&commands)?.into_iter().collect();
         // Whoever cannot tell whether a key is there is asked again.
-        let answers = answers.map_err(|why| Lost::later(why))?;
+        let answers = answers.map_err(Lost::later)?;
         Ok(answers.iter().skip(2).map(|answer| matches!(answer, Value::Int(0))).collect())
     }
 
