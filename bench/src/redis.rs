@@ -185,7 +185,10 @@ impl Server {
             let url = format!("http://{}", http[0]);
             until(Duration::from_secs(30), || {
                 let _ = Command::new(binary).args(["cluster", "init", "--server", &url]).output();
-                let said = Command::new(binary).args(["cluster", "status", "--json", "--server", &url]).output().ok()?;
+                let said = Command::new(binary)
+                    .args(["cluster", "status", "--json", "--server", &url])
+                    .output()
+                    .ok()?;
                 (String::from_utf8_lossy(&said.stdout).matches("\"voter\"").count() >= nodes).then_some(())
             })
             .ok_or_else(|| format!("no cluster of {nodes} voters: {}", server.last_words()))?;

@@ -20,11 +20,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/gateways/http", &["types", "machine", "node", "runtime"]),
     ("crates/gateways/redis", &["types", "calls", "machine", "node", "runtime"]),
     ("crates/client", &[]),
-    ("crates/sim", &["types", "machine", "log", "engine", "node"]),
-    (
-        "crates/quorate",
-        &["types", "machine", "log", "engine", "node", "runtime", "http", "redis", "client"],
-    ),
+    ("crates/sim", &["types", "calls", "machine", "log", "engine", "node"]),
+    ("crates/quorate", &["types", "machine", "log", "engine", "node", "runtime", "http", "redis", "client"]),
     ("crates/torture", &[]),
     ("bench", &["types", "machine", "log", "engine", "node", "runtime", "http", "client"]),
     ("xtask", &[]),

@@ -26,7 +26,17 @@ impl Server {
             .open(&said)
             .map_err(|error| Failure::io(format!("open {}", said.display()), &error))?;
         let child = Command::new(binary)
-            .args(["serve", "--json", "--http", "127.0.0.1:0", "--redis", "off", "--durability", "always", "--data"])
+            .args([
+                "serve",
+                "--json",
+                "--http",
+                "127.0.0.1:0",
+                "--redis",
+                "off",
+                "--durability",
+                "always",
+                "--data",
+            ])
             .arg(folder.join("log"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
