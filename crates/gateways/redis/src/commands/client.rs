@@ -1,4 +1,4 @@
-//! CLIENT.
+//! CLIENT: what a connection says of itself, and what it may do to others.
 //!
 //! Called by: `commands::run`.
 
