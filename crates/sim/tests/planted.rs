@@ -54,7 +54,9 @@ fn log_time_that_jumps_at_a_restart_is_found() {
 
 #[test]
 fn a_clock_that_stands_still_is_found() {
-    found(Plant::StuckClock, Scenario::Mixed, &["after a minute of peace"]);
+    // Answers that are never forgotten leave no room for the last ones.
+    let reasons = &["after a minute of peace", "never got the answer to their last commit"];
+    found(Plant::StuckClock, Scenario::Mixed, reasons);
 }
 
 #[test]
