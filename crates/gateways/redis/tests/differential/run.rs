@@ -70,7 +70,7 @@ pub(crate) fn play(between: &Match, sequence: &Sequence) -> Result<Played, Strin
             format!("{who} at step {place}, {}: {error}", game.sides[0].told(step).unwrap_or_default())
         })?;
         played.steps += 1;
-        for (command, reference, subject, why) in found {
+        if let Some((command, reference, subject, why)) = found.into_iter().next() {
             let known = between
                 .allowed
                 .iter()
