@@ -424,11 +424,32 @@ impl Cut {
         }
     }
 
+    /// How many records lie in whole pieces before the place to cut at.
+    fn whole_pieces(self, w: &Writing<'_>, key: &Key) -> Result<u64, Error> {
+        let streams = view(w.look())?;
+        let before = match self.trim {
+            Trim::Length(kept) => streams.facts(key)?.length.saturating_sub(kept),
+            Trim::From(id) => match id.prev() {
+                Some(last) => streams.entries(key, RecordId::ZERO, last, false, PIECES_MAX).len() as u64,
+                None => 0,
+            },
+        };
+        Ok(before - before % PIECE)
+    }
+
     fn apply(self, w: &mut Writing<'_>, key: &Key) -> Result<u64, Error> {
-        let max = if self.limit == 0 { u64::MAX } else { self.limit };
+        let mut max = if self.limit == 0 { u64::MAX } else { self.limit };
+        if self.approximate {
+            max = max.min(self.whole_pieces(w, key)?);
+        }
         Ok(changes(w)?.trim(key, self.trim, max))
     }
 }
+
+/// Records in a piece: with `~`, Redis cuts off whole ones only, which keep a hundred records by default (stream-node-max-entries).
+const PIECE: u64 = 100;
+/// Records that one cut with `~` looks at.
+const PIECES_MAX: u64 = 100 * PIECE;
 
 /// The id that an XADD asks for.
 #[derive(Clone, Copy)]

@@ -291,7 +291,7 @@ async fn look(gateway: &Gateway, place: &Place<'_>, waits: &Waits, at: usize) ->
         place.turn(at).await;
     }
     let interest = Interest::Keys(KeyRange::single(waits.keys[at].clone()));
-    let look = |machine: &Machine| waits.serves(machine, Times::default(), &waits.keys[at]).then_some(());
+    let look = |machine: &Machine| waits.serves_waiting(machine, &waits.keys[at]).then_some(());
     match gateway.handle.wait(interest, FOR_EVER, look).await {
         Ok(_) => None,
         Err(why) => Some(error::runtime(&why)),
@@ -376,6 +376,16 @@ impl Waits {
             Served::Kind(kind) => *kind_of(machine, times, key) == *kind.as_bytes(),
             Served::Stream(session, words) => machine.stream_ready(times, session, words),
         }
+    }
+
+    /// As [`Waits::serves`], for one that waits already: an XREAD does not hear of what takes its stream's place.
+    fn serves_waiting(&self, machine: &Machine, key: &Key) -> bool {
+        let times = Times::default();
+        let reads = match &self.served {
+            Served::Kind(_) => false,
+            Served::Stream(_, words) => words[0].eq_ignore_ascii_case(b"xread"),
+        };
+        self.serves(machine, times, key) && (!reads || *kind_of(machine, times, key) == *b"stream")
     }
 
     /// What the first key that has something has.

@@ -118,7 +118,8 @@ fn wait(gateway: &Gateway, words: &[Blob]) -> Reply {
     match (resp::integer(&words[0]), resp::integer(&words[1])) {
         (Some(_), Some(0..)) => Reply::integer(others_in_quorum(gateway)),
         (Some(_), Some(_)) => Reply::error("ERR timeout is negative"),
-        _ => Reply::error("ERR value is not an integer or out of range"),
+        (Some(_), None) => Reply::error("ERR timeout is not an integer or out of range"),
+        (None, _) => Reply::error("ERR value is not an integer or out of range"),
     }
 }
 
