@@ -434,7 +434,9 @@ impl Cut {
                 None => 0,
             },
         };
-        Ok(before - before % PIECE)
+        // The last piece is whole when nothing after it is kept.
+        let all = before == streams.facts(key)?.length;
+        Ok(if all { before } else { before - before % PIECE })
     }
 
     fn apply(self, w: &mut Writing<'_>, key: &Key) -> Result<u64, Error> {

@@ -156,7 +156,8 @@ impl Connection {
         };
         // What another type makes an error is said at once; what somebody else waits for is theirs first.
         let at_once = match there {
-            There::Nothing => false,
+            // A consumer is made by its first try, whatever comes of it.
+            There::Nothing => spec.name == "xreadgroup",
             There::Other => true,
             There::Something => !gateway.queues.anybody(&waits.keys),
         };
