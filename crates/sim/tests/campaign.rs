@@ -7,7 +7,7 @@ use quorate_sim::{Options, Plant, Probes, Scenario, run};
 #[test]
 fn a_campaign_finds_nothing_and_reaches_every_probe() {
     let mut probes = Probes::default();
-    for seed in 0..150 {
+    for seed in 0..320 {
         let scenario = Scenario::of_seed(seed);
         match run(seed, 6_000, Options { scenario, ..Options::default() }) {
             Ok(report) => probes.merge(&report.probes),
