@@ -6,19 +6,12 @@
 
 use super::dense::Dense;
 use super::packed::{self, Either, Packed};
+use super::shape::{Grown, Shape};
 use quorate_types::Blob;
-use std::fmt;
 
 /// Fields with values.
 #[derive(Clone)]
-pub struct Hash(Repr);
-
-#[derive(Clone)]
-enum Repr {
-    /// Field, value, field, value…
-    Small(Packed),
-    Large(Box<Dense<(Blob, Blob)>>),
-}
+pub struct Hash(Shape<Dense<(Blob, Blob)>>);
 
 const _: () = assert!(size_of::<Hash>() == 16);
 
@@ -26,16 +19,13 @@ impl Hash {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
-        Self(Repr::Small(Packed::default()))
+        Self(Shape::new())
     }
 
     /// How many fields.
     #[must_use]
     pub fn len(&self) -> u64 {
-        match &self.0 {
-            Repr::Small(packed) => packed.count() as u64 / 2,
-            Repr::Large(dense) => dense.len() as u64,
-        }
+        self.0.items() / 2
     }
 
     /// Whether there are none.
@@ -47,19 +37,14 @@ impl Hash {
     /// Bytes in memory, nearly: a function of the fields and values alone.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        match &self.0 {
-            Repr::Small(packed) => packed::packed_bytes(packed.raw() as u64),
-            Repr::Large(dense) => {
-                packed::small_bytes(2 * dense.len() as u64, dense.raw()).unwrap_or_else(|| dense.bytes())
-            }
-        }
+        self.0.bytes()
     }
 
     /// The value of a field.
     #[must_use]
     pub fn get(&self, field: &[u8]) -> Option<Blob> {
         match &self.0 {
-            Repr::Small(packed) => {
+            Shape::Small(packed) => {
                 let mut items = packed.iter();
                 while let (Some(name), Some(value)) = (items.next(), items.next()) {
                     if name == field {
@@ -68,7 +53,7 @@ impl Hash {
                 }
                 None
             }
-            Repr::Large(dense) => dense.at(dense.place(field)?).map(|(_, value)| value.clone()),
+            Shape::Large(dense) => dense.at(dense.place(field)?).map(|(_, value)| value.clone()),
         }
     }
 
@@ -83,19 +68,19 @@ impl Hash {
     pub fn at(&self, place: u64) -> Option<(Blob, Blob)> {
         let place = usize::try_from(place).ok()?;
         match &self.0 {
-            Repr::Small(packed) => {
+            Shape::Small(packed) => {
                 let first = place.checked_mul(2)?;
                 Some((packed.get(first)?.into(), packed.get(first + 1)?.into()))
             }
-            Repr::Large(dense) => dense.at(place).cloned(),
+            Shape::Large(dense) => dense.at(place).cloned(),
         }
     }
 
     /// All, by place.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (Blob, Blob)> + '_ {
         match &self.0 {
-            Repr::Small(packed) => Either::Small(Pairs(packed.iter())),
-            Repr::Large(dense) => Either::Large(dense.iter().cloned()),
+            Shape::Small(packed) => Either::Small(Pairs(packed.iter())),
+            Shape::Large(dense) => Either::Large(dense.iter().cloned()),
         }
     }
 
@@ -117,35 +102,35 @@ impl Hash {
 
     pub(super) fn place(&self, field: &[u8]) -> Option<u64> {
         match &self.0 {
-            Repr::Small(packed) => {
+            Shape::Small(packed) => {
                 packed.iter().step_by(2).position(|name| name == field).map(|place| place as u64)
             }
-            Repr::Large(dense) => dense.place(field).map(|place| place as u64),
+            Shape::Large(dense) => dense.place(field).map(|place| place as u64),
         }
     }
 
     /// Adds a field that is new.
     pub(super) fn push(&mut self, field: Blob, value: Blob) {
-        match self.room(2, packed::size(field.len()) + packed::size(value.len())) {
-            Repr::Small(packed) => packed.splice(packed.count(), 0, &[&[&field], &[&value]]),
-            Repr::Large(dense) => dense.push((field, value)),
+        match self.0.room(2, packed::size(field.len()) + packed::size(value.len())) {
+            Shape::Small(packed) => packed.splice(packed.count(), 0, &[&[&field], &[&value]]),
+            Shape::Large(dense) => dense.push((field, value)),
         }
     }
 
     /// Replaces the value at a place that is there.
     pub(super) fn replace_at(&mut self, place: u64, value: Blob) -> Blob {
         let place = place as usize;
-        match self.room(0, packed::size(value.len())) {
-            Repr::Small(packed) => {
+        match self.0.room(0, packed::size(value.len())) {
+            Shape::Small(packed) => {
                 let old = packed.get(2 * place + 1).expect("the place was found").into();
                 packed.splice(2 * place + 1, 1, &[&[&value]]);
                 old
             }
-            Repr::Large(dense) => {
+            Shape::Large(dense) => {
                 let (field, _) = dense.at(place).expect("the place was found");
                 let new = (field.clone(), value);
                 let old = dense.replace(place, new).1;
-                self.shrink();
+                self.0.shrink();
                 old
             }
         }
@@ -156,7 +141,7 @@ impl Hash {
         let pair = self.at(place).expect("the place was found");
         let place = place as usize;
         match &mut self.0 {
-            Repr::Small(packed) => {
+            Shape::Small(packed) => {
                 let last = packed.count() / 2 - 1;
                 if place != last {
                     let (field, value) =
@@ -165,11 +150,11 @@ impl Hash {
                 }
                 packed.splice(2 * last, 2, &[]);
             }
-            Repr::Large(dense) => {
+            Shape::Large(dense) => {
                 dense.take(place);
             }
         }
-        self.shrink();
+        self.0.shrink();
         pair
     }
 
@@ -178,91 +163,68 @@ impl Hash {
         if place == self.len() {
             return self.push(field, value);
         }
-        match self.room(2, packed::size(field.len()) + packed::size(value.len())) {
-            Repr::Small(packed) => {
+        match self.0.room(2, packed::size(field.len()) + packed::size(value.len())) {
+            Shape::Small(packed) => {
                 let place = place as usize;
                 let (last_field, last_value) =
                     (Blob::from(item(packed, 2 * place)), Blob::from(item(packed, 2 * place + 1)));
                 packed.splice(2 * place, 2, &[&[&field], &[&value]]);
                 packed.splice(packed.count(), 0, &[&[&last_field], &[&last_value]]);
             }
-            Repr::Large(dense) => dense.put_back(place as usize, (field, value)),
+            Shape::Large(dense) => dense.put_back(place as usize, (field, value)),
         }
     }
 
     /// The elements as they are; cheap, and not to be changed.
     pub(super) fn pin(&self) -> Self {
-        match &self.0 {
-            Repr::Small(_) => self.clone(),
-            Repr::Large(dense) => Self(Repr::Large(Box::new(dense.pin()))),
-        }
+        Self(self.0.pin())
     }
 
     /// Frees up to about `max` elements; whether none is left.
     pub(super) fn drop_some(&mut self, max: usize) -> bool {
-        let done = match &mut self.0 {
-            Repr::Small(_) => true,
-            Repr::Large(dense) => dense.drop_some(max),
-        };
-        if done {
-            *self = Self::new();
-        }
-        done
-    }
-
-    /// The hash with room for so much more: large, when that is too much for a small one.
-    fn room(&mut self, items: usize, bytes: usize) -> &mut Repr {
-        if let Repr::Small(packed) = &self.0
-            && !packed.fits(items, bytes)
-        {
-            let mut dense = Dense::default();
-            for pair in Pairs(packed.iter()) {
-                dense.push(pair);
-            }
-            self.0 = Repr::Large(Box::new(dense));
-        }
-        &mut self.0
-    }
-
-    fn shrink(&mut self) {
-        if let Repr::Large(dense) = &self.0
-            && packed::packs_again(2 * dense.len() as u64, dense.raw())
-        {
-            let mut packed = Packed::default();
-            for (field, value) in dense.iter() {
-                packed.splice(packed.count(), 0, &[&[field], &[value]]);
-            }
-            self.0 = Repr::Small(packed);
-        }
+        self.0.drop_some(max)
     }
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        if let Repr::Large(dense) = &self.0 {
+        if let Shape::Large(dense) = &self.0 {
             dense.check();
         }
     }
 }
 
-impl Default for Hash {
-    fn default() -> Self {
-        Self::new()
+impl Grown for Dense<(Blob, Blob)> {
+    fn items(&self) -> u64 {
+        2 * self.len() as u64
+    }
+    fn raw(&self) -> u64 {
+        self.raw()
+    }
+    fn bytes(&self) -> u64 {
+        self.bytes()
+    }
+    /// From field, value, field, value…
+    fn unpack(packed: &Packed) -> Self {
+        let mut dense = Self::default();
+        Pairs(packed.iter()).for_each(|pair| dense.push(pair));
+        dense
+    }
+    fn pack(&self) -> Packed {
+        let mut packed = Packed::default();
+        for (field, value) in self.iter() {
+            packed.splice(packed.count(), 0, &[&[field], &[value]]);
+        }
+        packed
+    }
+    fn pin(&self) -> Self {
+        self.pin()
+    }
+    fn drop_some(&mut self, max: usize) -> bool {
+        self.drop_some(max)
     }
 }
 
-impl PartialEq for Hash {
-    /// The same fields and values at the same places.
-    fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.iter().eq(other.iter())
-    }
-}
-impl Eq for Hash {}
-
-impl fmt::Debug for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.iter()).finish()
-    }
-}
+shown!(Hash, debug_map);
 
 fn item(packed: &Packed, at: usize) -> &[u8] {
     packed.get(at).expect("the place is below the length")

@@ -7,20 +7,14 @@
 //! Called by: `collections::value`, and handlers that build a list whole.
 
 use super::packed::{self, Either, Packed};
+use super::shape::{Grown, Shape};
 use super::tree::{Leaf, Tree};
 use quorate_types::Blob;
 use std::cmp::Ordering;
-use std::fmt;
 
 /// Values in order.
 #[derive(Clone)]
-pub struct List(Repr);
-
-#[derive(Clone)]
-enum Repr {
-    Small(Packed),
-    Large(Box<Large>),
-}
+pub struct List(Shape<Large>);
 
 #[derive(Clone, Default)]
 struct Large {
@@ -35,16 +29,13 @@ impl List {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
-        Self(Repr::Small(Packed::default()))
+        Self(Shape::new())
     }
 
     /// How many values.
     #[must_use]
     pub fn len(&self) -> u64 {
-        match &self.0 {
-            Repr::Small(packed) => packed.count() as u64,
-            Repr::Large(large) => large.tree.len(),
-        }
+        self.0.items()
     }
 
     /// Whether there are none.
@@ -56,20 +47,15 @@ impl List {
     /// Bytes in memory, nearly: a function of the values alone.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        match &self.0 {
-            Repr::Small(packed) => packed::packed_bytes(packed.raw() as u64),
-            // A leaf of 4 KiB, or of 128 values, costs about 128 bytes beside them.
-            Repr::Large(large) => packed::small_bytes(large.tree.len(), large.raw)
-                .unwrap_or_else(|| 192 + large.raw + large.raw / 32 + large.tree.len()),
-        }
+        self.0.bytes()
     }
 
     /// The value at a place, counted from the head.
     #[must_use]
     pub fn get(&self, at: u64) -> Option<Blob> {
         match &self.0 {
-            Repr::Small(packed) => packed.get(usize::try_from(at).ok()?).map(Blob::from),
-            Repr::Large(large) => large.tree.get(at),
+            Shape::Small(packed) => packed.get(usize::try_from(at).ok()?).map(Blob::from),
+            Shape::Large(large) => large.tree.get(at),
         }
     }
 
@@ -78,8 +64,8 @@ impl List {
         let to = to.min(self.len());
         let from = from.min(to);
         match &self.0 {
-            Repr::Small(packed) => Either::Small(packed.range(from as usize, to as usize).map(Blob::from)),
-            Repr::Large(large) => Either::Large(large.tree.range(from, to)),
+            Shape::Small(packed) => Either::Small(packed.range(from as usize, to as usize).map(Blob::from)),
+            Shape::Large(large) => Either::Large(large.tree.range(from, to)),
         }
     }
 
@@ -101,9 +87,9 @@ impl List {
     /// Puts before the value at `at`; beyond the end, appends.
     pub fn insert(&mut self, at: u64, value: Blob) {
         let at = at.min(self.len());
-        match self.room(1, packed::size(value.len())) {
-            Repr::Small(packed) => packed.splice(at as usize, 0, &[&[&value]]),
-            Repr::Large(large) => large.insert(at, value),
+        match self.0.room(1, packed::size(value.len())) {
+            Shape::Small(packed) => packed.splice(at as usize, 0, &[&[&value]]),
+            Shape::Large(large) => large.insert(at, value),
         }
     }
 
@@ -112,15 +98,15 @@ impl List {
         if at >= self.len() {
             return None;
         }
-        match self.room(0, packed::size(value.len())) {
-            Repr::Small(packed) => {
+        match self.0.room(0, packed::size(value.len())) {
+            Shape::Small(packed) => {
                 let old = packed.get(at as usize).map(Blob::from);
                 packed.splice(at as usize, 1, &[&[&value]]);
                 old
             }
-            Repr::Large(large) => {
+            Shape::Large(large) => {
                 let old = large.set(at, value);
-                self.shrink();
+                self.0.shrink();
                 Some(old)
             }
         }
@@ -132,15 +118,15 @@ impl List {
             return None;
         }
         match &mut self.0 {
-            Repr::Small(packed) => {
+            Shape::Small(packed) => {
                 let old = packed.get(at as usize).map(Blob::from);
                 packed.splice(at as usize, 1, &[]);
                 old
             }
-            Repr::Large(large) => {
+            Shape::Large(large) => {
                 let old = large.tree.remove(at);
                 large.raw -= packed::size(old.len()) as u64;
-                self.shrink();
+                self.0.shrink();
                 Some(old)
             }
         }
@@ -148,61 +134,28 @@ impl List {
 
     /// The elements as they are; cheap, and not to be changed.
     pub(super) fn pin(&self) -> Self {
-        self.clone()
+        Self(self.0.pin())
     }
 
     /// Frees up to about `max` elements; whether none is left.
     pub(super) fn drop_some(&mut self, max: usize) -> bool {
-        let done = match &mut self.0 {
-            Repr::Small(_) => true,
-            Repr::Large(large) => large.tree.drop_some(max),
-        };
-        if done {
-            *self = Self::new();
-        }
-        done
-    }
-
-    /// The list with room for so much more: large, when that is too much for a small one.
-    fn room(&mut self, items: usize, bytes: usize) -> &mut Repr {
-        if let Repr::Small(packed) = &self.0
-            && !packed.fits(items, bytes)
-        {
-            let mut large = Large::default();
-            for value in packed.iter() {
-                large.insert(large.tree.len(), value.into());
-            }
-            self.0 = Repr::Large(Box::new(large));
-        }
-        &mut self.0
-    }
-
-    fn shrink(&mut self) {
-        if let Repr::Large(large) = &self.0
-            && packed::packs_again(large.tree.len(), large.raw)
-        {
-            let mut packed = Packed::default();
-            for value in large.tree.range(0, large.tree.len()) {
-                packed.splice(packed.count(), 0, &[&[&value]]);
-            }
-            self.0 = Repr::Small(packed);
-        }
+        self.0.drop_some(max)
     }
 
     /// Bytes of the leaves, with their slack.
     #[cfg(test)]
     pub(super) fn held_for_tests(&self) -> usize {
         match &self.0 {
-            Repr::Small(packed) => packed.raw(),
-            Repr::Large(large) => large.tree.leaves().iter().map(|run| run.bytes.capacity()).sum(),
+            Shape::Small(packed) => packed.raw(),
+            Shape::Large(large) => large.tree.leaves().iter().map(|run| run.bytes.capacity()).sum(),
         }
     }
 
     #[cfg(test)]
     pub(super) fn longest_leaf_for_tests(&self) -> usize {
         match &self.0 {
-            Repr::Small(packed) => packed.raw(),
-            Repr::Large(large) => {
+            Shape::Small(packed) => packed.raw(),
+            Shape::Large(large) => {
                 large.tree.leaves().iter().map(|run| run.body().len()).max().unwrap_or_default()
             }
         }
@@ -210,7 +163,7 @@ impl List {
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        if let Repr::Large(large) = &self.0 {
+        if let Shape::Large(large) = &self.0 {
             large.tree.check();
             assert_eq!(large.raw, self.iter().map(|value| packed::size(value.len()) as u64).sum::<u64>());
         }
@@ -238,24 +191,38 @@ impl Large {
     }
 }
 
-impl Default for List {
-    fn default() -> Self {
-        Self::new()
+impl Grown for Large {
+    fn items(&self) -> u64 {
+        self.tree.len()
+    }
+    fn raw(&self) -> u64 {
+        self.raw
+    }
+    /// A leaf of 4 KiB, or of 128 values, costs about 128 bytes beside them.
+    fn bytes(&self) -> u64 {
+        192 + self.raw + self.raw / 32 + self.tree.len()
+    }
+    fn unpack(packed: &Packed) -> Self {
+        let mut large = Self::default();
+        packed.iter().for_each(|value| large.insert(large.tree.len(), value.into()));
+        large
+    }
+    fn pack(&self) -> Packed {
+        let mut packed = Packed::default();
+        for value in self.tree.range(0, self.tree.len()) {
+            packed.splice(packed.count(), 0, &[&[&value]]);
+        }
+        packed
+    }
+    fn pin(&self) -> Self {
+        self.clone()
+    }
+    fn drop_some(&mut self, max: usize) -> bool {
+        self.tree.drop_some(max)
     }
 }
 
-impl PartialEq for List {
-    fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.iter().eq(other.iter())
-    }
-}
-impl Eq for List {}
-
-impl fmt::Debug for List {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
+shown!(List, debug_list);
 
 /// Most bytes of a leaf, unless one value alone is longer.
 const RUN_BYTES: usize = 4096;

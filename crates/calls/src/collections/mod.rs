@@ -6,6 +6,30 @@
 //! Invariant: finding, counting and ranking one element takes at most logarithmic time, whatever the size.
 //! Called by: the handlers, which read; a store, which changes.
 
+/// A collection is nothing by default, equals another with the same elements at the same places, and shows them.
+macro_rules! shown {
+    ($name:ident, $form:ident) => {
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.len() == other.len() && self.iter().eq(other.iter())
+            }
+        }
+        impl Eq for $name {}
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.$form().entries(self.iter()).finish()
+            }
+        }
+    };
+}
+
 mod dense;
 mod hash;
 mod index;
@@ -13,6 +37,7 @@ mod list;
 mod packed;
 mod pin;
 mod set;
+mod shape;
 mod sorted;
 #[cfg(test)]
 mod tests;

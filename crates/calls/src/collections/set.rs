@@ -6,18 +6,12 @@
 
 use super::dense::Dense;
 use super::packed::{self, Either, Packed};
+use super::shape::{Grown, Shape};
 use quorate_types::Blob;
-use std::fmt;
 
 /// Members without order.
 #[derive(Clone)]
-pub struct Set(Repr);
-
-#[derive(Clone)]
-enum Repr {
-    Small(Packed),
-    Large(Box<Dense<Blob>>),
-}
+pub struct Set(Shape<Dense<Blob>>);
 
 const _: () = assert!(size_of::<Set>() == 16);
 
@@ -25,16 +19,13 @@ impl Set {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
-        Self(Repr::Small(Packed::default()))
+        Self(Shape::new())
     }
 
     /// How many members.
     #[must_use]
     pub fn len(&self) -> u64 {
-        match &self.0 {
-            Repr::Small(packed) => packed.count() as u64,
-            Repr::Large(dense) => dense.len() as u64,
-        }
+        self.0.items()
     }
 
     /// Whether there are none.
@@ -46,12 +37,7 @@ impl Set {
     /// Bytes in memory, nearly: a function of the members alone.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        match &self.0 {
-            Repr::Small(packed) => packed::packed_bytes(packed.raw() as u64),
-            Repr::Large(dense) => {
-                packed::small_bytes(dense.len() as u64, dense.raw()).unwrap_or_else(|| dense.bytes())
-            }
-        }
+        self.0.bytes()
     }
 
     /// Whether a member is there.
@@ -65,16 +51,16 @@ impl Set {
     pub fn at(&self, place: u64) -> Option<Blob> {
         let place = usize::try_from(place).ok()?;
         match &self.0 {
-            Repr::Small(packed) => packed.get(place).map(Blob::from),
-            Repr::Large(dense) => dense.at(place).cloned(),
+            Shape::Small(packed) => packed.get(place).map(Blob::from),
+            Shape::Large(dense) => dense.at(place).cloned(),
         }
     }
 
     /// All, by place.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Blob> + '_ {
         match &self.0 {
-            Repr::Small(packed) => Either::Small(packed.iter().map(Blob::from)),
-            Repr::Large(dense) => Either::Large(dense.iter().cloned()),
+            Shape::Small(packed) => Either::Small(packed.iter().map(Blob::from)),
+            Shape::Large(dense) => Either::Large(dense.iter().cloned()),
         }
     }
 
@@ -94,8 +80,8 @@ impl Set {
 
     pub(super) fn place(&self, member: &[u8]) -> Option<u64> {
         match &self.0 {
-            Repr::Small(packed) => packed.iter().position(|item| item == member).map(|place| place as u64),
-            Repr::Large(dense) => dense.place(member).map(|place| place as u64),
+            Shape::Small(packed) => packed.iter().position(|item| item == member).map(|place| place as u64),
+            Shape::Large(dense) => dense.place(member).map(|place| place as u64),
         }
     }
 
@@ -104,7 +90,7 @@ impl Set {
         let member = self.at(place).expect("the place was found");
         let place = place as usize;
         match &mut self.0 {
-            Repr::Small(packed) => {
+            Shape::Small(packed) => {
                 let last = packed.count() - 1;
                 if place != last {
                     let moved = Blob::from(packed.get(last).expect("the set is not empty"));
@@ -112,11 +98,11 @@ impl Set {
                 }
                 packed.splice(last, 1, &[]);
             }
-            Repr::Large(dense) => {
+            Shape::Large(dense) => {
                 dense.take(place);
             }
         }
-        self.shrink();
+        self.0.shrink();
         member
     }
 
@@ -125,95 +111,71 @@ impl Set {
         if place == self.len() {
             return self.push(member);
         }
-        match self.room(packed::size(member.len())) {
-            Repr::Small(packed) => {
+        match self.0.room(1, packed::size(member.len())) {
+            Shape::Small(packed) => {
                 let place = place as usize;
                 let moved = Blob::from(packed.get(place).expect("the place is below the length"));
                 packed.splice(place, 1, &[&[&member]]);
                 packed.splice(packed.count(), 0, &[&[&moved]]);
             }
-            Repr::Large(dense) => dense.put_back(place as usize, member),
+            Shape::Large(dense) => dense.put_back(place as usize, member),
         }
     }
 
     /// The elements as they are; cheap, and not to be changed.
     pub(super) fn pin(&self) -> Self {
-        match &self.0 {
-            Repr::Small(_) => self.clone(),
-            Repr::Large(dense) => Self(Repr::Large(Box::new(dense.pin()))),
-        }
+        Self(self.0.pin())
     }
 
     /// Frees up to about `max` elements; whether none is left.
     pub(super) fn drop_some(&mut self, max: usize) -> bool {
-        let done = match &mut self.0 {
-            Repr::Small(_) => true,
-            Repr::Large(dense) => dense.drop_some(max),
-        };
-        if done {
-            *self = Self::new();
-        }
-        done
+        self.0.drop_some(max)
     }
 
     /// Adds a member that is new.
     fn push(&mut self, member: Blob) {
-        match self.room(packed::size(member.len())) {
-            Repr::Small(packed) => packed.splice(packed.count(), 0, &[&[&member]]),
-            Repr::Large(dense) => dense.push(member),
-        }
-    }
-
-    /// The set with room for one of so many bytes: large, when that is too much for a small one.
-    fn room(&mut self, bytes: usize) -> &mut Repr {
-        if let Repr::Small(packed) = &self.0
-            && !packed.fits(1, bytes)
-        {
-            let mut dense = Dense::default();
-            for member in packed.iter() {
-                dense.push(Blob::from(member));
-            }
-            self.0 = Repr::Large(Box::new(dense));
-        }
-        &mut self.0
-    }
-
-    fn shrink(&mut self) {
-        if let Repr::Large(dense) = &self.0
-            && packed::packs_again(dense.len() as u64, dense.raw())
-        {
-            let mut packed = Packed::default();
-            for member in dense.iter() {
-                packed.splice(packed.count(), 0, &[&[member]]);
-            }
-            self.0 = Repr::Small(packed);
+        match self.0.room(1, packed::size(member.len())) {
+            Shape::Small(packed) => packed.splice(packed.count(), 0, &[&[&member]]),
+            Shape::Large(dense) => dense.push(member),
         }
     }
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        if let Repr::Large(dense) = &self.0 {
+        if let Shape::Large(dense) = &self.0 {
             dense.check();
         }
     }
 }
 
-impl Default for Set {
-    fn default() -> Self {
-        Self::new()
+impl Grown for Dense<Blob> {
+    fn items(&self) -> u64 {
+        self.len() as u64
+    }
+    fn raw(&self) -> u64 {
+        self.raw()
+    }
+    fn bytes(&self) -> u64 {
+        self.bytes()
+    }
+    fn unpack(packed: &Packed) -> Self {
+        let mut dense = Self::default();
+        packed.iter().for_each(|member| dense.push(member.into()));
+        dense
+    }
+    fn pack(&self) -> Packed {
+        let mut packed = Packed::default();
+        for member in self.iter() {
+            packed.splice(packed.count(), 0, &[&[member]]);
+        }
+        packed
+    }
+    fn pin(&self) -> Self {
+        self.pin()
+    }
+    fn drop_some(&mut self, max: usize) -> bool {
+        self.drop_some(max)
     }
 }
 
-impl PartialEq for Set {
-    /// The same members at the same places.
-    fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.iter().eq(other.iter())
-    }
-}
-impl Eq for Set {}
-
-impl fmt::Debug for Set {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.iter()).finish()
-    }
-}
+shown!(Set, debug_set);

@@ -8,21 +8,14 @@
 
 use super::index::{Entry, Index, hash_of};
 use super::packed::{self, Either, Packed};
+use super::shape::{Grown, Shape};
 use super::tree::{Leaf, Tree};
 use quorate_types::{Blob, Score};
 use std::cmp::Ordering;
-use std::fmt;
 
 /// Members with scores.
 #[derive(Clone)]
-pub struct Sorted(Repr);
-
-#[derive(Clone)]
-enum Repr {
-    /// Items of eight bytes of score, then the member.
-    Small(Packed),
-    Large(Box<Large>),
-}
+pub struct Sorted(Shape<Large>);
 
 #[derive(Clone, Default)]
 struct Large {
@@ -51,16 +44,13 @@ impl Sorted {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
-        Self(Repr::Small(Packed::default()))
+        Self(Shape::new())
     }
 
     /// How many members.
     #[must_use]
     pub fn len(&self) -> u64 {
-        match &self.0 {
-            Repr::Small(packed) => packed.count() as u64,
-            Repr::Large(large) => large.tree.len(),
-        }
+        self.0.items()
     }
 
     /// Whether there are none.
@@ -72,12 +62,7 @@ impl Sorted {
     /// Bytes in memory, nearly: a function of the members and scores alone.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        match &self.0 {
-            Repr::Small(packed) => packed::packed_bytes(packed.raw() as u64),
-            // 32 bytes in a leaf and 17 in the index, both at about two thirds of their room.
-            Repr::Large(large) => packed::small_bytes(large.tree.len(), large.raw)
-                .unwrap_or_else(|| 256 + large.heap + large.tree.len() * 76),
-        }
+        self.0.bytes()
     }
 
     /// The score of a member.
@@ -96,8 +81,8 @@ impl Sorted {
     #[must_use]
     pub fn at(&self, rank: u64) -> Option<(Blob, Score)> {
         match &self.0 {
-            Repr::Small(packed) => packed.get(usize::try_from(rank).ok()?).map(owned),
-            Repr::Large(large) => large.tree.get(rank).map(|(score, member)| (member, score)),
+            Shape::Small(packed) => packed.get(usize::try_from(rank).ok()?).map(owned),
+            Shape::Large(large) => large.tree.get(rank).map(|(score, member)| (member, score)),
         }
     }
 
@@ -106,8 +91,8 @@ impl Sorted {
         let to = to.min(self.len());
         let from = from.min(to);
         match &self.0 {
-            Repr::Small(packed) => Either::Small(packed.range(from as usize, to as usize).map(owned)),
-            Repr::Large(large) => {
+            Shape::Small(packed) => Either::Small(packed.range(from as usize, to as usize).map(owned)),
+            Shape::Large(large) => {
                 Either::Large(large.tree.range(from, to).map(|(score, member)| (member, score)))
             }
         }
@@ -140,11 +125,11 @@ impl Sorted {
             self.take(rank, &member, before);
         }
         let rank = self.passing_near(score, |of, name| (of, name) < (score, &member[..]));
-        match self.room(packed::size(8 + member.len())) {
-            Repr::Small(packed) => {
+        match self.0.room(1, packed::size(8 + member.len())) {
+            Shape::Small(packed) => {
                 packed.splice(rank as usize, 0, &[&[&score.to_bits().to_le_bytes(), &member]]);
             }
-            Repr::Large(large) => large.insert(rank, member, score),
+            Shape::Large(large) => large.insert(rank, member, score),
         }
         found.map(|(_, before)| before)
     }
@@ -153,66 +138,50 @@ impl Sorted {
     pub fn remove(&mut self, member: &[u8]) -> Option<Score> {
         let (rank, score) = self.find(member)?;
         self.take(rank, member, score);
-        self.shrink();
+        self.0.shrink();
         Some(score)
     }
 
     /// The elements as they are; cheap, and not to be changed.
     pub(super) fn pin(&self) -> Self {
-        match &self.0 {
-            Repr::Small(_) => self.clone(),
-            Repr::Large(large) => Self(Repr::Large(Box::new(Large {
-                tree: large.tree.clone(),
-                index: Index::default(),
-                raw: large.raw,
-                heap: large.heap,
-            }))),
-        }
+        Self(self.0.pin())
     }
 
     /// Frees up to about `max` elements; whether none is left.
     pub(super) fn drop_some(&mut self, max: usize) -> bool {
-        let done = match &mut self.0 {
-            Repr::Small(_) => true,
-            // A segment of the index holds no allocations of its own: freeing it costs about what a hundred elements do.
-            Repr::Large(large) => large.index.drop_some(max.div_ceil(128)) == 0 && large.tree.drop_some(max),
-        };
-        if done {
-            *self = Self::new();
-        }
-        done
+        self.0.drop_some(max)
     }
 
     /// Rank and score of a member.
     fn find(&self, member: &[u8]) -> Option<(u64, Score)> {
         match &self.0 {
-            Repr::Small(packed) => {
+            Shape::Small(packed) => {
                 let rank = packed.iter().position(|item| &item[8..] == member)?;
                 Some((rank as u64, parts(packed.get(rank)?).0))
             }
-            Repr::Large(large) => large.find(member),
+            Shape::Large(large) => large.find(member),
         }
     }
 
     /// How many members at the start pass; those come before all others.
     fn passing(&self, passes: impl Fn(Score, &[u8]) -> bool) -> u64 {
         match &self.0 {
-            Repr::Small(packed) => packed
+            Shape::Small(packed) => packed
                 .iter()
                 .take_while(|item| {
                     let (score, member) = parts(item);
                     passes(score, member)
                 })
                 .count() as u64,
-            Repr::Large(large) => large.tree.passing(|(score, member)| passes(*score, member)),
+            Shape::Large(large) => large.tree.passing(|(score, member)| passes(*score, member)),
         }
     }
 
     /// The same, where members of a lower score pass and those of a higher one do not.
     fn passing_near(&self, score: Score, passes: impl Fn(Score, &[u8]) -> bool) -> u64 {
         match &self.0 {
-            Repr::Small(_) => self.passing(passes),
-            Repr::Large(large) => {
+            Shape::Small(_) => self.passing(passes),
+            Shape::Large(large) => {
                 large.tree.passing_near(rough(score), |(score, member)| passes(*score, member))
             }
         }
@@ -221,40 +190,14 @@ impl Sorted {
     /// Removes the member of a rank.
     fn take(&mut self, rank: u64, member: &[u8], score: Score) {
         match &mut self.0 {
-            Repr::Small(packed) => packed.splice(rank as usize, 1, &[]),
-            Repr::Large(large) => large.remove(rank, member, score),
-        }
-    }
-
-    /// The set with room for one of so many bytes: large, when that is too much for a small one.
-    fn room(&mut self, bytes: usize) -> &mut Repr {
-        if let Repr::Small(packed) = &self.0
-            && !packed.fits(1, bytes)
-        {
-            let mut large = Large::default();
-            for (member, score) in packed.iter().map(owned) {
-                large.insert(large.tree.len(), member, score);
-            }
-            self.0 = Repr::Large(Box::new(large));
-        }
-        &mut self.0
-    }
-
-    fn shrink(&mut self) {
-        if let Repr::Large(large) = &self.0
-            && packed::packs_again(large.tree.len(), large.raw)
-        {
-            let mut packed = Packed::default();
-            for (score, member) in large.tree.range(0, large.tree.len()) {
-                packed.splice(packed.count(), 0, &[&[&score.to_bits().to_le_bytes(), &member]]);
-            }
-            self.0 = Repr::Small(packed);
+            Shape::Small(packed) => packed.splice(rank as usize, 1, &[]),
+            Shape::Large(large) => large.remove(rank, member, score),
         }
     }
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        if let Repr::Large(large) = &self.0 {
+        if let Shape::Large(large) = &self.0 {
             large.tree.check();
             assert_eq!(large.raw, self.iter().map(|(m, _)| packed::size(8 + m.len()) as u64).sum::<u64>());
             assert_eq!(large.heap, self.iter().map(|(m, _)| packed::heap(&m)).sum::<u64>());
@@ -295,24 +238,42 @@ impl Large {
     }
 }
 
-impl Default for Sorted {
-    fn default() -> Self {
-        Self::new()
+impl Grown for Large {
+    fn items(&self) -> u64 {
+        self.tree.len()
+    }
+    fn raw(&self) -> u64 {
+        self.raw
+    }
+    /// 32 bytes in a leaf and 17 in the index, both at about two thirds of their room.
+    fn bytes(&self) -> u64 {
+        256 + self.heap + self.tree.len() * 76
+    }
+    /// From items of eight bytes of score, then the member.
+    fn unpack(packed: &Packed) -> Self {
+        let mut large = Self::default();
+        for (member, score) in packed.iter().map(owned) {
+            large.insert(large.tree.len(), member, score);
+        }
+        large
+    }
+    fn pack(&self) -> Packed {
+        let mut packed = Packed::default();
+        for (score, member) in self.tree.range(0, self.tree.len()) {
+            packed.splice(packed.count(), 0, &[&[&score.to_bits().to_le_bytes(), &member]]);
+        }
+        packed
+    }
+    fn pin(&self) -> Self {
+        Self { tree: self.tree.clone(), index: Index::default(), raw: self.raw, heap: self.heap }
+    }
+    /// A segment of the index holds no allocations of its own: freeing it costs about what a hundred elements do.
+    fn drop_some(&mut self, max: usize) -> bool {
+        self.index.drop_some(max.div_ceil(128)) == 0 && self.tree.drop_some(max)
     }
 }
 
-impl PartialEq for Sorted {
-    fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.iter().eq(other.iter())
-    }
-}
-impl Eq for Sorted {}
-
-impl fmt::Debug for Sorted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.iter()).finish()
-    }
-}
+shown!(Sorted, debug_map);
 
 /// A score as a number of the same order (IEEE 754 §5.10: sign and magnitude, made a plain count).
 fn rough(score: Score) -> u64 {
