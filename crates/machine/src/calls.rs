@@ -216,9 +216,7 @@ impl Effects<'_, '_> {
 
 impl Store for Effects<'_, '_> {
     fn may_write(&self, key: &Key) -> Result<(), Error> {
-        if key.space.is_internal() {
-            return Err(Error::reply("NOPERM this keyspace belongs to the server"));
-        }
+        not_internal(key.space)?;
         if self.machine.keys.get(key).is_none() && self.machine.streams.exists(key) {
             return Err(protected());
         }
@@ -245,27 +243,20 @@ impl Store for Effects<'_, '_> {
             Value::String(value) => {
                 machine.keys.put_at(slot, key, value, Hang::from(deadline), revision, time);
             }
-            value => {
-                let of = (kind_of(&value), machine.bodies.add(value));
-                let slot = machine.keys.put_body(slot, key, of, deadline.into(), revision, time);
-                machine.bodies.settle(of.1, slot);
-            }
+            value => machine.put_value(slot, key, value, deadline.into(), time),
         }
         Ok(())
     }
 
     fn change(&mut self, key: &Key, change: Change) -> Result<Changed, Error> {
         let slot = self.writable(key)?;
-        let (revision, time) = (self.machine.revision.next(), self.now().time);
+        let time = self.now().time;
         let machine = &mut *self.machine;
         let Some(row) = machine.keys.live_at(slot) else {
             let mut value = Value::empty_for(&change);
             let (changed, _) = value.apply(change).ok_or_else(Error::wrong_type)?;
             if !value.is_empty() {
-                machine.revision_now();
-                let of = (kind_of(&value), machine.bodies.add(value));
-                let slot = machine.keys.put_body(slot, key, of, Hang::Nothing, revision, time);
-                machine.bodies.settle(of.1, slot);
+                machine.put_value(slot, key, value, Hang::Nothing, time);
             }
             return Ok(changed);
         };
@@ -278,7 +269,7 @@ impl Store for Effects<'_, '_> {
         if machine.bodies.mark() == before {
             return Ok(changed); // Nothing has changed.
         }
-        machine.revision_now();
+        let revision = machine.revision_now();
         if machine.bodies.get(body).is_empty() {
             machine.drop_key(key, self.context.now);
         } else {
@@ -317,31 +308,19 @@ impl Store for Effects<'_, '_> {
 
     fn set_deadline(&mut self, key: &Key, deadline: Option<Deadline>) -> Result<(), Error> {
         let slot = self.writable(key)?;
-        let (revision, time) = (self.machine.revision.next(), self.now().time);
+        let time = self.now().time;
         let machine = &mut *self.machine;
-        let Some(row) = machine.keys.live_at(slot) else { return Ok(()) };
-        if row.deadline() == deadline {
-            return Ok(());
-        }
-        machine.revision_now();
-        let row = machine.keys.live_at(slot).expect("it was just there");
-        match row.kind {
-            Kind::Plain => {
-                let value = row.value.clone();
-                machine.keys.put_at(slot, key, value, Hang::from(deadline), revision, time);
-            }
-            kind => {
-                let of = (kind, row.body);
-                machine.keys.put_body(slot, key, of, deadline.into(), revision, time);
-            }
+        if let (Some(slot), Some(row)) = (slot, machine.keys.live_at(slot))
+            && row.deadline() != deadline
+        {
+            let revision = machine.revision_now();
+            machine.keys.rehang(slot, deadline.into(), revision, time);
         }
         Ok(())
     }
 
     fn clear(&mut self, space: Keyspace) -> Result<(), Error> {
-        if space.is_internal() {
-            return Err(Error::reply("NOPERM this keyspace belongs to the server"));
-        }
+        not_internal(space)?;
         for key in self.machine.keys.keys_of_space(space) {
             self.machine.drop_key(&key, self.context.now);
         }
@@ -379,6 +358,13 @@ impl Store for Effects<'_, '_> {
     }
 }
 
+fn not_internal(space: Keyspace) -> Result<(), Error> {
+    if space.is_internal() {
+        return Err(Error::reply("NOPERM this keyspace belongs to the server"));
+    }
+    Ok(())
+}
+
 fn protected() -> Error {
     Error::reply(
         "ERR this stream is protected: it was declared by another protocol, change or delete it there",
@@ -386,6 +372,14 @@ fn protected() -> Error {
 }
 
 impl Machine {
+    /// Writes a collection whole under a key that has none.
+    fn put_value(&mut self, slot: Option<Slot>, key: &Key, value: Value, hang: Hang, time: LogTime) {
+        let revision = self.revision_now();
+        let of = (kind_of(&value), self.bodies.add(value));
+        let slot = self.keys.put_body(slot, key, of, hang, revision, time);
+        self.bodies.settle(of.1, slot);
+    }
+
     /// Deletes a key that is there, whatever its type, and its elements with it.
     pub(crate) fn drop_key(&mut self, key: &Key, now: &Now) {
         let Some(row) = self.keys.get(key) else { return };

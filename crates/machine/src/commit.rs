@@ -626,12 +626,9 @@ impl Machine {
     fn delete(&mut self, key: &Key, now: &Now) -> Option<KeyValue> {
         // Deleting nothing is no change, and takes no revision.
         let row = self.keys.get(key).filter(|row| row.kind != keys::Kind::Stream)?;
-        if row.kind.has_body() {
-            let body = row.body;
-            self.bodies.remove(body, key);
-        }
-        let revision = self.revision_now();
-        self.keys.delete(key, revision, now.time).map(|row| view(key, row, false))
+        let gone = view(key, row, false);
+        self.drop_key(key, now);
+        Some(gone)
     }
 
     /// Where a key has its row, if it may be written. One name has one type: a new key must not bear a stream's name.

@@ -415,12 +415,16 @@ impl Keys {
 
     /// Notes at `revision` that the elements of a key change; once per revision is enough.
     pub(crate) fn touch_body(&mut self, slot: Slot, revision: Revision, time: LogTime) {
-        let (key, row) = self.rows.at(slot);
+        let row = &self.rows.at(slot).1;
         if row.modified != revision {
-            let (key, row) = (key.clone(), row.clone());
-            let (of, hang) = ((row.kind, row.body), row.hang());
-            self.put_body(Some(slot), &key, of, hang, revision, time);
+            self.rehang(slot, row.hang(), revision, time);
         }
+    }
+
+    /// Writes a key as it is, to be ended by something else.
+    pub(crate) fn rehang(&mut self, slot: Slot, hang: Hang, revision: Revision, time: LogTime) {
+        let (key, row) = self.rows.at(slot).clone();
+        self.write(Some(slot), &key, row, hang, revision, time);
     }
 
     fn write(

@@ -6,7 +6,7 @@
 //! Invariant: since version 2 of the rules, a row of the kind `stream` and an unprotected stream go together.
 //! Called by: the handlers of `quorate_calls::streams`.
 
-use super::{Effects, View, passed};
+use super::{Effects, View, not_internal, passed};
 use crate::bodies::BodyId;
 use crate::keys::{Hang, Kind};
 use crate::streams::{INLINE, NotPlain, PartKey};
@@ -175,15 +175,21 @@ impl LookStreams for View<'_> {
 impl Effects<'_, '_> {
     /// Checks that a stream may be here; what has passed its deadline is ended first.
     fn may_stream(&mut self, key: &Key) -> Result<(), Error> {
-        if key.space.is_internal() {
-            return Err(Error::reply("NOPERM this keyspace belongs to the server"));
-        }
+        not_internal(key.space)?;
         match self.machine.keys.get(key) {
             Some(row) if passed(row, self.times()) => self.machine.drop_key(key, self.context.now),
             Some(row) if row.kind != Kind::Stream => return Err(Error::wrong_type()),
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Effects<'_, '_> {
+    /// A change of a stream counts as a revision, whether or not it has a row that could tell.
+    fn stream_changed(&mut self, key: &Key) {
+        self.machine.revision_now();
+        self.machine.touch_stream(key, self.context.now);
     }
 }
 
@@ -217,16 +223,14 @@ impl ChangeStreams for Effects<'_, '_> {
         self.machine.inline_records += u32::from(inline.is_some());
         self.machine.streams.append_record(key, id, at, bytes, inline, self.context.now);
         self.out.events.push(Event::StreamAppended { stream: key.clone(), partition: 0 });
-        self.machine.revision_now();
-        self.machine.touch_stream(key, self.context.now);
+        self.stream_changed(key);
         Ok(())
     }
 
     fn trim(&mut self, key: &Key, trim: Trim, max: u64) -> u64 {
         let cut = self.machine.streams.cut(self.machine.part(key), trim, max);
         if cut > 0 {
-            self.machine.revision_now();
-            self.machine.touch_stream(key, self.context.now);
+            self.stream_changed(key);
         }
         cut
     }
@@ -239,8 +243,7 @@ impl ChangeStreams for Effects<'_, '_> {
             ))
         })?;
         if removed > 0 {
-            self.machine.revision_now();
-            self.machine.touch_stream(key, self.context.now);
+            self.stream_changed(key);
         }
         Ok(removed)
     }
@@ -258,8 +261,7 @@ impl ChangeStreams for Effects<'_, '_> {
                  take a greater one, or trim the stream first",
             ));
         }
-        self.machine.revision_now();
-        self.machine.touch_stream(key, self.context.now);
+        self.stream_changed(key);
         Ok(())
     }
 
