@@ -6,6 +6,7 @@
 mod cluster;
 mod commits;
 mod machine;
+mod processes;
 mod recovery;
 mod redis;
 mod report;

@@ -4,15 +4,14 @@
 //! what disturbs the machine for a while hits both. The ratio of each pair is what counts; its median is shown. `--nodes 3` puts a cluster
 //! of three beside one redis-server, all clients at one node.
 //!
-//! Invariant: no process outlives its `Server`, whatever happens.
 //! Called by: `main`. Read [`run`] first.
 
-use crate::cluster::servers::{cpu_seconds, free_addresses, version};
+use crate::processes::{self, Processes, free_addresses, version};
 use crate::report::{machine, median};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 type Failure = Box<dyn std::error::Error>;
@@ -135,8 +134,7 @@ fn measure(
 /// Processes that make one server, and where it listens.
 struct Server {
     address: SocketAddr,
-    processes: Vec<Child>,
-    folder: PathBuf,
+    processes: Processes,
 }
 
 impl Server {
@@ -147,39 +145,25 @@ impl Server {
             "interval" => "everysec",
             other => return Err(format!("durability {other:?} is neither always nor interval").into()),
         };
-        std::fs::create_dir_all(folder)?;
-        let mut server = Self { address, processes: Vec::new(), folder: folder.into() };
+        let mut server = Self { address, processes: Processes::new(folder)? };
         let mut command = Command::new(options.redis.join("redis-server"));
         command
             .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
             .arg(folder);
         command.args(["--appendonly", "yes", "--appendfsync", fsync]);
-        server.spawn(command, "log")?;
+        server.processes.spawn(command, "redis")?;
         server.ready(options)?;
         Ok(server)
     }
 
     fn quorate(options: &Options, binary: &Path, folder: &Path) -> Result<Self, Failure> {
-        std::fs::create_dir_all(folder)?;
         let nodes = options.nodes.max(1);
         let (redis, http, peers) = (free_addresses(nodes)?, free_addresses(nodes)?, free_addresses(nodes)?);
-        let mut server = Self { address: redis[0], processes: Vec::new(), folder: folder.into() };
-        let all: Vec<_> = peers.iter().enumerate().map(|(at, peer)| format!("{}={peer}", at + 1)).collect();
+        let mut server = Self { address: redis[0], processes: Processes::new(folder)? };
         for node in 0..nodes {
-            let mut command = Command::new(binary);
-            command.arg("serve").arg("--data").arg(folder.join(node.to_string()));
-            command.args(["--http", &http[node].to_string(), "--redis", &redis[node].to_string()]);
-            command.args(["--durability", &options.durability]);
-            if nodes > 1 {
-                command.args([
-                    "--node-id",
-                    &(node + 1).to_string(),
-                    "--peer-listen",
-                    &peers[node].to_string(),
-                ]);
-                command.args(["--peers", &all.join(",")]);
-            }
-            server.spawn(command, &format!("{node}.log"))?;
+            let mut command = processes::quorate(binary, folder, node, http[node], &peers);
+            command.args(["--redis", &redis[node].to_string(), "--durability", &options.durability]);
+            server.processes.spawn(command, "quorate")?;
         }
         if nodes > 1 {
             let url = format!("http://{}", http[0]);
@@ -191,18 +175,10 @@ impl Server {
                     .ok()?;
                 (String::from_utf8_lossy(&said.stdout).matches("\"voter\"").count() >= nodes).then_some(())
             })
-            .ok_or_else(|| format!("no cluster of {nodes} voters: {}", server.last_words()))?;
+            .ok_or_else(|| format!("no cluster of {nodes} voters: {}", server.processes.last_words()))?;
         }
         server.ready(options)?;
         Ok(server)
-    }
-
-    fn spawn(&mut self, mut command: Command, log: &str) -> Result<(), Failure> {
-        let log = std::fs::File::create(self.folder.join(log))?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().map_err(|error| format!("{command:?} cannot be started: {error}"))?;
-        self.processes.push(child);
-        Ok(())
     }
 
     fn ready(&self, options: &Options) -> Result<(), Failure> {
@@ -210,8 +186,9 @@ impl Server {
             let said = self.client(options, "redis-cli").args(["set", "ready", "1"]).output().ok()?;
             said.stdout.starts_with(b"OK").then_some(())
         };
-        until(Duration::from_secs(30), set)
-            .ok_or_else(|| format!("{} takes no writes: {}", self.address, self.last_words()).into())
+        until(Duration::from_secs(30), set).ok_or_else(|| {
+            format!("{} takes no writes: {}", self.address, self.processes.last_words()).into()
+        })
     }
 
     fn client(&self, options: &Options, tool: &str) -> Command {
@@ -240,9 +217,9 @@ impl Server {
         pipeline: u32,
         requests: u64,
     ) -> Result<Sample, Failure> {
-        let before = self.cpu_seconds();
+        let before = self.processes.cpu_seconds();
         let said = self.command(options, name, pipeline, requests).output()?;
-        let cpu = self.cpu_seconds() - before;
+        let cpu = self.processes.cpu_seconds() - before;
         let text = String::from_utf8_lossy(&said.stdout);
         // "test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
         let line = text.lines().rfind(|line| line.starts_with('"') && !line.starts_with("\"test\""));
@@ -253,38 +230,13 @@ impl Server {
             .collect();
         let [_, p99_ms, _, _, _, _, per_second, ..] = fields[..] else {
             let error = String::from_utf8_lossy(&said.stderr);
-            return Err(
-                format!("redis-benchmark -t {name} said {text:?} {error:?}; {}", self.last_words()).into()
-            );
+            return Err(format!(
+                "redis-benchmark -t {name} said {text:?} {error:?}; {}",
+                self.processes.last_words()
+            )
+            .into());
         };
         Ok(Sample { per_second, p99_ms, cpu_us: cpu * 1e6 / requests as f64 })
-    }
-
-    fn cpu_seconds(&self) -> f64 {
-        self.processes.iter().map(|child| cpu_seconds(&child.id().to_string())).sum()
-    }
-
-    /// The end of what each process printed.
-    fn last_words(&self) -> String {
-        let mut words = String::new();
-        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            if entry.path().extension().is_some_and(|end| end == "log") || entry.file_name() == "log" {
-                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let lines: Vec<_> = text.lines().collect();
-                words += &lines[lines.len().saturating_sub(5)..].join("\n  ");
-            }
-        }
-        words
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        for child in &mut self.processes {
-            // Fails only when it has ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

@@ -5,7 +5,8 @@
 use super::Failure;
 use super::etcd::{CONNECTIONS_MAX, EtcdClient};
 use super::http::HttpClient;
-use super::servers::{Fleet, System, cpu_seconds};
+use super::servers::{Fleet, System};
+use crate::processes::cpu_seconds;
 use crate::report::percentile;
 use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_local};
@@ -120,9 +121,9 @@ impl Load {
             })
             .collect();
         tokio::time::sleep_until(begin.into()).await;
-        let (servers, own) = (fleet.cpu_seconds(), cpu_seconds("self"));
+        let (servers, own) = (fleet.nodes.cpu_seconds(), cpu_seconds("self"));
         tokio::time::sleep_until(end.into()).await;
-        let (servers, own) = (fleet.cpu_seconds() - servers, cpu_seconds("self") - own);
+        let (servers, own) = (fleet.nodes.cpu_seconds() - servers, cpu_seconds("self") - own);
         let mut latencies = Vec::new();
         for client in running {
             latencies

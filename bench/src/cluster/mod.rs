@@ -12,7 +12,7 @@
 mod etcd;
 mod http;
 mod load;
-pub(crate) mod servers;
+mod servers;
 
 use crate::report::{machine, median};
 use load::{Measured, Operation};
@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options, folder: &Path) -> Result<(), Failure> {
     let mut systems = vec![(System::Quorate, quorate)];
     systems.extend(options.etcd.clone().map(|path| (System::Etcd, path)));
     for (system, path) in &systems {
-        eprintln!("{}: {}", system.name(), servers::version(path)?);
+        eprintln!("{}: {}", system.name(), crate::processes::version(path)?);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut samples = Vec::new();
@@ -83,7 +83,7 @@ pub(crate) fn run(options: &Options, folder: &Path) -> Result<(), Failure> {
             samples.extend(
                 tokio::task::LocalSet::new()
                     .block_on(&runtime, measuring)
-                    .map_err(|error| format!("{}: {error}\n{}", system.name(), fleet.last_words()))?,
+                    .map_err(|error| format!("{}: {error}\n{}", system.name(), fleet.nodes.last_words()))?,
             );
             drop(fleet);
             std::fs::remove_dir_all(&place)?;
@@ -93,7 +93,7 @@ pub(crate) fn run(options: &Options, folder: &Path) -> Result<(), Failure> {
     let in_process = crate::commits::in_process_rate(&folder.join("in-process"), options.repeats)?;
     let versions: Vec<_> = systems
         .iter()
-        .map(|(system, path)| Ok((system.name(), servers::version(path)?)))
+        .map(|(system, path)| Ok((system.name(), crate::processes::version(path)?)))
         .collect::<Result<_, Failure>>()?;
     let rows = rows(options, &samples);
     if options.json {
