@@ -242,8 +242,7 @@ impl Handle {
     /// # Errors
     /// [`RuntimeError`] when the node has stopped.
     pub async fn read<R>(&self, read: impl FnOnce(&Machine) -> R) -> Result<R, RuntimeError> {
-        self.barrier().await?;
-        Ok(read(self.shared.lock().open()?.machine()))
+        self.read_with(Consistency::Linearizable, read).await
     }
 
     /// Reads the state as fresh as asked for.
@@ -255,10 +254,7 @@ impl Handle {
         consistency: Consistency,
         read: impl FnOnce(&Machine) -> R,
     ) -> Result<R, RuntimeError> {
-        if !self.is_enough(consistency)? {
-            self.barrier().await?;
-        }
-        Ok(read(self.shared.lock().open()?.machine()))
+        self.read_at(consistency, |machine, _| read(machine)).await
     }
 
     /// As [`Handle::read_with`], with the times at which a deadline has to be looked at.
