@@ -1,31 +1,30 @@
 //! A real server on port 0 over a real runtime on a temporary folder, and a plain client that sees every byte.
 #![allow(clippy::unwrap_used, dead_code)] // Test code: a failure here is the test's failure.
 
+#[path = "../../../testing.rs"]
+mod testing;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
 use quorate_http::{Config, serve};
-use quorate_runtime::Quorate;
 use serde_json::Value;
-use std::net::SocketAddr;
-use std::time::Duration;
-use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use std::ops::Deref;
+use tokio::net::TcpStream;
 
-/// Longest that anything in these tests may take: only a failure waits for it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use testing::PATIENCE;
+use testing::Served;
 
 /// A running server. Dropping it without [`Server::stop`] leaves the end to the process.
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
-    data: Option<Quorate>,
-    _folder: TempDir,
+pub(crate) struct Server(Served);
+
+impl Deref for Server {
+    type Target = Served;
+    fn deref(&self) -> &Served {
+        &self.0
+    }
 }
 
 /// An answer with its whole body.
@@ -65,28 +64,20 @@ impl Server {
     }
 
     pub(crate) async fn with(config: Config) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let data = Quorate::open(folder.path(), quorate_runtime::Config::default(), |_, _| {}).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = data.handle();
-        let task = tokio::spawn(async move {
-            let shutdown = async move {
-                let _ = stopped.await;
-            };
-            serve(listener, served, config, shutdown).await.unwrap();
-        });
-        Self { address, stop: Some(stop), task, data: Some(data), _folder: folder }
+        Self(
+            Served::start(|listener, handle, stopped| async move {
+                let shutdown = async move {
+                    let _ = stopped.await;
+                };
+                serve(listener, handle, config, shutdown).await.unwrap();
+            })
+            .await,
+        )
     }
 
     /// Stops serving, and waits until it has ended.
-    pub(crate) async fn stop(mut self) {
-        drop(self.stop.take());
-        tokio::time::timeout(PATIENCE, &mut self.task).await.expect("the server ends in good order").unwrap();
-        if let Some(data) = self.data.take() {
-            tokio::task::spawn_blocking(move || data.close()).await.unwrap();
-        }
+    pub(crate) async fn stop(self) {
+        self.0.stop().await;
     }
 
     pub(crate) async fn send(
