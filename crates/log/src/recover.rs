@@ -6,6 +6,7 @@
 //! A segment that a rewind began ends the range of every segment before it at the index before its first (see `Log::rewind`).
 //!
 //! Invariant: nothing is written before every refusal that can be known here was ruled out.
+//! Invariant: no batch that opening did not find is found by a later opening: behind the end, nothing can become whole again.
 //! Invariant: what is recovered is durable when `open` returns: bytes not known to be synced are written again and synced, because after
 //! a failed sync the page cache may show what the disk never got.
 //! Called by: the engine at start; tests; verify and dump share `Folder`.
@@ -729,6 +730,7 @@ impl Found {
         if let Some((torn, to)) = &found.torn {
             write_zeros(&*found.file, torn.offset, *to).map_err(LogError::io("write", name))?;
         }
+        blank_header(&*found.file, found.end, found.info.bytes).map_err(LogError::io("write", name))?;
         // A mark is written again too, though it says nothing new: the next segment's header will count on its bytes.
         let synced_here = found.synced.sequence == found.header.sequence;
         let from = if synced_here { found.synced.offset.min(found.end) } else { 0 };
@@ -776,6 +778,17 @@ fn write_zeros(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
         at += step;
     }
     Ok(())
+}
+
+/// Zeros the place of the next batch's header. The first sector of a batch may be lost and the others kept: nothing then tells that it was
+/// there, and because every header of a segment begins alike, the first sector of the batch that comes next could make the old one whole.
+fn blank_header(file: &dyn DiskFile, at: u64, end: u64) -> std::io::Result<()> {
+    let mut head = [0u8; BATCH_HEADER];
+    let read = file.read_at(at, &mut head[..end.saturating_sub(at).min(BATCH_HEADER as u64) as usize])?;
+    match head.iter().any(|byte| *byte != 0) {
+        true => write_zeros(file, at, at + read as u64),
+        false => Ok(()),
+    }
 }
 
 fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {

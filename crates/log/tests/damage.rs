@@ -283,6 +283,72 @@ fn a_batch_in_a_prepared_segment_whose_header_was_lost_never_comes_back() {
     }
 }
 
+/// A folder whose last segment was recycled and is in use; the segment's name.
+fn in_a_recycled_segment() -> (SimDisk, Log, String) {
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    append_synced(&mut log, 60).unwrap();
+    snapshot(&mut log, 60).unwrap();
+    for item in log.clean_plan(Index(60), &|_, _| 0) {
+        let job = log.clean(item, Vec::new()).unwrap();
+        log.complete_clean(job.run()).unwrap();
+    }
+    prepare(&mut log).unwrap();
+    let recycled = files(&disk, "seg-").last().unwrap().name.clone();
+    let unused = disk.bytes(&recycled).unwrap();
+    while disk.bytes(&recycled).unwrap()[..512] == unused[..512] {
+        append_synced(&mut log, 1).unwrap();
+    }
+    (disk, log, recycled)
+}
+
+/// Appends one entry of `bytes` bytes and writes it; where its batch begins and ends.
+fn write_one(disk: &SimDisk, log: &mut Log, name: &str, bytes: usize) -> (usize, usize) {
+    let before = disk.bytes(name).unwrap();
+    let index = log.last().next();
+    // No two alike, and no byte that stands there already.
+    let body = vec![index.0 as u8 | 0x80; bytes];
+    log.append(AppendEntry { index, term: Term(99), body: &body, extents: &[] }).unwrap();
+    flush(log, true).unwrap();
+    let after = disk.bytes(name).unwrap();
+    let changed: Vec<usize> = (0..after.len()).filter(|at| after[*at] != before[*at]).collect();
+    (changed[0] & !7, changed[changed.len() - 1] / 8 * 8 + 8)
+}
+
+#[test]
+fn a_batch_that_lost_its_first_sector_is_not_made_whole_by_the_next_one() {
+    // Of the header's 72 bytes, this many lie in the first sector.
+    for first in (8..72).step_by(8) {
+        let (disk, mut log, name) = in_a_recycled_segment();
+        let (from, to) = write_one(&disk, &mut log, &name, 8);
+        let (rest, own) = ((1024 - first - to % 512) % 512, to - from);
+        write_one(&disk, &mut log, &name, 8 + (512 + rest - own % 512) % 512);
+        let last = log.last();
+        drop(log);
+        let (mut log, recovery) = open(&disk).unwrap();
+        assert_eq!(recovery.last, last);
+        let before = disk.bytes(&name).unwrap();
+        let (start, _) = write_one(&disk, &mut log, &name, 40);
+        assert_eq!(start % 512, 512 - first);
+        drop(log);
+        let sector = start + first;
+        // The sector with the header's beginning is lost, those behind it are not.
+        let mut torn = disk.bytes(&name).unwrap();
+        torn[..sector].copy_from_slice(&before[..sector]);
+        disk.put(&name, &torn);
+        let (mut log, recovery) = open(&disk).unwrap();
+        assert_eq!(recovery.last, last);
+        // The next batch is another one, and only that first sector of it is kept.
+        let opened = disk.bytes(&name).unwrap();
+        write_one(&disk, &mut log, &name, 64);
+        drop(log);
+        let mut mixed = opened;
+        mixed[..sector].copy_from_slice(&disk.bytes(&name).unwrap()[..sector]);
+        disk.put(&name, &mixed);
+        assert_eq!(open(&disk).unwrap().1.last, last, "{first} bytes of the header in its first sector");
+    }
+}
+
 #[test]
 fn a_second_handle_is_refused_and_the_holder_is_named() {
     let disk = SimDisk::new(1);
