@@ -5,6 +5,8 @@
 //! them fails the test. Each story has databases of its own.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code)] // Test code: a failure here is the test's failure.
 
+#[path = "clients/libraries.rs"]
+mod libraries;
 #[path = "differential/quorate.rs"]
 mod quorate;
 #[path = "differential/resp.rs"]
@@ -12,11 +14,11 @@ mod resp;
 #[path = "differential/servers.rs"]
 mod servers;
 
+use libraries::program;
 use redis::Commands;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
 #[test]
 fn redis_py_does_what_applications_do_with_it() {
@@ -186,15 +188,8 @@ fn redis_cli_walks_the_keys() {
 /// Runs a program of `tests/clients` to its good end.
 #[track_caller]
 fn story(name: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    let libraries = libraries();
-    let mut command = match name.rsplit_once('.') {
-        Some((_, "py")) => Command::new(libraries.join("venv/bin/python")),
-        _ => Command::new("node"),
-    };
     let at = address();
-    command.env("NODE_PATH", libraries.join("node_modules")).env("PYTHONDONTWRITEBYTECODE", "1");
-    println!("{}", run(command.arg(folder.join(name)).arg(at.ip().to_string()).arg(at.port().to_string())));
+    println!("{}", run(program(name).arg(at.ip().to_string()).arg(at.port().to_string())));
 }
 
 /// What a program says on both its outputs, once it has ended well.
@@ -212,16 +207,4 @@ fn address() -> SocketAddr {
         Ok(text) => text.parse().expect("REDIS_AT is HOST:PORT"),
         Err(_) => quorate::address(),
     }
-}
-
-/// The folder with the libraries, filled at first use.
-fn libraries() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
-        let folder = root.join("target/redis-clients");
-        let done = Command::new(root.join("scripts/redis-clients.sh")).arg(&folder).output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        folder.canonicalize().unwrap()
-    })
 }
