@@ -134,30 +134,12 @@ pub(crate) fn bitpos(r: &mut Reading<'_>) -> Answer {
 }
 
 pub(crate) fn bitop(w: &mut Writing<'_>) -> Answer {
-    let how: fn(u8, u8) -> u8 = match () {
-        () if is(&w.words[1], "AND") => |a, b| a & b,
-        () if is(&w.words[1], "OR") => |a, b| a | b,
-        () if is(&w.words[1], "XOR") => |a, b| a ^ b,
-        () if is(&w.words[1], "NOT") && w.words.len() == 4 => |a, _| !a,
-        () if is(&w.words[1], "NOT") => {
-            return Err(Error::reply("ERR BITOP NOT must be called with a single source key."));
-        }
-        () => return Err(Error::syntax()),
-    };
+    let how = How::read(w.words)?;
     let sources = w.words[3..].iter().map(|name| bytes(&*w.store, &w.session.key(name)));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     let len = sources.iter().map(|source| source.len()).max().unwrap_or(0);
     w.session.touch((len as u64).saturating_mul(sources.len() as u64) / BYTES_PER_ELEMENT)?;
-    let mut sources = sources.into_iter();
-    let mut value = sources.next().unwrap_or_default().to_vec();
-    value.resize(len, 0);
-    if is(&w.words[1], "NOT") {
-        value.iter_mut().for_each(|byte| *byte = how(*byte, 0));
-    }
-    for source in sources {
-        let padded = source.iter().chain(std::iter::repeat(&0));
-        value.iter_mut().zip(padded).for_each(|(byte, other)| *byte = how(*byte, *other));
-    }
+    let value = combined(how, &sources, len);
     let key = w.key(2);
     if len == 0 {
         w.store.delete(&key)?;
@@ -165,6 +147,85 @@ pub(crate) fn bitop(w: &mut Writing<'_>) -> Answer {
         w.store.put(&key, Value::String(value.into()), None)?;
     }
     Ok(Reply::count(len))
+}
+
+/// How strings are combined.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    And,
+    Or,
+    Xor,
+    Not,
+    /// In the first, and in no other.
+    Diff,
+    /// Not in the first, and in some other.
+    Diff1,
+    /// In the first, and in some other.
+    AndOr,
+    /// In exactly one.
+    One,
+}
+
+impl How {
+    fn read(words: &[Blob]) -> Result<Self, Error> {
+        const NAMES: [(&str, How); 8] = [
+            ("AND", How::And),
+            ("OR", How::Or),
+            ("XOR", How::Xor),
+            ("NOT", How::Not),
+            ("DIFF", How::Diff),
+            ("DIFF1", How::Diff1),
+            ("ANDOR", How::AndOr),
+            ("ONE", How::One),
+        ];
+        let found = NAMES.iter().find(|(name, _)| is(&words[1], name));
+        let (name, how) = *found.ok_or_else(Error::syntax)?;
+        match how {
+            Self::Not if words.len() != 4 => {
+                Err(Error::reply("ERR BITOP NOT must be called with a single source key."))
+            }
+            Self::Diff | Self::Diff1 | Self::AndOr if words.len() < 5 => {
+                Err(Error::reply(format!("ERR BITOP {name} must be called with at least two source keys.")))
+            }
+            how => Ok(how),
+        }
+    }
+}
+
+/// Shorter sources end in zeros.
+fn combined(how: How, sources: &[&[u8]], len: usize) -> Vec<u8> {
+    let first = sources.first().copied().unwrap_or_default();
+    let mut value = match how {
+        // What the first is held against is gathered first.
+        How::Diff | How::Diff1 | How::AndOr => Vec::new(),
+        _ => first.to_vec(),
+    };
+    value.resize(len, 0);
+    let mut each = |source: &[u8], combine: &mut dyn FnMut(usize, &mut u8, u8)| {
+        let padded = source.iter().copied().chain(std::iter::repeat(0));
+        value.iter_mut().zip(padded).enumerate().for_each(|(at, (byte, other))| combine(at, byte, other));
+    };
+    let mut twice = if how == How::One { vec![0_u8; len] } else { Vec::new() };
+    for source in sources.iter().skip(1) {
+        each(source, &mut |at, byte, other| match how {
+            How::And => *byte &= other,
+            How::Xor => *byte ^= other,
+            How::One => {
+                twice[at] |= *byte & other;
+                *byte |= other;
+            }
+            How::Or | How::Not | How::Diff | How::Diff1 | How::AndOr => *byte |= other,
+        });
+    }
+    match how {
+        How::Not => value.iter_mut().for_each(|byte| *byte = !*byte),
+        How::One => value.iter_mut().zip(&twice).for_each(|(byte, twice)| *byte &= !twice),
+        How::Diff => each(first, &mut |_, byte, first| *byte = first & !*byte),
+        How::Diff1 => each(first, &mut |_, byte, first| *byte &= !first),
+        How::AndOr => each(first, &mut |_, byte, first| *byte &= first),
+        How::And | How::Or | How::Xor => {}
+    }
+    value
 }
 
 /// What becomes of a value that does not fit its field.

@@ -4,7 +4,7 @@
 //! Invariant: a command touches at most [`TOUCH_MAX`] elements, a script with all its commands [`SCRIPT_TOUCH_MAX`].
 //! Called by: the machine, which has a store; `scripts`, for what scripts call.
 
-use crate::collections::{Hash, List, Set, Sorted, Value};
+use crate::collections::{List, Live, Set, Sorted, Value};
 use crate::table::{Flags, Kind, Spec, check, lookup};
 use crate::{Deadline, Error, Found, Interpreter, Look, Store};
 use quorate_types::{Blob, Key, Keyspace, Reply};
@@ -211,6 +211,7 @@ pub(crate) fn len(value: &Value) -> u64 {
     match value {
         Value::String(_) => 1,
         Value::Hash(hash) => hash.len(),
+        Value::Timed(_) => value.elements(),
         Value::List(list) => list.len(),
         Value::Set(set) => set.len(),
         Value::Sorted(sorted) => sorted.len(),
@@ -237,8 +238,6 @@ macro_rules! typed {
 typed! {
     #[doc = "The string of a key."]
     string String Blob;
-    #[doc = "The hash of a key."]
-    hash Hash Hash;
     #[doc = "The list of a key."]
     list List List;
     #[doc = "The set of a key."]
@@ -247,11 +246,20 @@ typed! {
     sorted Sorted Sorted;
 }
 
+/// The hash of a key.
+pub(crate) fn hash<'a>(look: &'a dyn Look, key: &Key) -> Result<Option<Live<'a>>, Error> {
+    match look.find(key) {
+        None => Ok(None),
+        Some(Found::Hash(found)) => Ok(Some(found)),
+        Some(_) => Err(Error::wrong_type()),
+    }
+}
+
 /// The value of a key, whole, without its deadline; a stream has none that could be copied.
 pub(crate) fn whole(found: Found<'_>) -> Result<Value, Error> {
     Ok(match found {
         Found::String(value) => Value::String(value.clone()),
-        Found::Hash(hash) => Value::Hash(hash.clone()),
+        Found::Hash(hash) => hash.value(),
         Found::List(list) => Value::List(list.clone()),
         Found::Set(set) => Value::Set(set.clone()),
         Found::Sorted(sorted) => Value::Sorted(sorted.clone()),

@@ -200,11 +200,11 @@ pub(crate) fn pexpireat(w: &mut Writing<'_>) -> Answer {
 
 /// When a deadline is set.
 #[derive(Default)]
-struct Condition {
-    if_none: bool,
-    if_any: bool,
-    if_later: bool,
-    if_earlier: bool,
+pub(crate) struct Condition {
+    pub(crate) if_none: bool,
+    pub(crate) if_any: bool,
+    pub(crate) if_later: bool,
+    pub(crate) if_earlier: bool,
 }
 
 impl Condition {
@@ -229,7 +229,7 @@ impl Condition {
     }
 
     /// Whether a deadline at `new` may replace one at `old`; both in wall time, a key without one lives forever.
-    fn holds(&self, old: Option<i64>, new: i64) -> bool {
+    pub(crate) fn holds(&self, old: Option<i64>, new: i64) -> bool {
         !(self.if_none && old.is_some()
             || self.if_any && old.is_none()
             || self.if_later && old.is_none_or(|old| new <= old)
@@ -422,7 +422,7 @@ fn encoding(found: Found<'_>) -> &'static str {
         Found::String(value) => pick(value.len() <= 44, "embstr", "raw"),
         Found::Hash(hash) => {
             let compact = hash.len() <= ENTRIES_MAX && hash.iter().all(|(f, v)| short(&f) && short(&v));
-            pick(compact, "listpack", "hashtable")
+            pick(compact, if hash.is_timed() { "listpackex" } else { "listpack" }, "hashtable")
         }
         Found::List(list) => {
             // One node of a quicklist holds 8 KiB; beyond that many elements each takes two bytes at least.

@@ -1,12 +1,13 @@
 //! What calls read and change: keys with typed values. The machine is one store; tests have a simple one of their own.
 //!
-//! Invariant: a key whose deadline has passed is not there: a store never shows it.
+//! Invariant: a key whose deadline has passed is not there, nor is a field of a hash: a store never shows it. A change of a field that has
+//! passed finds none there.
 //! Invariant: a collection that a change leaves empty goes with its key; a store does that, nobody else has to.
 //! Invariant: a call checks everything before its first change, so that one that fails has changed nothing.
 //! Called by: every handler of this crate. Implemented by: the machine.
 
 use crate::Error;
-use crate::collections::{Change, Changed, Hash, List, Set, Sorted, Value};
+use crate::collections::{Change, Changed, List, Live, Set, Sorted, Value};
 use crate::streams::{ChangeStreams, LookStreams};
 use quorate_types::{Blob, Key, Keyspace, LogTime, WallTime};
 
@@ -25,7 +26,7 @@ pub enum Found<'a> {
     /// Bytes.
     String(&'a Blob),
     /// Fields with values.
-    Hash(&'a Hash),
+    Hash(Live<'a>),
     /// Values in order.
     List(&'a List),
     /// Members.

@@ -453,20 +453,31 @@ specs! {
     "hash" {
         write "hdel" -3 [FAST] ONE, "2.0.0" "Deletes fields of a hash." => hashes::hdel;
         read "hexists" 3 [FAST] ONE, "2.0.0" "Tells whether a hash has a field." => hashes::hexists;
+        write "hexpire" -6 [FAST] ONE, "7.4.0" "Sets the time to live of fields in seconds." => hashes::hexpire;
+        write "hexpireat" -6 [FAST] ONE, "7.4.0" "Sets when fields expire, in seconds since the epoch." => hashes::hexpireat;
+        read "hexpiretime" -5 [FAST] ONE, "7.4.0" "Returns when fields expire, in seconds since the epoch." => hashes::hexpiretime;
         read "hget" 3 [FAST] ONE, "2.0.0" "Returns the value of a field." => hashes::hget;
         read "hgetall" 2 [] ONE, "2.0.0" "Returns all fields and values of a hash." => hashes::hgetall;
         write "hgetdel" -5 [FAST] ONE, "8.0.0" "Returns the values of fields and deletes them." => hashes::hgetdel;
+        write "hgetex" -5 [FAST] ONE, "8.0.0" "Returns the values of fields and sets or removes their expiry." => hashes::hgetex;
         write "hincrby" 4 [DENYOOM FAST] ONE, "2.0.0" "Adds an integer to the number in a field." => hashes::hincrby;
         write "hincrbyfloat" 4 [DENYOOM FAST] ONE, "2.6.0" "Adds a decimal number to the number in a field." => hashes::hincrbyfloat;
         read "hkeys" 2 [] ONE, "2.0.0" "Returns all fields of a hash." => hashes::hkeys;
         read "hlen" 2 [FAST] ONE, "2.0.0" "Returns the number of fields." => hashes::hlen;
         read "hmget" -3 [FAST] ONE, "2.0.0" "Returns the values of several fields." => hashes::hmget;
         write "hmset" -4 [DENYOOM FAST] ONE, "2.0.0" "Sets fields of a hash." => hashes::hmset;
+        write "hpersist" -5 [FAST] ONE, "7.4.0" "Removes the expiry of fields." => hashes::hpersist;
+        write "hpexpire" -6 [FAST] ONE, "7.4.0" "Sets the time to live of fields in milliseconds." => hashes::hpexpire;
+        write "hpexpireat" -6 [FAST] ONE, "7.4.0" "Sets when fields expire, in milliseconds since the epoch." => hashes::hpexpireat;
+        read "hpexpiretime" -5 [FAST] ONE, "7.4.0" "Returns when fields expire, in milliseconds since the epoch." => hashes::hpexpiretime;
+        read "hpttl" -5 [FAST] ONE, "7.4.0" "Returns the time to live of fields in milliseconds." => hashes::hpttl;
         read "hrandfield" -2 [RANDOM] ONE, "6.2.0" "Returns fields picked at random." => hashes::hrandfield;
         read "hscan" -3 [] ONE, "2.8.0" "Walks over the fields of a hash." => hashes::hscan;
         write "hset" -4 [DENYOOM FAST] ONE, "2.0.0" "Sets fields of a hash; tells how many are new." => hashes::hset;
+        write "hsetex" -6 [DENYOOM FAST] ONE, "8.0.0" "Sets fields of a hash, on a condition and with an expiry." => hashes::hsetex;
         write "hsetnx" 4 [DENYOOM FAST] ONE, "2.0.0" "Sets a field if it doesn't exist." => hashes::hsetnx;
         read "hstrlen" 3 [FAST] ONE, "3.2.0" "Returns the length of a field's value." => hashes::hstrlen;
+        read "httl" -5 [FAST] ONE, "7.4.0" "Returns the time to live of fields in seconds." => hashes::httl;
         read "hvals" 2 [] ONE, "2.0.0" "Returns all values of a hash." => hashes::hvals;
     }
     "list" {

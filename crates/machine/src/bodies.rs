@@ -5,15 +5,16 @@
 //!
 //! Invariant: after `rollback(mark)` the bodies equal those at `mark()`, element by element and place by place.
 //! Invariant: exactly one live row names each body.
+//! Invariant: `due_log` and `due_wall` name each hash of which a field has a deadline, with the soonest.
 //! Invariant: the bodies a walk emits equal those when it began: one that changes ahead of the walk is pinned first.
 //! Called by: `calls` (changes), `keys` (deletions), `snapshot`.
 
 use crate::keys::{Keys, Kind};
 use crate::rows::Slot;
-use quorate_calls::collections::{Builder, Change, Changed, Pinned, Undo, Value};
+use quorate_calls::collections::{Builder, Change, Changed, Pinned, Timed, Undo, Value};
 use quorate_types::codec::{Reader, Wire, Writer};
-use quorate_types::{DecodeError, Key};
-use std::collections::BTreeMap;
+use quorate_types::{DecodeError, Key, LogTime, WallTime};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Elements of what was deleted that are freed with each entry, about.
 const FREED_PER_ENTRY: usize = 2_000;
@@ -44,6 +45,9 @@ pub(crate) struct Bodies {
     /// Values that nobody can see any more, to be freed.
     dead: Vec<Value>,
     bytes: u64,
+    /// Hashes by their fields' soonest deadlines. Ties end in the order of slots, which are the same everywhere.
+    due_log: BTreeSet<(LogTime, Slot)>,
+    due_wall: BTreeSet<(WallTime, Slot)>,
     walk: Option<Walk>,
     /// While a snapshot is read back: a key whose elements have not all come.
     building: Option<(Key, Builder)>,
@@ -69,7 +73,7 @@ struct Walk {
 pub(crate) fn kind_of(value: &Value) -> Kind {
     match value {
         Value::String(_) => Kind::Plain,
-        Value::Hash(_) => Kind::Hash,
+        Value::Hash(_) | Value::Timed(_) => Kind::Hash,
         Value::List(_) => Kind::List,
         Value::Set(_) => Kind::Set,
         Value::Sorted(_) => Kind::Sorted,
@@ -96,10 +100,12 @@ impl Bodies {
     /// Changes a part; nothing when the change is for another type.
     pub(crate) fn change(&mut self, id: BodyId, key: &Key, change: Change) -> Option<Changed> {
         self.save(id, Some(key));
-        let (value, _) = self.slab[id.0 as usize].as_mut().expect("a row names a body that is there");
-        let before = value.bytes();
+        let (value, slot) = self.slab[id.0 as usize].as_mut().expect("a row names a body that is there");
+        let (before, due, slot) = (value.bytes(), soonest(value), *slot);
         let (changed, undo) = value.apply(change)?;
         self.bytes = self.bytes - before + value.bytes();
+        let after = soonest(value);
+        self.reindex(slot, due, after);
         self.undo.extend(undo.map(|undo| Back::Changed(id, undo)));
         Some(changed)
     }
@@ -136,10 +142,14 @@ impl Bodies {
                     self.homeless.push(value);
                 }
                 Back::Changed(id, undo) => {
-                    let (value, _) = self.slab[id.0 as usize].as_mut().expect("it was changed, and is there");
+                    let (value, slot) =
+                        self.slab[id.0 as usize].as_mut().expect("it was changed, and is there");
+                    let (due, slot) = (soonest(value), *slot);
                     self.bytes -= value.bytes();
                     value.revert(undo);
                     self.bytes += value.bytes();
+                    let after = soonest(value);
+                    self.reindex(slot, due, after);
                 }
                 Back::Dropped(id, value, slot) => self.place_at(id, value, slot),
                 Back::Taken(id, slot) => {
@@ -180,7 +190,33 @@ impl Bodies {
 
     /// Tells whose row names a body that was just added.
     pub(crate) fn settle(&mut self, id: BodyId, slot: Slot) {
-        self.slab[id.0 as usize].as_mut().expect("it was just added").1 = slot;
+        let body = self.slab[id.0 as usize].as_mut().expect("it was just added");
+        body.1 = slot;
+        let due = soonest(&body.0);
+        self.reindex(slot, (None, None), due);
+    }
+
+    /// The soonest deadline of any field, in log time and in wall time.
+    pub(crate) fn next_due(&self) -> (Option<LogTime>, Option<WallTime>) {
+        (self.due_log.first().map(|(time, _)| *time), self.due_wall.first().map(|(wall, _)| *wall))
+    }
+
+    /// The row of a hash of which fields are due at these times, if there is one.
+    pub(crate) fn due(&self, wall: WallTime, time: LogTime) -> Option<Slot> {
+        let log = self.due_log.first().filter(|(due, _)| *due <= time).map(|(_, slot)| *slot);
+        log.or_else(|| self.due_wall.first().filter(|(due, _)| *due <= wall).map(|(_, slot)| *slot))
+    }
+
+    /// Keeps what is due in step with a hash that went from one soonest deadline in each clock to another.
+    fn reindex(&mut self, slot: Slot, from: Soonest, to: Soonest) {
+        if from.0 != to.0 {
+            from.0.map(|time| self.due_log.remove(&(time, slot)));
+            to.0.map(|time| self.due_log.insert((time, slot)));
+        }
+        if from.1 != to.1 {
+            from.1.map(|wall| self.due_wall.remove(&(wall, slot)));
+            to.1.map(|wall| self.due_wall.insert((wall, slot)));
+        }
     }
 
     pub(crate) fn walk_begin(&mut self) {
@@ -202,6 +238,7 @@ impl Bodies {
             begun.put(out);
             if !begun {
                 key.put(out);
+                out.varint(pinned.tag());
                 out.varint(pinned.len());
             }
             let over = pinned.put_next(left, out);
@@ -234,8 +271,11 @@ impl Bodies {
         } else {
             let key = Key::take(from)?;
             let kind = kind(&key).filter(|kind| kind.has_body() && self.building.is_none()).ok_or(missing)?;
-            let len = from.varint()?;
-            (key, Builder::new(tag_of(kind), len)?)
+            let tag = from.varint()?;
+            if kind_of_tag(tag) != Some(kind) {
+                return Err(DecodeError::Tag { what: "elements of a key", found: tag });
+            }
+            (key, Builder::new(tag, from.varint()?)?)
         };
         if !builder.take_next(from)? {
             self.building = Some((key, builder));
@@ -273,6 +313,17 @@ impl Bodies {
             assert!(!self.get(id).is_empty(), "a collection of nothing goes with its key");
             count += 1;
         }
+        let (mut due_log, mut due_wall) = (BTreeSet::new(), BTreeSet::new());
+        for (value, slot) in self.slab.iter().flatten() {
+            let (log, wall) = soonest(value);
+            due_log.extend(log.map(|time| (time, *slot)));
+            due_wall.extend(wall.map(|wall| (wall, *slot)));
+        }
+        assert_eq!(
+            (&due_log, &due_wall),
+            (&self.due_log, &self.due_wall),
+            "hashes by their fields' deadlines"
+        );
         let there: Vec<&Value> = self.slab.iter().flatten().map(|(value, _)| value).collect();
         assert_eq!(count, there.len(), "exactly one row names each body");
         assert_eq!(
@@ -298,12 +349,15 @@ impl Bodies {
         let at = self.free.iter().rposition(|free| *free == id.0).expect("a body goes back to where it was");
         self.free.swap_remove(at);
         self.bytes += value.bytes();
+        let due = soonest(&value);
+        self.reindex(slot, (None, None), due);
         self.slab[id.0 as usize] = Some((value, slot));
     }
 
     fn clear(&mut self, id: BodyId) -> (Value, Slot) {
         let (value, slot) = self.slab[id.0 as usize].take().expect("a row names a body that is there");
         self.bytes -= value.bytes();
+        self.reindex(slot, soonest(&value), (None, None));
         self.free.push(id.0);
         (value, slot)
     }
@@ -337,13 +391,20 @@ impl Bodies {
     }
 }
 
-/// The number by which a [`Builder`] knows a type.
-fn tag_of(kind: Kind) -> u64 {
-    match kind {
-        Kind::Plain | Kind::Stream => 0,
-        Kind::Hash => 1,
-        Kind::List => 2,
-        Kind::Set => 3,
-        Kind::Sorted => 4,
+/// Soonest deadlines of fields, in log time and in wall time.
+type Soonest = (Option<LogTime>, Option<WallTime>);
+
+fn soonest(value: &Value) -> Soonest {
+    value.timed().map_or((None, None), Timed::soonest)
+}
+
+/// The type of a key whose elements a [`Builder`] knows by this number.
+fn kind_of_tag(tag: u64) -> Option<Kind> {
+    match tag {
+        1 | 5 => Some(Kind::Hash),
+        2 => Some(Kind::List),
+        3 => Some(Kind::Set),
+        4 => Some(Kind::Sorted),
+        _ => None,
     }
 }

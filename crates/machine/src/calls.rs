@@ -3,7 +3,8 @@
 //! Read [`Machine::call`] (reads, at the reader's times) and [`Machine::call_op`] (one operation of a commit). What a command means is
 //! decided in the crate `quorate-calls`; here is only what keys, types and deadlines are.
 //!
-//! Invariant: a key whose deadline has passed is not there, whether or not an entry has ended it yet.
+//! Invariant: a key whose deadline has passed is not there, nor is a field of a hash, whether or not an entry has ended it yet.
+//! Invariant: a hash goes with its last field, also when that field's deadline passes.
 //! Invariant: an operation that fails has changed nothing: its commit rolls it back.
 //! Called by: `commit::op`; gateways, through the node's reads.
 
@@ -88,9 +89,13 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
+    fn passed(self, row: &Row) -> bool {
+        self.machine.passed(row, self.times)
+    }
+
     fn row(self, key: &Key) -> Option<&'a Row> {
         let row = self.machine.keys.get(key)?;
-        (!passed(row, self.times)).then_some(row)
+        (!self.passed(row)).then_some(row)
     }
 
     fn found(self, key: &Key) -> Option<Found<'a>> {
@@ -98,13 +103,13 @@ impl<'a> View<'a> {
             // A protected stream has no row.
             return self.machine.streams.is_there(key).then_some(Found::Stream);
         };
-        if passed(row, self.times) {
+        if self.passed(row) {
             return None;
         }
         Some(match row.kind {
             Kind::Plain => Found::String(&row.value),
             Kind::Stream => Found::Stream,
-            _ => self.machine.bodies.get(row.body).found(),
+            _ => self.machine.bodies.get(row.body).found(self.times.wall, self.times.time),
         })
     }
 
@@ -113,7 +118,7 @@ impl<'a> View<'a> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let (slots, next) = self.machine.keys.scan(space, from, max);
         let rows = slots.iter().filter_map(|slot| self.machine.keys.at(*slot));
-        let names = rows.filter(|(_, row)| !passed(row, self.times)).map(|(key, _)| key.name.clone());
+        let names = rows.filter(|(_, row)| !self.passed(row)).map(|(key, _)| key.name.clone());
         (names.collect(), u64::from(next))
     }
 
@@ -121,7 +126,7 @@ impl<'a> View<'a> {
     fn any_name(self, space: Keyspace, random: u64) -> Option<Blob> {
         const TRIES: u64 = 64;
         let keys = &self.machine.keys;
-        let there = |slot| keys.at(slot).filter(|(key, row)| key.space == space && !passed(row, self.times));
+        let there = |slot| keys.at(slot).filter(|(key, row)| key.space == space && !self.passed(row));
         let slots = u64::from(keys.slots().max(1));
         let mut draw = random;
         for _ in 0..TRIES {
@@ -206,7 +211,9 @@ impl Effects<'_, '_> {
     fn writable(&mut self, key: &Key) -> Result<Option<Slot>, Error> {
         let slot = self.machine.keys.find(key);
         match self.machine.keys.live_at(slot) {
-            Some(row) if passed(row, self.times()) => self.machine.drop_key(key, self.context.now),
+            Some(row) if self.machine.passed(row, self.times()) => {
+                self.machine.drop_key(key, self.context.now);
+            }
             Some(_) if !key.space.is_internal() => {}
             _ => self.may_write(key)?,
         }
@@ -264,6 +271,16 @@ impl Store for Effects<'_, '_> {
             return Err(Error::wrong_type());
         }
         let (body, slot) = (row.body, slot.expect("what is live has a slot"));
+        // A field that has passed is not there: it must not be changed, but made anew.
+        let passed = |field: &Blob| match machine.bodies.get(body).found(self.context.now.wall, time) {
+            Found::Hash(hash) => hash.has_gaps() && !hash.contains(field),
+            _ => false,
+        };
+        if let Change::HashSet { field, .. } | Change::HashKeep { field, .. } = &change
+            && passed(field)
+        {
+            machine.bodies.change(body, key, Change::HashRemove { field: field.clone() });
+        }
         let before = machine.bodies.mark();
         let changed = machine.bodies.change(body, key, change).ok_or_else(Error::wrong_type)?;
         if machine.bodies.mark() == before {
@@ -378,6 +395,38 @@ impl Machine {
         let of = (kind_of(&value), self.bodies.add(value));
         let slot = self.keys.put_body(slot, key, of, hang, revision, time);
         self.bodies.settle(of.1, slot);
+    }
+
+    /// Whether a key that has a row is not there any more at these times.
+    fn passed(&self, row: &Row, times: Times) -> bool {
+        if passed(row, times) {
+            return true;
+        }
+        row.kind == Kind::Hash && {
+            let value = self.bodies.get(row.body);
+            value.timed().is_some()
+                && matches!(value.found(times.wall, times.time), Found::Hash(hash) if hash.is_empty())
+        }
+    }
+
+    /// Removes up to `max` fields of one hash that are due at these times, as one change of it; how many.
+    pub(crate) fn drop_fields(&mut self, wall: WallTime, time: LogTime, max: usize, now: &Now) -> usize {
+        let Some(slot) = self.bodies.due(wall, time) else { return 0 };
+        let (key, row) = self.keys.at(slot).expect("a live row names each body");
+        let (key, body) = (key.clone(), row.body);
+        let timed = self.bodies.get(body).timed().expect("only a hash with deadlines is due");
+        let fields = timed.due(wall, time, max);
+        let count = fields.len();
+        for field in fields {
+            self.bodies.change(body, &key, Change::HashRemove { field });
+        }
+        let revision = self.revision_now();
+        if self.bodies.get(body).is_empty() {
+            self.drop_key(&key, now);
+        } else {
+            self.keys.touch_body(slot, revision, now.time);
+        }
+        count
     }
 
     /// Deletes a key that is there, whatever its type, and its elements with it.

@@ -317,16 +317,18 @@ impl Machine {
     #[must_use]
     pub fn next_due(&self) -> (Option<LogTime>, Option<WallTime>) {
         let (key_log, key_wall) = self.keys.next_due();
+        let (field_log, field_wall) = self.bodies.next_due();
         let log = [
             key_log,
+            field_log,
             self.leases.next_due().map(|(time, _)| time),
             self.locks.next_due().map(|(time, ..)| time),
             self.tasks.next_due_log().map(|(time, _)| *time),
             self.groups.next_due(),
             self.idempotency.next_due_hint(),
         ];
-        let wall =
-            [key_wall, self.tasks.next_due_wall().map(|(time, _)| *time), self.streams.next_due_wall()];
+        let task_wall = self.tasks.next_due_wall().map(|(time, _)| *time);
+        let wall = [key_wall, field_wall, task_wall, self.streams.next_due_wall()];
         (log.into_iter().flatten().min(), wall.into_iter().flatten().min())
     }
 
@@ -569,7 +571,8 @@ impl Machine {
     fn expire(&mut self, now: &Now, out: &mut Outputs) {
         // At least one, or nothing would ever end.
         let expiries_max = self.settings.expiries_per_entry.max(1);
-        for _ in 0..expiries_max {
+        let mut left = expiries_max;
+        while left > 0 {
             // Ties fall in this fixed order: what ends first frees what follows.
             let due = [
                 self.leases.next_due().map(|(time, _)| (time, 0)),
@@ -578,11 +581,13 @@ impl Machine {
                 self.groups.next_due().map(|time| (time, 3)),
                 self.tasks.next_due_log().map(|(time, _)| (*time, 4)),
                 self.keys.next_due().0.map(|time| (time, 5)),
+                self.bodies.next_due().0.map(|time| (time, 6)),
             ];
             let Some((_, kind)) = due.into_iter().flatten().filter(|(time, _)| *time <= now.time).min()
             else {
                 break;
             };
+            left -= 1;
             match kind {
                 0 => {
                     let (_, lease) = self.leases.next_due().expect("it is due");
@@ -610,6 +615,10 @@ impl Machine {
                     let key = self.keys.due(WallTime::ZERO, now.time).expect("it is due");
                     self.drop_key(&key, now);
                 }
+                6 => {
+                    let count = self.drop_fields(WallTime::ZERO, now.time, left as usize + 1, now);
+                    left = left.saturating_sub(count as u64 - 1);
+                }
                 _ => {
                     let name = self.tasks.next_due_log().expect("it is due").1.clone();
                     self.fire(&name, now, out);
@@ -629,6 +638,15 @@ impl Machine {
         for _ in 0..expiries_max {
             let Some(key) = self.keys.due(now.wall, LogTime::ZERO) else { break };
             self.drop_key(&key, now);
+            self.finish(now, out);
+        }
+        let mut left = expiries_max as usize;
+        while left > 0 {
+            let count = self.drop_fields(now.wall, LogTime::ZERO, left, now);
+            if count == 0 {
+                break;
+            }
+            left -= count;
             self.finish(now, out);
         }
         if self.streams.next_due_wall().is_some_and(|due| due <= now.wall) {

@@ -41,6 +41,7 @@ mod shape;
 mod sorted;
 #[cfg(test)]
 mod tests;
+mod timed;
 mod tree;
 mod value;
 
@@ -50,8 +51,10 @@ pub use list::List;
 pub use pin::{Builder, Pinned};
 pub use set::Set;
 pub use sorted::Sorted;
+pub use timed::{Live, Timed};
 pub use value::Undo;
 
+use crate::Deadline;
 use quorate_types::{Blob, Score};
 
 /// What a key holds, whole.
@@ -61,6 +64,8 @@ pub enum Value {
     String(Blob),
     /// Fields with values.
     Hash(Hash),
+    /// Fields with values, some of which end by themselves.
+    Timed(Box<Timed>),
     /// Values in order.
     List(List),
     /// Members.
@@ -72,12 +77,26 @@ pub enum Value {
 /// A change to a part of a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Sets a field. Answers [`Changed::Value`]: what it was.
+    /// Sets a field, which then has no deadline. Answers [`Changed::Value`]: what it was.
     HashSet {
         /// The field.
         field: Blob,
         /// Its new value.
         value: Blob,
+    },
+    /// Sets a field under the deadline that it has. Answers [`Changed::Value`]: what it was.
+    HashKeep {
+        /// The field.
+        field: Blob,
+        /// Its new value.
+        value: Blob,
+    },
+    /// Sets or removes the deadline of a field. Answers [`Changed::Flag`]: whether that made a difference.
+    HashDeadline {
+        /// The field.
+        field: Blob,
+        /// Until when it is there.
+        deadline: Option<Deadline>,
     },
     /// Removes a field. Answers [`Changed::Value`]: what it was.
     HashRemove {

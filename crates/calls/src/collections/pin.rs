@@ -1,11 +1,12 @@
 //! Values as they were at a moment, written in slices while they go on changing; and values read back from such slices.
 //!
 //! A slice is the number of its elements, then the elements: of a hash a field and its value, of a sorted set a member and its score, otherwise bytes.
+//! Of a hash with deadlines first all its fields with their values come, then the deadlines; a byte before each tells which it is.
 //!
 //! Invariant: what is read back is equal, places included; or reading says what is wrong.
 //! Called by: stores, for snapshots and long reads.
 
-use super::{Hash, List, Set, Sorted, Value};
+use super::{Hash, List, Set, Sorted, Timed, Value};
 use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{Blob, DecodeError, Score};
 
@@ -27,6 +28,7 @@ impl Value {
         let value = match self {
             Self::String(value) => Self::String(value.clone()),
             Self::Hash(hash) => Self::Hash(hash.pin()),
+            Self::Timed(timed) => Self::Timed(Box::new(timed.pin())),
             Self::List(list) => Self::List(list.pin()),
             Self::Set(set) => Self::Set(set.pin()),
             Self::Sorted(sorted) => Self::Sorted(sorted.pin()),
@@ -43,6 +45,7 @@ impl Value {
             Self::List(_) => 2,
             Self::Set(_) => 3,
             Self::Sorted(_) => 4,
+            Self::Timed(_) => 5,
         }
     }
 
@@ -68,6 +71,7 @@ impl Value {
                 true
             }
             Self::Hash(hash) => hash.drop_some(max),
+            Self::Timed(timed) => timed.drop_some(max),
             Self::List(list) => list.drop_some(max),
             Self::Set(set) => set.drop_some(max),
             Self::Sorted(sorted) => sorted.drop_some(max),
@@ -137,6 +141,7 @@ impl Builder {
             2 => Value::List(List::new()),
             3 => Value::Set(Set::new()),
             4 => Value::Sorted(Sorted::new()),
+            5 => Value::Timed(Box::default()),
             found => return Err(DecodeError::Tag { what: "the type of a value", found }),
         };
         if tag == 0 && len != 1 {
@@ -172,14 +177,35 @@ impl Builder {
                 found: self.left,
             });
         }
+        if self.value.timed().is_some_and(Timed::is_empty) {
+            return Err(DecodeError::Range {
+                what: "the deadlines of a hash that is to have some",
+                found: 0,
+            });
+        }
         Ok(self.value)
     }
 
     fn take_one(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         let at = from.position() as u64;
         let twice = DecodeError::Range { what: "an element that came before, at byte", found: at };
+        let kind = match &self.value {
+            Value::Timed(_) => u64::from(u8::take(from)?),
+            _ => 0,
+        };
         let element = Blob::take(from)?;
         match &mut self.value {
+            Value::Timed(timed) => match kind {
+                0 if timed.hash.contains(&element) => return Err(twice),
+                0 => timed.hash.push(element, Blob::take(from)?),
+                1 | 2 => {
+                    if !timed.restore(kind == 2, &element) {
+                        let what = "a deadline of no field, at byte";
+                        return Err(DecodeError::Range { what, found: at });
+                    }
+                }
+                found => return Err(DecodeError::Tag { what: "part of a hash", found }),
+            },
             Value::String(value) => *value = element,
             Value::List(list) => list.push_back(element),
             Value::Set(set) => {
@@ -226,6 +252,23 @@ fn put_some(value: &Value, at: u64, max: u64, out: &mut Writer) -> u64 {
         Value::Hash(hash) => {
             for place in at..to {
                 hash.at(place).expect("the place is below the length").put(out);
+                if !more(out) {
+                    break;
+                }
+            }
+        }
+        Value::Timed(timed) => {
+            let pairs = timed.hash.len();
+            for place in at..to.min(pairs) {
+                0u8.put(out);
+                timed.hash.at(place).expect("the place is below the length").put(out);
+                if !more(out) {
+                    return written;
+                }
+            }
+            for (is_wall, entry) in timed.deadlines(at.max(pairs) - pairs, to.max(pairs) - pairs) {
+                (1 + u8::from(is_wall)).put(out);
+                entry.put(out);
                 if !more(out) {
                     break;
                 }

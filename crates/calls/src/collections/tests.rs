@@ -3,9 +3,10 @@
 //! Invariant: a story runs long enough to pass from packed to large, through splits and merges, and back.
 
 use super::*;
+use crate::{Deadline, Found};
 use proptest::prelude::*;
-use quorate_types::DecodeError;
 use quorate_types::codec::{Reader, Writer};
+use quorate_types::{DecodeError, LogTime, WallTime};
 
 /// Elements as vectors hold them: (name or value, value of a field, score).
 type Model = Vec<(Blob, Blob, Score)>;
@@ -54,6 +55,7 @@ fn shown(value: &Value) -> Model {
     match value {
         Value::String(value) => vec![(value.clone(), Blob::EMPTY, score)],
         Value::Hash(hash) => hash.iter().map(|(field, value)| (field, value, score)).collect(),
+        Value::Timed(timed) => timed.hash.iter().map(|(field, value)| (field, value, score)).collect(),
         Value::List(list) => list.iter().map(|value| (value, Blob::EMPTY, score)).collect(),
         Value::Set(set) => set.iter().map(|member| (member, Blob::EMPTY, score)).collect(),
         Value::Sorted(sorted) => sorted.iter().map(|(member, score)| (member, Blob::EMPTY, score)).collect(),
@@ -125,11 +127,12 @@ fn change(kind: Kind, model: &mut Model, dice: &mut Dice, names: u64, adds: bool
 
 fn check(value: &Value, model: &Model) {
     assert_eq!(&shown(value), model);
-    assert_eq!(value.elements(), model.len() as u64);
+    assert_eq!(value.timed().map_or_else(|| value.elements(), |timed| timed.hash.len()), model.len() as u64);
     assert_eq!(value.is_empty(), model.is_empty());
     match value {
         Value::String(_) => {}
         Value::Hash(hash) => hash.check(),
+        Value::Timed(timed) => timed.check(),
         Value::List(list) => list.check(),
         Value::Set(set) => set.check(),
         Value::Sorted(sorted) => sorted.check(),
@@ -224,7 +227,7 @@ fn reads(value: &Value, model: &Model, from: u64, to: u64) {
     let end = (to as usize).min(model.len());
     let part = &model[(from as usize).min(end)..end];
     match value {
-        Value::String(_) => {}
+        Value::String(_) | Value::Timed(_) => {}
         Value::Hash(hash) => {
             assert!(hash.iter().rev().eq(model.iter().rev().map(|e| (e.0.clone(), e.1.clone()))));
             for (place, (field, value, _)) in model.iter().enumerate() {
@@ -401,4 +404,97 @@ fn a_change_for_another_type_is_refused_and_changes_nothing() {
 #[test]
 fn a_value_is_three_words() {
     assert_eq!(size_of::<Value>(), 24);
+}
+
+/// A hash with deadlines as a map has it.
+type Ending = std::collections::BTreeMap<Blob, (Blob, Option<Deadline>)>;
+
+fn check_ending(value: &Value, model: &Ending) {
+    check(value, &shown(value));
+    let timed = value.timed();
+    let found: Ending = shown(value)
+        .into_iter()
+        .map(|(field, text, _)| (field.clone(), (text, timed.and_then(|timed| timed.deadline(&field)))))
+        .collect();
+    assert_eq!(&found, model);
+    assert_eq!(timed.is_some(), model.values().any(|(_, deadline)| deadline.is_some()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn deadlines_of_fields_do_as_a_plain_map(seed: u64, steps in 1u64..200, names in prop_oneof![Just(20u64), Just(400)]) {
+        let mut dice = Dice(seed | 1);
+        let (mut value, mut model) = (empty(Kind::Hash), Ending::new());
+        let mut pins = Vec::new();
+        for _ in 0..steps {
+            let (before, mut undos) = (model.clone(), Vec::new());
+            for _ in 0..dice.below(9) {
+                let field = dice.blob(names);
+                let text = dice.blob(names);
+                let deadline = match dice.below(4) {
+                    0 => None,
+                    1 => Some(Deadline::Wall(WallTime(dice.below(30)))),
+                    _ => Some(Deadline::Log(LogTime(dice.below(30)))),
+                };
+                let whole = value.clone();
+                let change = match dice.below(6) {
+                    0 | 1 => {
+                        model.insert(field.clone(), (text.clone(), None));
+                        Change::HashSet { field, value: text }
+                    }
+                    2 => {
+                        model.entry(field.clone()).or_default().0 = text.clone();
+                        Change::HashKeep { field, value: text }
+                    }
+                    3 => {
+                        model.remove(&field);
+                        Change::HashRemove { field }
+                    }
+                    _ => {
+                        if let Some(kept) = model.get_mut(&field) {
+                            kept.1 = deadline;
+                        }
+                        Change::HashDeadline { field, deadline }
+                    }
+                };
+                let (_, undo) = value.apply(change).unwrap();
+                prop_assert_eq!(undo.is_none(), whole == value);
+                undos.extend(undo);
+            }
+            if dice.below(3) == 0 {
+                undos.into_iter().rev().for_each(|undo| value.revert(undo));
+                model = before;
+            }
+            if dice.below(12) == 0 {
+                pins.push((value.pin(), model.clone()));
+            }
+            let (wall, time) = (WallTime(dice.below(32)), LogTime(dice.below(32)));
+            let due: std::collections::BTreeSet<&Blob> = model.iter().filter(|(_, (_, deadline))| match deadline {
+                Some(Deadline::Log(at)) => *at <= time,
+                Some(Deadline::Wall(at)) => *at <= wall,
+                None => false,
+            }).map(|(field, _)| field).collect();
+            let told = value.timed().map(|timed| timed.due(wall, time, usize::MAX)).unwrap_or_default();
+            prop_assert_eq!(told.iter().collect::<std::collections::BTreeSet<_>>(), due.clone());
+            let Found::Hash(live) = value.found(wall, time) else { panic!("it is a hash") };
+            prop_assert_eq!(live.len() as usize, model.len() - due.len());
+            prop_assert_eq!(live.iter().count() as u64, live.len());
+            prop_assert!(model.keys().all(|field| live.contains(field) != due.contains(field)));
+        }
+        check_ending(&value, &model);
+        for (pin, model) in pins {
+            let back = rebuilt(pin.tag(), pin.len(), &slices(pin.clone(), 5)).expect("what was written is read");
+            check_ending(&back, &model);
+            let slices = slices(pin.clone(), 1000);
+            for at in 0..slices[0].len().min(40) {
+                let mut damaged = slices.clone();
+                damaged[0][at] ^= 1 << dice.below(8);
+                if let Ok(value) = rebuilt(pin.tag(), pin.len(), &damaged) {
+                    check(&value, &shown(&value));
+                }
+            }
+        }
+        while !value.drop_some(10) {}
+    }
 }

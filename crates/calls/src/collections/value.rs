@@ -3,9 +3,9 @@
 //! Invariant: [`Value::revert`] with the undos of later changes taken first restores the value exactly, places included.
 //! Called by: stores.
 
-use super::{Change, Changed, Hash, List, Set, Sorted, Value};
-use crate::Found;
-use quorate_types::{Blob, Score};
+use super::{Change, Changed, Hash, List, Live, Set, Sorted, Timed, Value};
+use crate::{Deadline, Found};
+use quorate_types::{Blob, LogTime, Score, WallTime};
 
 /// The way back from one change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,12 @@ enum Step {
         place: u64,
         field: Blob,
         value: Blob,
+    },
+    /// What a change of a hash did to a field's deadline; and before that, to its pairs.
+    Deadline {
+        field: Blob,
+        before: Option<Deadline>,
+        pairs: Option<Box<Step>>,
     },
     ListInserted {
         at: u64,
@@ -54,15 +60,16 @@ impl Value {
     /// Its type, as `TYPE` names it.
     #[must_use]
     pub fn kind(&self) -> &'static str {
-        self.found().kind()
+        self.found(WallTime(0), LogTime(0)).kind()
     }
 
-    /// The value, to be read.
+    /// The value, to be read at these times.
     #[must_use]
-    pub fn found(&self) -> Found<'_> {
+    pub fn found(&self, wall: WallTime, time: LogTime) -> Found<'_> {
         match self {
             Self::String(value) => Found::String(value),
-            Self::Hash(hash) => Found::Hash(hash),
+            Self::Hash(hash) => Found::Hash(Live::of(hash)),
+            Self::Timed(timed) => Found::Hash(Live::at_time(timed, wall, time)),
             Self::List(list) => Found::List(list),
             Self::Set(set) => Found::Set(set),
             Self::Sorted(sorted) => Found::Sorted(sorted),
@@ -75,18 +82,26 @@ impl Value {
         match self {
             Self::String(_) => false,
             Self::Hash(hash) => hash.is_empty(),
+            Self::Timed(timed) => timed.hash.is_empty(),
             Self::List(list) => list.is_empty(),
             Self::Set(set) => set.is_empty(),
             Self::Sorted(sorted) => sorted.is_empty(),
         }
     }
 
-    /// How many elements; 1 for a string.
+    /// Deadlines of fields, where there are some.
+    #[must_use]
+    pub fn timed(&self) -> Option<&Timed> {
+        if let Self::Timed(timed) = self { Some(timed) } else { None }
+    }
+
+    /// How many elements, deadlines of fields among them; 1 for a string.
     #[must_use]
     pub fn elements(&self) -> u64 {
         match self {
             Self::String(_) => 1,
             Self::Hash(hash) => hash.len(),
+            Self::Timed(timed) => timed.parts(),
             Self::List(list) => list.len(),
             Self::Set(set) => set.len(),
             Self::Sorted(sorted) => sorted.len(),
@@ -99,6 +114,7 @@ impl Value {
         match self {
             Self::String(value) => value.heap_bytes() as u64,
             Self::Hash(hash) => hash.bytes(),
+            Self::Timed(timed) => timed.bytes(),
             Self::List(list) => list.bytes(),
             Self::Set(set) => set.bytes(),
             Self::Sorted(sorted) => sorted.bytes(),
@@ -109,7 +125,10 @@ impl Value {
     #[must_use]
     pub fn empty_for(change: &Change) -> Self {
         match change {
-            Change::HashSet { .. } | Change::HashRemove { .. } => Self::Hash(Hash::new()),
+            Change::HashSet { .. }
+            | Change::HashKeep { .. }
+            | Change::HashDeadline { .. }
+            | Change::HashRemove { .. } => Self::Hash(Hash::new()),
             Change::ListInsert { .. } | Change::ListSet { .. } | Change::ListRemove { .. } => {
                 Self::List(List::new())
             }
@@ -120,8 +139,14 @@ impl Value {
 
     /// Changes a part. Nothing when the change is for another type; no undo when nothing has changed.
     pub fn apply(&mut self, change: Change) -> Option<(Changed, Option<Undo>)> {
+        if matches!(self, Self::Timed(_)) || matches!(change, Change::HashDeadline { .. }) {
+            let (changed, step) = self.apply_timed(change)?;
+            return Some((changed, step.map(Undo)));
+        }
         let (changed, step) = match (self, change) {
-            (Self::Hash(hash), Change::HashSet { field, value }) => hash_set(hash, field, value),
+            (Self::Hash(hash), Change::HashSet { field, value } | Change::HashKeep { field, value }) => {
+                hash_set(hash, field, value)
+            }
             (Self::Hash(hash), Change::HashRemove { field }) => hash_remove(hash, &field),
             (Self::List(list), Change::ListInsert { at, value }) => list_insert(list, at, value),
             (Self::List(list), Change::ListSet { at, value }) => list_set(list, at, value),
@@ -145,21 +170,87 @@ impl Value {
         Some((changed, step.map(Undo)))
     }
 
+    /// A change to a hash with deadlines, or one that gives it the first.
+    fn apply_timed(&mut self, change: Change) -> Option<(Changed, Option<Step>)> {
+        let deadline = |value: &Self, field: &Blob| value.timed().and_then(|timed| timed.deadline(field));
+        match change {
+            Change::HashDeadline { field, deadline: wanted } => {
+                let before = deadline(self, &field);
+                if before == wanted || !self.pairs()?.contains(&field) {
+                    return Some((Changed::Flag(false), None));
+                }
+                self.set_field_deadline(&field, wanted);
+                Some((Changed::Flag(true), Some(Step::Deadline { field, before, pairs: None })))
+            }
+            Change::HashKeep { field, value } => Some(hash_set(self.pairs()?, field, value)),
+            Change::HashSet { field, value } => {
+                let before = deadline(self, &field);
+                let (changed, pairs) = hash_set(self.pairs()?, field.clone(), value);
+                Some((changed, self.without_deadline(field, before, pairs)))
+            }
+            Change::HashRemove { field } => {
+                let before = deadline(self, &field);
+                let (changed, pairs) = hash_remove(self.pairs()?, &field);
+                Some((changed, self.without_deadline(field, before, pairs)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes a field's deadline away, after a change to its pair.
+    fn without_deadline(
+        &mut self,
+        field: Blob,
+        before: Option<Deadline>,
+        pairs: Option<Step>,
+    ) -> Option<Step> {
+        if before.is_none() {
+            return pairs;
+        }
+        self.set_field_deadline(&field, None);
+        Some(Step::Deadline { field, before, pairs: pairs.map(Box::new) })
+    }
+
+    /// The pairs of a hash, with or without deadlines.
+    fn pairs(&mut self) -> Option<&mut Hash> {
+        match self {
+            Self::Hash(hash) => Some(hash),
+            Self::Timed(timed) => Some(&mut timed.hash),
+            _ => None,
+        }
+    }
+
+    /// Sets a deadline of a field of a hash, which becomes one with deadlines by its first, and one without by its last.
+    fn set_field_deadline(&mut self, field: &Blob, deadline: Option<Deadline>) {
+        if let Self::Hash(hash) = self {
+            *self = Self::Timed(Box::new(Timed::new(std::mem::take(hash))));
+        }
+        let Self::Timed(timed) = self else { unreachable!("the caller knows that it is a hash") };
+        timed.set(field, deadline);
+        if timed.is_empty() {
+            *self = Self::Hash(std::mem::take(&mut timed.hash));
+        }
+    }
+
     /// Takes one change back. Of several, the newest goes first.
     ///
     /// # Panics
     /// When the undo is not of the newest change to this value.
     pub fn revert(&mut self, undo: Undo) {
-        match (self, undo.0) {
-            (Self::Hash(hash), Step::HashAdded) => {
-                hash.take_at(hash.len() - 1);
+        let step = match undo.0 {
+            Step::Deadline { field, before, pairs } => {
+                if let Some(step) = pairs {
+                    self.revert(Undo(*step));
+                }
+                return self.set_field_deadline(&field, before);
             }
-            (Self::Hash(hash), Step::HashReplaced { place, value }) => {
-                hash.replace_at(place, value);
-            }
-            (Self::Hash(hash), Step::HashRemoved { place, field, value }) => {
-                hash.put_back(place, field, value);
-            }
+            step => step,
+        };
+        if let Self::Timed(timed) = self {
+            return revert_pairs(&mut timed.hash, step);
+        }
+        match (self, step) {
+            (Self::Hash(hash), step) => revert_pairs(hash, step),
             (Self::List(list), Step::ListInserted { at }) => {
                 list.remove(at);
             }
@@ -179,6 +270,19 @@ impl Value {
             }
             (value, step) => panic!("the undo of another value: {step:?} for a {}", value.kind()),
         }
+    }
+}
+
+fn revert_pairs(hash: &mut Hash, step: Step) {
+    match step {
+        Step::HashAdded => {
+            hash.take_at(hash.len() - 1);
+        }
+        Step::HashReplaced { place, value } => {
+            hash.replace_at(place, value);
+        }
+        Step::HashRemoved { place, field, value } => hash.put_back(place, field, value),
+        step => panic!("the undo of another value: {step:?} for a hash"),
     }
 }
 

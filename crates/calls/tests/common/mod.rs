@@ -46,6 +46,17 @@ impl Memory {
         for key in due {
             self.forget(&key);
         }
+        let timed: Vec<Key> = self.keys.keys().cloned().collect();
+        for key in timed {
+            let (value, _) = self.keys.get_mut(&key).unwrap();
+            let due = value.timed().map(|timed| timed.due(wall, time, usize::MAX)).unwrap_or_default();
+            for field in due {
+                value.apply(Change::HashRemove { field }).unwrap();
+            }
+            if value.is_empty() {
+                self.forget(&key);
+            }
+        }
     }
 
     pub fn deadline_of(&self, name: &str) -> Option<Deadline> {
@@ -81,7 +92,7 @@ impl Look for Memory {
         if self.streams.contains(&key.name) {
             return Some(Found::Stream);
         }
-        self.keys.get(key).map(|(value, _)| value.found())
+        self.keys.get(key).map(|(value, _)| value.found(self.wall, self.time))
     }
     fn deadline(&self, key: &Key) -> Option<Deadline> {
         self.keys.get(key).and_then(|(_, deadline)| *deadline)

@@ -10,18 +10,18 @@ fn words(text: &str) -> Vec<Blob> {
     text.split(' ').map(Blob::from).collect()
 }
 
-fn call(text: &str) -> Op {
+pub(crate) fn call(text: &str) -> Op {
     Op::Call { space: Keyspace::DEFAULT, words: words(text), record: None }
 }
 
 /// A driver whose machine knows calls.
-fn driver() -> Driver {
+pub(crate) fn driver() -> Driver {
     let mut d = Driver::new();
     d.send(CommandBody::RaiseVersion { to: 2 });
     d
 }
 
-trait Calls {
+pub(crate) trait Calls {
     fn each(&mut self, calls: &[&str]) -> Vec<Result<Reply, String>>;
     fn say(&mut self, text: &str) -> Reply;
     fn ask(&self, text: &str) -> Reply;
@@ -48,7 +48,7 @@ impl Calls for Driver {
     }
 }
 
-fn ask(machine: &Machine, text: &str) -> Reply {
+pub(crate) fn ask(machine: &Machine, text: &str) -> Reply {
     let mut session = Session::new(Keyspace::DEFAULT);
     machine.call(Times::default(), &mut session, &words(text), 7).unwrap()
 }
@@ -242,6 +242,11 @@ fn any_call() -> impl Strategy<Value = String> {
         "HSET K M 2 x 3",
         "HDEL K M",
         "HINCRBY K M 2",
+        "HPEXPIRE K 200 FIELDS 1 M",
+        "HPEXPIRE K 100 FIELDS 2 M x",
+        "HPERSIST K FIELDS 1 M",
+        "HSETEX K PX 150 FIELDS 1 M 3",
+        "HGETDEL K FIELDS 1 M",
         "RPUSH K M M",
         "LPUSH K M",
         "LPOP K",
