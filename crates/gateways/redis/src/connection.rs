@@ -31,9 +31,11 @@ use std::time::{Duration, Instant};
 /// Calls of one commit, and bytes, at most: so that none holds the partition for long.
 const CALLS_MAX: usize = 512;
 const CALL_BYTES_MAX: usize = 1 << 20;
-/// Reads under one look at the state, and bytes of their replies, at most: others want it too.
+/// Reads under one look at the state, and bytes of their replies, at most ([`TURN_MAX`] ends a look too): others want it.
 const READS_MAX: usize = 256;
 const READ_BYTES_MAX: usize = 256 << 10;
+/// How long a connection goes on with what its client has sent before others have their turn.
+const TURN_MAX: Duration = Duration::from_millis(5);
 /// Room that an output buffer keeps when nothing is in it.
 const KEEP_BYTES: usize = 1 << 10;
 /// Bytes that are read ahead for a client that waits; what follows stays in the socket.
@@ -312,6 +314,7 @@ impl Connection {
     /// Executes every whole command that has arrived.
     async fn execute(&mut self) -> Result<(), Gone> {
         let mut in_hand = false;
+        let mut begun = Instant::now();
         loop {
             if !in_hand {
                 let bounds = bounds(&self.gateway, &self.state);
@@ -332,6 +335,11 @@ impl Connection {
             if self.out.len() >= self.gateway.config.output_bytes_max {
                 self.flush().await;
                 self.send().await?;
+            }
+            if begun.elapsed() > TURN_MAX {
+                self.flush().await;
+                tokio::task::yield_now().await;
+                begun = Instant::now();
             }
         }
         self.flush().await;
@@ -457,8 +465,9 @@ impl Connection {
             self.answer(&reply);
             return;
         }
-        // A script that goes over its budget takes its whole commit back: it gets one of its own.
-        let alone = is_script(&self.words[0]);
+        // A script that goes over its budget takes its whole commit back: it gets one of its own. So does what may take long: others have their
+        // turn between two of them.
+        let alone = is_script(&self.words[0]) || may_be_long(&self.words[0]);
         if alone || self.writes.calls.len() >= CALLS_MAX || self.writes.bytes + bytes > CALL_BYTES_MAX {
             self.flush().await;
         }
@@ -593,6 +602,29 @@ fn is_script(name: &Blob) -> bool {
     evaluates || name.eq_ignore_ascii_case(b"script")
 }
 
+/// Whether a write's work may grow with what is there, instead of with its words.
+fn may_be_long(name: &Blob) -> bool {
+    const LONG: [&str; 16] = [
+        "bitop",
+        "copy",
+        "linsert",
+        "lrem",
+        "ltrim",
+        "sdiffstore",
+        "sinterstore",
+        "sort",
+        "sunionstore",
+        "zdiffstore",
+        "zinterstore",
+        "zrangestore",
+        "zremrangebylex",
+        "zremrangebyrank",
+        "zremrangebyscore",
+        "zunionstore",
+    ];
+    LONG.iter().any(|long| name.eq_ignore_ascii_case(long.as_bytes()))
+}
+
 /// What a client may send now.
 fn bounds(gateway: &Gateway, state: &State) -> Bounds {
     let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -690,7 +722,8 @@ enum After {
 impl Reader<'_> {
     fn run(self, machine: &Machine, times: Times, alone: bool) -> After {
         let until = self.out.len() + READ_BYTES_MAX;
-        let mut begun = Instant::now();
+        let started = Instant::now();
+        let mut begun = started;
         for _ in 0..READS_MAX {
             let seed = self.gateway.random();
             match machine.call(times, &mut self.state.session, self.words, seed) {
@@ -706,7 +739,7 @@ impl Reader<'_> {
                 self.gateway.slowlog.note(now - begun, self.words, self.client);
             }
             begun = now;
-            if alone || self.out.len() > until {
+            if alone || self.out.len() > until || now - started > TURN_MAX {
                 return After::Nothing;
             }
             match self.input.next(&bounds(self.gateway, self.state), self.words) {

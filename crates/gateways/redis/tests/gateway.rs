@@ -71,6 +71,32 @@ async fn thousands_of_writes_in_one_pipeline_all_arrive() {
 }
 
 #[tokio::test]
+async fn others_have_their_turn_within_a_long_pipeline() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let mut words = vec!["RPUSH".to_owned(), "l".to_owned()];
+    words.extend((0..20_000).map(|n| format!("element:{n}")));
+    let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+    client.send_words(&words).await;
+    client.reply().await;
+    for (command, reply) in [("LPOS l none", "nil"), ("LREM l 0 none", "0")] {
+        // Milliseconds each: without turns for others, a second or more.
+        let sent = format!("{command}\r\n").repeat(2000);
+        client.raw(sent.as_bytes()).await;
+        let begun = Instant::now();
+        let mut other = server.client().await;
+        other.check("PING", "PONG").await;
+        other.check("GET none", "nil").await;
+        let others = begun.elapsed();
+        for _ in 0..2000 {
+            assert_eq!(client.reply().await, reply);
+        }
+        assert!(others < begun.elapsed() / 4, "{others:?} of {:?}: {command}", begun.elapsed());
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn hello_chooses_the_dialect() {
     let server = Server::start().await;
     let mut client = server.client().await;
@@ -539,7 +565,7 @@ async fn idle(count: usize) {
         clients.push(client);
     }
     let each = (resident_bytes() - before) / count as u64;
-    // The test's own end of each is in it.
+    println!("{each} bytes for each of {count} connections, the test's own end of each included");
     assert!(each < 20_000, "{each} bytes for a connection");
     let mut client = server.client().await;
     client.check("SET k v", "OK").await;

@@ -1,6 +1,6 @@
 //! A cluster of real processes that serve Redis clients: started, killed, restarted, asked who leads and how much memory they take.
 //!
-//! `QUORATE=target/release/quorate` names a binary; without, the one of this build is made and taken.
+//! `QUORATE=target/release/quorate` names a binary; without, the one of this build is made and taken. `FOLDER=/dev/shm` says where data goes.
 //!
 //! Invariant: no process outlives its fleet, nor the test: a server stops when its input ends.
 //! Called by: `failover`, `big`.
@@ -46,7 +46,8 @@ impl Fleet {
             child: None,
         });
         // On the disk that the build is on: /tmp may be memory.
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let parent = std::env::var("FOLDER").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
+        let folder = tempfile::tempdir_in(parent).unwrap();
         let extra = extra.iter().map(|option| (*option).to_owned()).collect();
         let mut fleet = Self { nodes: nodes.collect(), binary: binary(), extra, folder };
         (0..count).for_each(|node| fleet.start_one(node));
