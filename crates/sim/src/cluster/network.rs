@@ -54,6 +54,11 @@ impl Network {
         open((one, other)) && open((other, one))
     }
 
+    /// Ends the connections that a node has dialled.
+    pub(crate) fn leaves(&mut self, node: NodeId) {
+        self.links.iter_mut().filter(|((from, _), _)| *from == node).for_each(|(_, link)| link.end());
+    }
+
     /// Ends everything of a node, which is gone: the connections that were up towards others and from them.
     pub(crate) fn gone(&mut self, node: NodeId) -> Vec<(NodeId, NodeId)> {
         let mut broken = Vec::new();

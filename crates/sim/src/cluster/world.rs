@@ -611,7 +611,10 @@ impl World {
         if let Some(job) = job {
             self.begin_job(node, job);
         }
-        self.dial(node, &members);
+        // Who it is is about to change, and is said once, at the beginning of a link.
+        if !self.server_reopens(node) {
+            self.dial(node, &members);
+        }
         if matches!(self.options.plant, Some(ClusterPlant::ForgottenVote | ClusterPlant::TailDropped)) {
             self.remember(node);
         }
@@ -1036,10 +1039,17 @@ impl World {
         server.forget_process();
         self.answer(node, replies)?;
         self.lose_flights(node);
-        if breaks {
-            self.end_links(node)?;
+        // Its own links begin with who it is, and that has changed; those of others may go on.
+        match breaks {
+            true => self.end_links(node)?,
+            false => self.network.leaves(node),
         }
         self.start(node)
+    }
+
+    fn server_reopens(&self, node: NodeId) -> bool {
+        let process = self.servers.get(&node).and_then(|server| server.process.as_ref());
+        process.is_some_and(|process| process.wants_reopening())
     }
 
     fn end_links(&mut self, node: NodeId) -> Check {
