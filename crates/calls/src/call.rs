@@ -215,6 +215,7 @@ pub(crate) fn len(value: &Value) -> u64 {
         Value::List(list) => list.len(),
         Value::Set(set) => set.len(),
         Value::Sorted(sorted) => sorted.len(),
+        Value::Bloom(filter) => filter.items(),
     }
 }
 
@@ -263,6 +264,7 @@ pub(crate) fn whole(found: Found<'_>) -> Result<Value, Error> {
         Found::List(list) => Value::List(list.clone()),
         Found::Set(set) => Value::Set(set.clone()),
         Found::Sorted(sorted) => Value::Sorted(sorted.clone()),
+        Found::Bloom(filter) => Value::Bloom(Box::new(filter.clone())),
         Found::Stream => {
             return Err(Error::reply(
                 "ERR a stream cannot be copied: its records stay in the log under one name",

@@ -173,6 +173,8 @@ fn len_of(found: Found<'_>) -> u64 {
         Found::List(list) => list.len(),
         Found::Set(set) => set.len(),
         Found::Sorted(sorted) => sorted.len(),
+        // Its chunks are shared: copying one costs about what an element does.
+        Found::Bloom(filter) => filter.bit_bytes() / 4096 + 1,
     }
 }
 
@@ -442,6 +444,7 @@ fn encoding(found: Found<'_>) -> &'static str {
             pick(compact, "listpack", "skiplist")
         }
         Found::Stream => "stream",
+        Found::Bloom(_) => "raw",
     }
 }
 
@@ -498,6 +501,7 @@ pub(crate) fn memory_usage(r: &mut Reading<'_>) -> Answer {
         Found::List(list) => list.bytes(),
         Found::Set(set) => set.bytes(),
         Found::Sorted(sorted) => sorted.bytes(),
+        Found::Bloom(filter) => filter.bytes(),
         Found::Stream => 0,
     };
     let overhead = (size_of::<Key>() + size_of::<Value>()) as u64;

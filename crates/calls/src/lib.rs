@@ -9,17 +9,21 @@
 
 mod args;
 mod bits;
+mod bloom;
 mod call;
 pub mod collections;
 mod decimal;
 mod dice;
+mod dump;
 mod error;
 pub mod fields;
+mod geo;
 mod glob;
 mod hashes;
 mod hyper;
 mod keys;
 mod lists;
+mod rdb;
 pub mod script;
 mod scripts;
 mod sets;

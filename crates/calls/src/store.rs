@@ -7,7 +7,7 @@
 //! Called by: every handler of this crate. Implemented by: the machine.
 
 use crate::Error;
-use crate::collections::{Change, Changed, List, Live, Set, Sorted, Value};
+use crate::collections::{Bloom, Change, Changed, List, Live, Set, Sorted, Value};
 use crate::streams::{ChangeStreams, LookStreams};
 use quorate_types::{Blob, Key, Keyspace, LogTime, WallTime};
 
@@ -33,6 +33,8 @@ pub enum Found<'a> {
     Set(&'a Set),
     /// Members with scores.
     Sorted(&'a Sorted),
+    /// Whether items were added.
+    Bloom(&'a Bloom),
     /// A stream; its records are not in memory.
     Stream,
 }
@@ -47,6 +49,7 @@ impl Found<'_> {
             Self::List(_) => "list",
             Self::Set(_) => "set",
             Self::Sorted(_) => "zset",
+            Self::Bloom(_) => "MBbloom--",
             Self::Stream => "stream",
         }
     }

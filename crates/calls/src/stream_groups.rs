@@ -7,8 +7,8 @@
 use crate::args::{int, is, next, positive};
 use crate::call::number;
 use crate::streams::{
-    Asked, Consumer, Entry, Facts, Group, Pending, changes, edge_id, entries, entry_reply, id_reply,
-    interval, no_such_key, now, numbers, stream, strict_id, view,
+    Asked, Consumer, Entry, Facts, Group, Pending, Refs, changes, edge_id, entries, entry_reply, forget,
+    id_reply, ids_with_refs, interval, is_acked, no_such_key, now, numbers, stream, strict_id, view,
 };
 use crate::{Error, Look, Reading, TOUCH_MAX, Writing};
 use quorate_types::{Blob, Key, RecordId, Reply};
@@ -372,6 +372,45 @@ pub(crate) fn xack(w: &mut Writing<'_>) -> Answer {
         }
     }
     Ok(number(acknowledged))
+}
+
+/// `XACKDEL key group [KEEPREF | DELREF | ACKED] IDS numids id [id ...]`, of Redis 8.2. −1: it is not pending; 1: acknowledged and removed; 2:
+/// acknowledged, and another group still needs it.
+pub(crate) fn xackdel(w: &mut Writing<'_>) -> Answer {
+    let (key, group) = (w.key(1), &w.words[2]);
+    let found = stream(w.look(), &key)?;
+    let (refs, ids) = ids_with_refs(&w.words[3..])?;
+    if found.is_none() || view(w.look())?.group(&key, group).is_none() {
+        return Ok(Reply::array(vec![Reply::integer(-1); ids.len()]));
+    }
+    let streams = view(&*w.store)?;
+    let others: Vec<_> = streams.groups(&key).into_iter().filter(|(name, _)| name != group).collect();
+    w.session.touch((ids.len() as u64).saturating_mul(2 + others.len() as u64))?;
+    let (mut codes, mut acked, mut removed) = (Vec::with_capacity(ids.len()), Vec::new(), Vec::new());
+    for id in ids {
+        if acked.contains(&id) || streams.pending(&key, group, id).is_none() {
+            codes.push(Reply::integer(-1));
+            continue;
+        }
+        acked.push(id);
+        let stays = refs == Refs::Acked && !is_acked(&*streams, &key, &others, id);
+        if !stays {
+            removed.push(id);
+        }
+        codes.push(Reply::integer(if stays { 2 } else { 1 }));
+    }
+    drop(streams);
+    // It refuses all or nothing, and comes before what cannot be refused.
+    changes(w)?.remove(&key, &removed)?;
+    for id in acked {
+        changes(w)?.put_pending(&key, group, id, None);
+    }
+    if refs == Refs::Delete {
+        for id in removed {
+            forget(w, &key, &others, id)?;
+        }
+    }
+    Ok(Reply::array(codes))
 }
 
 pub(crate) fn xpending(r: &mut Reading<'_>) -> Answer {

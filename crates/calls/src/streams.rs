@@ -365,17 +365,67 @@ struct Cut {
     approximate: bool,
     /// 0 for no limit.
     limit: u64,
+    refs: Refs,
+}
+
+/// What becomes of a record that groups still refer to, when it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refs {
+    /// It stays pending, without its fields.
+    Keep,
+    /// It is pending nowhere any more.
+    Delete,
+    /// It is removed only when every group has had and acknowledged it.
+    Acked,
+}
+
+impl Refs {
+    pub(crate) fn read(word: &[u8]) -> Option<Self> {
+        match () {
+            () if is(word, "KEEPREF") => Some(Self::Keep),
+            () if is(word, "DELREF") => Some(Self::Delete),
+            () if is(word, "ACKED") => Some(Self::Acked),
+            () => None,
+        }
+    }
+}
+
+/// Whether every group has had a record and acknowledged it.
+pub(crate) fn is_acked(streams: &dyn LookStreams, key: &Key, groups: &[(Blob, Group)], id: RecordId) -> bool {
+    groups.iter().all(|(name, group)| group.last >= id && streams.pending(key, name, id).is_none())
+}
+
+/// Takes a record out of what is pending in any group.
+pub(crate) fn forget(
+    w: &mut Writing<'_>,
+    key: &Key,
+    groups: &[(Blob, Group)],
+    id: RecordId,
+) -> Result<(), Error> {
+    for (name, _) in groups {
+        if view(w.look())?.pending(key, name, id).is_some() {
+            changes(w)?.put_pending(key, name, id, None);
+        }
+    }
+    Ok(())
+}
+
+/// The switches that XADD and XTRIM share, as they are read.
+#[derive(Default)]
+struct Switches {
+    cut: Option<Cut>,
+    limit: Option<u64>,
+    refs: Option<Refs>,
 }
 
 impl Cut {
-    /// Reads the switches that XADD and XTRIM share; `false` for another word.
-    fn read(
-        words: &[Blob],
-        at: &mut usize,
-        cut: &mut Option<Self>,
-        limit: &mut Option<u64>,
-    ) -> Result<bool, Error> {
+    /// Reads one of the switches; `false` for another word.
+    fn read(words: &[Blob], at: &mut usize, switches: &mut Switches) -> Result<bool, Error> {
+        let Switches { cut, limit, refs } = switches;
         let word = &words[*at];
+        if let Some(found) = Refs::read(word) {
+            return Ok(refs.replace(found).is_none());
+        }
         let more = words.len() - *at - 1;
         if (is(word, "MAXLEN") || is(word, "MINID")) && more > 0 {
             if cut.is_some() {
@@ -397,7 +447,7 @@ impl Cut {
             } else {
                 Trim::From(strict_id(&words[*at])?)
             };
-            *cut = Some(Self { trim, approximate, limit: 0 });
+            *cut = Some(Self { trim, approximate, limit: 0, refs: Refs::Keep });
             return Ok(true);
         }
         if is(word, "LIMIT") && more > 0 {
@@ -411,8 +461,9 @@ impl Cut {
     }
 
     /// Checks the switches against one another.
-    fn checked(cut: Option<Self>, limit: Option<u64>) -> Result<Option<Self>, Error> {
-        match (cut, limit) {
+    fn checked(switches: Switches) -> Result<Option<Self>, Error> {
+        let refs = switches.refs.unwrap_or(Refs::Keep);
+        match (switches.cut.map(|cut| Self { refs, ..cut }), switches.limit) {
             (None, Some(limit)) if limit > 0 => Err(Error::reply(
                 "ERR syntax error, LIMIT cannot be used without specifying a trimming strategy",
             )),
@@ -444,7 +495,44 @@ impl Cut {
         if self.approximate {
             max = max.min(self.whole_pieces(w, key)?);
         }
-        Ok(changes(w)?.trim(key, self.trim, max))
+        // Without groups nothing refers to a record.
+        if self.refs == Refs::Keep || view(w.look())?.groups(key).is_empty() {
+            return Ok(changes(w)?.trim(key, self.trim, max));
+        }
+        self.apply_to_groups(w, key, max)
+    }
+
+    /// The same, with what groups refer to in mind.
+    fn apply_to_groups(self, w: &mut Writing<'_>, key: &Key, max: u64) -> Result<u64, Error> {
+        let streams = view(&*w.store)?;
+        let (groups, length) = (streams.groups(key), streams.facts(key)?.length);
+        let (to, too_many) = match self.trim {
+            Trim::Length(kept) => (Some(RecordId::MAX), length.saturating_sub(kept)),
+            Trim::From(id) => (id.prev(), length),
+        };
+        let Some(to) = to else { return Ok(0) };
+        // Records that a group still needs are passed over; others make up for them where a length is asked for.
+        let looked_at = if self.refs == Refs::Acked { length } else { too_many.min(max) };
+        let found = streams.entries(key, RecordId::ZERO, to, false, looked_at.min(crate::TOUCH_MAX + 1));
+        w.session.touch((found.len() as u64).saturating_mul(1 + groups.len() as u64))?;
+        if self.refs == Refs::Delete {
+            drop(streams);
+            for entry in &found {
+                forget(w, key, &groups, entry.id)?;
+            }
+            return Ok(changes(w)?.trim(key, self.trim, max));
+        }
+        let acked = found.iter().map(|entry| entry.id).filter(|id| is_acked(&*streams, key, &groups, *id));
+        let most = usize::try_from(too_many.min(max)).unwrap_or(usize::MAX);
+        let mut acked: Vec<RecordId> = acked.take(most).collect();
+        drop(streams);
+        // The oldest are cut off; those among others that stay are removed, and leave a gap.
+        let first = acked.iter().zip(&found).take_while(|(id, entry)| **id == entry.id).count();
+        acked.drain(..first);
+        let cut = changes(w)?.trim(key, Trim::Length(0), first as u64);
+        // What lies in a batch of several is kept whole, and stays.
+        let changes = changes(w)?;
+        Ok(cut + acked.iter().map(|id| changes.remove(key, &[*id]).unwrap_or(0)).sum::<u64>())
     }
 }
 
@@ -471,7 +559,7 @@ struct Adding {
 
 impl Adding {
     fn read(words: &[Blob]) -> Result<Self, Error> {
-        let (mut no_make, mut cut, mut limit, mut at) = (false, None, None, 2);
+        let (mut no_make, mut switches, mut at) = (false, Switches::default(), 2);
         loop {
             let Some(word) = words.get(at) else { return Err(arity()) };
             if word.as_slice() == b"*" {
@@ -479,7 +567,7 @@ impl Adding {
             }
             if is(word, "NOMKSTREAM") {
                 no_make = true;
-            } else if !Cut::read(words, &mut at, &mut cut, &mut limit)? {
+            } else if !Cut::read(words, &mut at, &mut switches)? {
                 break;
             }
             at += 1;
@@ -492,7 +580,7 @@ impl Adding {
                 None => Wanted::Exactly(strict_id(word)?),
             },
         };
-        Ok(Self { no_make, cut: Cut::checked(cut, limit)?, wanted, at })
+        Ok(Self { no_make, cut: Cut::checked(switches)?, wanted, at })
     }
 
     fn id(&self, look: &dyn Look, last: RecordId) -> Result<RecordId, Error> {
@@ -544,14 +632,14 @@ pub(crate) fn xadd(w: &mut Writing<'_>) -> Answer {
 }
 
 pub(crate) fn xtrim(w: &mut Writing<'_>) -> Answer {
-    let (mut cut, mut limit, mut at) = (None, None, 2);
+    let (mut switches, mut at) = (Switches::default(), 2);
     while at < w.words.len() {
-        if !Cut::read(w.words, &mut at, &mut cut, &mut limit)? {
+        if !Cut::read(w.words, &mut at, &mut switches)? {
             return Err(Error::syntax());
         }
         at += 1;
     }
-    let cut = Cut::checked(cut, limit)?
+    let cut = Cut::checked(switches)?
         .ok_or_else(|| Error::reply("ERR syntax error, XTRIM must be called with MAXLEN or MINID options"))?;
     let key = w.key(1);
     if stream(w.look(), &key)?.is_none() {
@@ -568,6 +656,76 @@ pub(crate) fn xdel(w: &mut Writing<'_>) -> Answer {
     let ids = w.words[2..].iter().map(|word| strict_id(word)).collect::<Result<Vec<_>, _>>()?;
     w.session.touch(ids.len() as u64)?;
     Ok(number(changes(w)?.remove(&key, &ids)?))
+}
+
+/// `[KEEPREF | DELREF | ACKED] IDS numids id [id ...]`, the policy before or after the ids.
+pub(crate) fn ids_with_refs(words: &[Blob]) -> Result<(Refs, Vec<RecordId>), Error> {
+    let (mut refs, mut ids, mut at) = (None, None, 0);
+    while let Some(word) = words.get(at) {
+        at += 1;
+        if let Some(found) = Refs::read(word) {
+            if refs.replace(found).is_some() {
+                return Err(Error::syntax());
+            }
+        } else if is(word, "IDS") && ids.is_none() && at < words.len() {
+            let count = integer(&words[at]).filter(|count| *count > 0 && *count <= i64::from(i32::MAX));
+            let count = count.ok_or_else(|| Error::reply("ERR Number of IDs must be a positive integer"))?;
+            let named = words.get(at + 1..at + 1 + count as usize).ok_or_else(|| {
+                Error::reply("ERR The `numids` parameter must match the number of arguments")
+            })?;
+            ids = Some(named);
+            at += 1 + named.len();
+        } else {
+            return Err(Error::syntax());
+        }
+    }
+    let ids = ids.ok_or_else(Error::syntax)?;
+    let ids = ids.iter().map(|word| strict_id(word)).collect::<Result<Vec<_>, _>>()?;
+    Ok((refs.unwrap_or(Refs::Keep), ids))
+}
+
+/// `XDELEX key [KEEPREF | DELREF | ACKED] IDS numids id [id ...]`, of Redis 8.2. −1: no such record; 1: removed; 2: a group still needs it.
+pub(crate) fn xdelex(w: &mut Writing<'_>) -> Answer {
+    let key = w.key(1);
+    let found = stream(w.look(), &key)?;
+    let (refs, ids) = ids_with_refs(&w.words[2..])?;
+    if found.is_none() {
+        return Ok(Reply::array(vec![Reply::integer(-1); ids.len()]));
+    }
+    let codes = remove_with_refs(w, &key, refs, &ids)?;
+    Ok(Reply::array(codes.into_iter().map(Reply::integer).collect()))
+}
+
+/// Removes records as far as groups let it; what to answer for each.
+pub(crate) fn remove_with_refs(
+    w: &mut Writing<'_>,
+    key: &Key,
+    refs: Refs,
+    ids: &[RecordId],
+) -> Result<Vec<i64>, Error> {
+    let streams = view(&*w.store)?;
+    let groups = streams.groups(key);
+    w.session.touch((ids.len() as u64).saturating_mul(1 + groups.len() as u64))?;
+    let (mut codes, mut removed) = (Vec::with_capacity(ids.len()), Vec::new());
+    for id in ids {
+        codes.push(match () {
+            () if refs == Refs::Acked && !is_acked(&*streams, key, &groups, *id) => 2,
+            () if removed.contains(id) || streams.entries(key, *id, *id, false, 1).is_empty() => -1,
+            () => {
+                removed.push(*id);
+                1
+            }
+        });
+    }
+    drop(streams);
+    // It refuses all or nothing, and comes before what cannot be refused.
+    changes(w)?.remove(key, &removed)?;
+    if refs == Refs::Delete {
+        for id in ids {
+            forget(w, key, &groups, *id)?;
+        }
+    }
+    Ok(codes)
 }
 
 pub(crate) fn xsetid(w: &mut Writing<'_>) -> Answer {

@@ -9,6 +9,7 @@ use crate::collections::Value;
 use crate::decimal::{Decimal, Parsed};
 use crate::{Error, Look, Reading, Writing};
 use quorate_types::{Blob, Key, Reply};
+use xxhash_rust::xxh3::xxh3_64;
 
 type Answer = Result<Reply, Error>;
 
@@ -46,6 +47,8 @@ enum Only<'a> {
     IfThere,
     IfEqual(&'a Blob),
     IfOther(&'a Blob),
+    IfDigest(u64),
+    IfOtherDigest(u64),
 }
 
 impl Only<'_> {
@@ -57,6 +60,8 @@ impl Only<'_> {
             Self::IfThere => look.find(key).is_some(),
             Self::IfEqual(wanted) => string(look, key)? == Some(wanted),
             Self::IfOther(wanted) => string(look, key)? != Some(wanted),
+            Self::IfDigest(wanted) => string(look, key)?.map(|value| xxh3_64(value)) == Some(wanted),
+            Self::IfOtherDigest(wanted) => string(look, key)?.map(|value| xxh3_64(value)) != Some(wanted),
         })
     }
 }
@@ -93,7 +98,7 @@ fn switches<'a>(words: &'a [Blob], allowed: &[&str]) -> Result<Switches<'a>, Err
         let name = allowed.iter().find(|name| is(word, name)).ok_or_else(Error::syntax)?;
         let said = match *name {
             "GET" => &mut "",
-            "NX" | "XX" | "IFEQ" | "IFNE" => &mut condition,
+            "NX" | "XX" | "IFEQ" | "IFNE" | "IFDEQ" | "IFDNE" => &mut condition,
             _ => &mut expiry,
         };
         if !said.is_empty() && said != name {
@@ -105,6 +110,8 @@ fn switches<'a>(words: &'a [Blob], allowed: &[&str]) -> Result<Switches<'a>, Err
             "XX" => found.only = Only::IfThere,
             "IFEQ" => found.only = Only::IfEqual(next(words, &mut at)?),
             "IFNE" => found.only = Only::IfOther(next(words, &mut at)?),
+            "IFDEQ" => found.only = Only::IfDigest(digest_of(next(words, &mut at)?)?),
+            "IFDNE" => found.only = Only::IfOtherDigest(digest_of(next(words, &mut at)?)?),
             "GET" => found.get = true,
             "KEEPTTL" => found.ttl = Ttl::Keep,
             "PERSIST" => found.ttl = Ttl::Persist,
@@ -118,7 +125,21 @@ fn switches<'a>(words: &'a [Blob], allowed: &[&str]) -> Result<Switches<'a>, Err
     Ok(found)
 }
 
-const SET: &[&str] = &["NX", "XX", "IFEQ", "IFNE", "GET", "KEEPTTL", "EX", "PX", "EXAT", "PXAT"];
+/// A digest as DIGEST shows it.
+fn digest_of(word: &[u8]) -> Result<u64, Error> {
+    let text = std::str::from_utf8(word).ok().filter(|text| text.len() == 16 && !text.starts_with('+'));
+    text.and_then(|text| u64::from_str_radix(text, 16).ok())
+        .ok_or_else(|| Error::reply("ERR must be exactly 16 hexadecimal characters"))
+}
+
+/// `DIGEST key`, of Redis 8.4. Source of the hash: xxHash's specification of XXH3, 64 bits.
+pub(crate) fn digest(r: &mut Reading<'_>) -> Answer {
+    let value = string(r.look, &r.key(1))?;
+    Ok(Reply::bulk_or_nil(value.map(|value| Blob::from(format!("{:016x}", xxh3_64(value))))))
+}
+
+const SET: &[&str] =
+    &["NX", "XX", "IFEQ", "IFNE", "IFDEQ", "IFDNE", "GET", "KEEPTTL", "EX", "PX", "EXAT", "PXAT"];
 
 pub(crate) fn set(w: &mut Writing<'_>) -> Answer {
     let found = switches(&w.words[3..], SET)?;
@@ -341,9 +362,9 @@ pub(crate) fn within(start: u64, more: u64) -> Result<(), Error> {
     }
 }
 
-/// `DELEX key [IFEQ value | IFNE value]`, of Redis 8.4.
+/// `DELEX key [IFEQ value | IFNE value | IFDEQ digest | IFDNE digest]`, of Redis 8.4.
 pub(crate) fn delex(w: &mut Writing<'_>) -> Answer {
-    let found = switches(&w.words[2..], &["IFEQ", "IFNE"])?;
+    let found = switches(&w.words[2..], &["IFEQ", "IFNE", "IFDEQ", "IFDNE"])?;
     let key = w.key(1);
     if w.store.find(&key).is_none() || !found.only.holds(w.look(), &key)? {
         return Ok(Reply::integer(0));

@@ -5,7 +5,9 @@
 //! Called by: `call`, before every handler; the gateway, for queueing, permissions and COMMAND.
 
 use crate::{Error, Reading, Writing, args};
-use crate::{bits, hashes, hyper, keys, lists, scripts, sets, sort, sorted, strings, throttle};
+use crate::{
+    bits, bloom, dump, geo, hashes, hyper, keys, lists, scripts, sets, sort, sorted, strings, throttle,
+};
 use crate::{stream_groups, streams};
 use quorate_types::{Blob, Millis, Reply};
 
@@ -79,6 +81,8 @@ pub enum KeyPositions {
     },
     /// The first, and one that an option names (SORT … STORE).
     Sort,
+    /// The first, and one that STORE or STOREDIST names (GEORADIUS).
+    Stored,
     /// After a word STREAMS: the first half of what follows it.
     Streams,
 }
@@ -89,7 +93,7 @@ impl KeyPositions {
     pub fn info(&self) -> (i64, i64, i64) {
         match *self {
             Self::Range { first, last, step } => (first, last, step),
-            Self::Sort => (1, 1, 1),
+            Self::Sort | Self::Stored => (1, 1, 1),
             Self::Counted { also, .. } if also != 0 => (also as i64, also as i64, 1),
             Self::None | Self::Counted { .. } | Self::Streams => (0, 0, 0),
         }
@@ -98,7 +102,7 @@ impl KeyPositions {
     /// Whether only the words tell where the keys are.
     #[must_use]
     pub fn is_movable(&self) -> bool {
-        matches!(self, Self::Counted { .. } | Self::Sort | Self::Streams)
+        matches!(self, Self::Counted { .. } | Self::Sort | Self::Stored | Self::Streams)
     }
 }
 
@@ -232,6 +236,11 @@ pub fn keys_of(spec: &Spec, words: &[Blob]) -> Result<Vec<usize>, Error> {
         }
         KeyPositions::Sort => {
             let store = (2..words.len().saturating_sub(1)).rfind(|at| args::is(&words[*at], "STORE"));
+            Ok([Some(1), store.map(|at| at + 1)].into_iter().flatten().collect())
+        }
+        KeyPositions::Stored => {
+            let stores = |at: &usize| args::is(&words[*at], "STORE") || args::is(&words[*at], "STOREDIST");
+            let store = (5..words.len().saturating_sub(1)).rfind(stores);
             Ok([Some(1), store.map(|at| at + 1)].into_iter().flatten().collect())
         }
         KeyPositions::Streams => {
@@ -386,7 +395,10 @@ const fn flags_of(flags: Flags, keys: KeyPositions, group: &str) -> Flags {
         b"connection" | b"pubsub" | b"scripting" => Flags(flags.0 & !Flags::WRITE.and(Flags::READONLY).0),
         _ => flags,
     };
-    let movable = matches!(keys, KeyPositions::Counted { .. } | KeyPositions::Sort | KeyPositions::Streams);
+    let movable = matches!(
+        keys,
+        KeyPositions::Counted { .. } | KeyPositions::Sort | KeyPositions::Stored | KeyPositions::Streams
+    );
     if movable { flags.and(Flags::MOVABLEKEYS) } else { flags }
 }
 
@@ -396,6 +408,7 @@ specs! {
         write "decr" 2 [DENYOOM FAST] ONE, "1.0.0" "Subtracts one from the number at a key." => strings::decr;
         write "decrby" 3 [DENYOOM FAST] ONE, "1.0.0" "Subtracts an integer from the number at a key." => strings::decrby;
         write "delex" -2 [FAST] ONE, "8.4.0" "Deletes a key if its value is, or is not, a given one." => strings::delex;
+        read "digest" 2 [FAST] ONE, "8.4.0" "Returns the XXH3 hash of a string, in hexadecimal." => strings::digest;
         read "get" 2 [FAST] ONE, "1.0.0" "Returns the string at a key." => strings::get;
         write "getdel" 2 [FAST] ONE, "6.2.0" "Returns the string at a key and deletes the key." => strings::getdel;
         write "getex" -2 [FAST] ONE, "6.2.0" "Returns the string at a key and sets or removes its expiry." => strings::getex;
@@ -420,6 +433,7 @@ specs! {
     "generic" {
         write "copy" -3 [DENYOOM] TWO, "6.2.0" "Copies the value of a key to another key." => keys::copy;
         write "del" -2 [] ALL, "1.0.0" "Deletes keys." => keys::del;
+        read "dump" 2 [] ONE, "2.6.0" "Returns a value as bytes, as Redis writes it." => dump::dump;
         read "exists" -2 [FAST] ALL, "1.0.0" "Tells how many of the keys exist." => keys::exists;
         write "expire" -3 [FAST] ONE, "1.0.0" "Sets the time to live of a key in seconds." => keys::expire;
         write "expireat" -3 [FAST] ONE, "1.2.0" "Sets when a key expires, in seconds since the epoch." => keys::expireat;
@@ -440,6 +454,7 @@ specs! {
         read "randomkey" 1 [RANDOM] NONE, "1.0.0" "Returns a key picked at random." => keys::randomkey;
         write "rename" 3 [] TWO, "1.0.0" "Renames a key, over whatever had the new name." => keys::rename;
         write "renamenx" 3 [FAST] TWO, "1.0.0" "Renames a key if nothing has the new name." => keys::renamenx;
+        write "restore" -4 [DENYOOM] ONE, "2.6.0" "Makes a key of what DUMP returned, here or from a Redis." => dump::restore;
         read "scan" -2 [] NONE, "2.8.0" "Walks over the keys of a database." => keys::scan;
         read "touch" -2 [FAST] ALL, "3.2.1" "Tells how many of the keys exist." => keys::touch;
         read "ttl" 2 [FAST] ONE, "1.0.0" "Returns the time to live of a key in seconds." => keys::ttl;
@@ -569,6 +584,30 @@ specs! {
         read "getbit" 3 [FAST] ONE, "2.2.0" "Returns a bit." => bits::getbit;
         write "setbit" 4 [DENYOOM] ONE, "2.2.0" "Sets or clears a bit." => bits::setbit;
     }
+    "bf" {
+        write "bf.add" 3 [DENYOOM FAST] ONE, "1.0.0" "Adds an item to a Bloom filter, and makes the filter." => bloom::add;
+        read "bf.card" 2 [FAST] ONE, "2.4.4" "Returns how many items a Bloom filter has." => bloom::card;
+        read "bf.exists" 3 [FAST] ONE, "1.0.0" "Tells whether a Bloom filter seems to have an item." => bloom::exists;
+        read "bf.info" -2 [FAST] ONE, "1.0.0" "Tells about a Bloom filter." => bloom::info;
+        write "bf.insert" -4 [DENYOOM FAST] ONE, "1.0.0" "Adds items to a Bloom filter, and makes the filter as it is told." => bloom::insert_items;
+        write "bf.loadchunk" 4 [] ONE, "1.0.0" "Refused: the bits of a filter are this server's own." => bloom::no_dump;
+        write "bf.madd" -3 [DENYOOM FAST] ONE, "1.0.0" "Adds items to a Bloom filter, and makes the filter." => bloom::madd;
+        read "bf.mexists" -3 [FAST] ONE, "1.0.0" "Tells which items a Bloom filter seems to have." => bloom::mexists;
+        write "bf.reserve" -4 [DENYOOM FAST] ONE, "1.0.0" "Makes a Bloom filter of a size and a rate of errors." => bloom::reserve;
+        write "bf.scandump" 3 [] ONE, "1.0.0" "Refused: the bits of a filter are this server's own." => bloom::no_dump;
+    }
+    "geo" {
+        write "geoadd" -5 [DENYOOM] ONE, "3.2.0" "Adds members with their places to a sorted set." => geo::geoadd;
+        read "geodist" -4 [] ONE, "3.2.0" "Returns how far two members are apart." => geo::geodist;
+        read "geohash" -2 [] ONE, "3.2.0" "Returns the geohashes of members." => geo::geohash;
+        read "geopos" -2 [] ONE, "3.2.0" "Returns the places of members." => geo::geopos;
+        write "georadius" -6 [DENYOOM] KeyPositions::Stored, "3.2.0" "Finds members within a radius of a place." => geo::georadius;
+        read "georadius_ro" -6 [] ONE, "3.2.10" "Finds members within a radius of a place." => geo::georadius_ro;
+        write "georadiusbymember" -5 [DENYOOM] KeyPositions::Stored, "3.2.0" "Finds members within a radius of another." => geo::georadiusbymember;
+        read "georadiusbymember_ro" -5 [] ONE, "3.2.10" "Finds members within a radius of another." => geo::georadiusbymember_ro;
+        read "geosearch" -7 [] ONE, "6.2.0" "Finds members within an area." => geo::geosearch;
+        write "geosearchstore" -8 [DENYOOM] TWO, "6.2.0" "Finds members within an area and stores them." => geo::geosearchstore;
+    }
     "hyperloglog" {
         write "pfadd" -2 [DENYOOM FAST] ONE, "2.8.9" "Adds elements to a sketch that counts them." => hyper::pfadd;
         read "pfcount" -2 [] ALL, "2.8.9" "Estimates how many different elements sketches have seen." => hyper::pfcount;
@@ -588,10 +627,12 @@ specs! {
     }
     "stream" {
         write "xack" -4 [FAST] ONE, "5.0.0" "Acknowledges records of a group." => stream_groups::xack;
+        write "xackdel" -6 [FAST] ONE, "8.2.0" "Acknowledges records of a group and removes them." => stream_groups::xackdel;
         write "xadd" -5 [DENYOOM FAST] ONE, "5.0.0" "Appends a record to a stream." => streams::xadd;
         write "xautoclaim" -6 [FAST] ONE, "6.2.0" "Hands records that were pending for long to a consumer." => stream_groups::xautoclaim;
         write "xclaim" -6 [FAST] ONE, "5.0.0" "Hands pending records to a consumer." => stream_groups::xclaim;
         write "xdel" -3 [FAST] ONE, "5.0.0" "Removes records from a stream." => streams::xdel;
+        write "xdelex" -5 [FAST] ONE, "8.2.0" "Removes records, minding the groups that refer to them." => streams::xdelex;
         container "xgroup" -2 [] NONE, "5.0.0" "Commands about groups of streams.";
         write "xgroup|create" -5 [DENYOOM] SECOND, "5.0.0" "Creates a group." => stream_groups::xgroup_create;
         write "xgroup|createconsumer" 5 [DENYOOM] SECOND, "6.2.0" "Creates a consumer of a group." => stream_groups::xgroup_createconsumer;

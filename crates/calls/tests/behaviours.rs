@@ -538,6 +538,137 @@ fn a_large_answer_is_refused_before_the_first_change() {
     );
 }
 
+#[test]
+fn fields_end_by_themselves() {
+    let mut redis = Redis::new();
+    redis.transcript(
+        r#"
+        HSET h a 1 b 2 c 3 → 3
+        HEXPIRE h 10 FIELDS 2 a none → [1 -2]
+        HEXPIRE h 20 NX FIELDS 2 a b → [0 1]
+        HEXPIRE h 5 GT FIELDS 1 a → [0]
+        HPEXPIRE h 5000 LT FIELDS 1 a → [1]
+        HTTL h FIELDS 3 a b c → [5 20 -1]
+        HPEXPIRETIME h FIELDS 1 a → [1700000005000]
+        HEXPIRETIME h FIELDS 1 a → [1700000005]
+        HPERSIST h FIELDS 3 b c none → [1 -1 -2]
+        HINCRBY h a 1 → 2
+        HPTTL h FIELDS 1 a → [5000]
+        OBJECT ENCODING h → "listpackex"
+        HSET h a 5 → 0
+        HPTTL h FIELDS 1 a → [-1]
+        OBJECT ENCODING h → "listpack"
+        HSETEX h FXX PX 700 FIELDS 2 a 1 b 2 → 1
+        HSETEX h FNX FIELDS 2 z 1 b 2 → 0
+        HGETEX h PERSIST FIELDS 2 a none → ["1" nil]
+        HPTTL h FIELDS 2 a b → [-1 700]
+        HEXPIRE h 0 FIELDS 1 a → [2]
+        HGETALL h → {"b": "2", "c": "3"}
+        HGETDEL h FIELDS 1 c → ["3"]
+        HEXPIRE none 10 FIELDS 1 f → [-2]
+        HEXPIRE h -1 FIELDS 1 f → -ERR invalid expire time, must be >= 0
+        HEXPIRE h 10 FIELDS 0 f → -ERR Parameter `numFields` should be greater than 0
+        HEXPIRE h 10 FIELDS 2 f → -ERR The `numfields` parameter must match the number of arguments
+        HEXPIRE h 10 UP FIELDS 1 f → -ERR Mandatory argument FIELDS is missing or not at the right position
+        HPEXPIREAT h 70368744177664 FIELDS 1 b → -ERR invalid expire time in 'hpexpireat' command
+        "#,
+    );
+    redis.store.advance(700);
+    redis.transcript("EXISTS h → 0");
+}
+
+#[test]
+fn places_are_found_near_others() {
+    let mut redis = Redis::new();
+    redis.transcript(
+        r#"
+        GEOADD g 13.361389 38.115556 Palermo 15.087269 37.502669 Catania → 2
+        GEOADD g NX CH 1 1 Palermo → 0
+        GEODIST g Palermo Catania km → "166.2742"
+        GEODIST g Palermo none → nil
+        GEOHASH g Palermo none → ["sqc8b49rny0" nil]
+        GEOPOS g Palermo none → [[,13.361389338970184 ,38.1155563954963] nil[]]
+        GEOSEARCH g FROMLONLAT 15 37 BYRADIUS 200 km DESC → ["Palermo" "Catania"]
+        GEOSEARCH g FROMLONLAT 15 37 BYBOX 400 400 km ASC COUNT 1 WITHDIST → [["Catania" "56.4413"]]
+        GEOSEARCHSTORE d g FROMMEMBER Catania BYRADIUS 300 km → 2
+        ZCARD d → 2
+        GEORADIUS g 15 37 100 km STORE d → 1
+        GEORADIUSBYMEMBER_RO g Palermo 1 m → ["Palermo"]
+        GEOADD g 181 1 x → -ERR invalid longitude,latitude pair 181.000000,1.000000
+        GEOSEARCH g FROMLONLAT 15 37 BYRADIUS 1 yd → -ERR unsupported unit provided. please use M, KM, FT, MI
+        GEOSEARCH none FROMMEMBER x BYRADIUS 1 km → []
+        "#,
+    );
+}
+
+#[test]
+fn filters_answer_as_the_module_does() {
+    let mut redis = Redis::new();
+    redis.transcript(
+        r#"
+        BF.RESERVE f 0.01 2 NONSCALING → OK
+        BF.ADD f a → #true
+        BF.MADD f a b c d → [#false #true -ERR non scaling filter is full]
+        BF.ADD f c → -ERR non scaling filter is full
+        BF.EXISTS f b → #true
+        BF.MEXISTS f a zz → [#true #false]
+        BF.CARD f → 2
+        BF.CARD none → 0
+        BF.EXISTS none x → #false
+        BF.RESERVE f 0.01 2 → -ERR item exists
+        BF.RESERVE g 2 2 → -ERR error rate must be in the range (0.000000, 1.000000)
+        BF.RESERVE g 0.1 0 → -ERR capacity must be in the range [1, 1073741824]
+        BF.RESERVE g 0.1 9 EXPANSION 2 NONSCALING → -Nonscaling filters cannot expand
+        BF.INSERT g NOCREATE ITEMS a → -ERR not found
+        BF.INSERT g CAPACITY 1 EXPANSION 3 ITEMS a b → [#true #true]
+        BF.INFO g CAPACITY → [4]
+        BF.INFO g FILTERS → [2]
+        BF.INFO f EXPANSION → [nil]
+        BF.INFO none → -ERR not found
+        TYPE g → MBbloom--
+        OBJECT ENCODING g → "raw"
+        COPY g h → 1
+        BF.ADD h zz → #true
+        BF.EXISTS g zz → #false
+        RENAME h i → OK
+        BF.CARD i → 3
+        SET s v → OK
+        BF.ADD s x → -WRONGTYPE Operation against a key holding the wrong kind of value
+        SADD g x → -WRONGTYPE Operation against a key holding the wrong kind of value
+        GET g → -WRONGTYPE Operation against a key holding the wrong kind of value
+        DEL g → 1
+        "#,
+    );
+    assert!(redis.run("BF.SCANDUMP i 0").starts_with("-ERR a filter is not handed out in pieces"));
+}
+
+#[test]
+fn values_are_compared_by_their_digest() {
+    let mut redis = Redis::new();
+    redis.transcript(
+        r#"
+        SET k "Hello world" → OK
+        DIGEST k → "b6acb9d84a38ff74"
+        DIGEST none → nil
+        SET k two IFDEQ 0000000000000000 → nil
+        SET k two IFDEQ b6acb9d84a38ff74 → OK
+        SET none x IFDEQ b6acb9d84a38ff74 → nil
+        SET none x IFDNE b6acb9d84a38ff74 → OK
+        DELEX k IFDEQ b6acb9d84a38ff74 → 0
+        DELEX k IFDNE b6acb9d84a38ff74 → 1
+        SET k v IFDEQ xyz → -ERR must be exactly 16 hexadecimal characters
+        MSET a \x0f b \x35 c \x56 → OK
+        BITOP DIFF d b a c → 1
+        GET d → " "
+        BITOP ONE d a b c → 1
+        BITOP DIFF1 d b a c → 1
+        GET d → "J"
+        BITOP ANDOR d c a b → 1
+        BITOP DIFF d a → -ERR BITOP DIFF must be called with at least two source keys.
+        "#,
+    );
+}
+
 /// An interpreter of a language with one statement a line: a command; `fail` ends with an error, `abort` goes over its budget.
 struct Lines;
 

@@ -77,6 +77,7 @@ pub(crate) fn kind_of(value: &Value) -> Kind {
         Value::List(_) => Kind::List,
         Value::Set(_) => Kind::Set,
         Value::Sorted(_) => Kind::Sorted,
+        Value::Bloom(_) => Kind::Bloom,
     }
 }
 
@@ -405,6 +406,7 @@ fn kind_of_tag(tag: u64) -> Option<Kind> {
         2 => Some(Kind::List),
         3 => Some(Kind::Set),
         4 => Some(Kind::Sorted),
+        6 => Some(Kind::Bloom),
         _ => None,
     }
 }

@@ -39,8 +39,10 @@ pub enum Kind {
     Sorted,
     /// Records, which are with the streams.
     Stream,
+    /// Whether items were added.
+    Bloom,
 }
-quorate_types::wire_enum!(Kind { 0 = Plain {}, 1 = Hash {}, 2 = List {}, 3 = Set {}, 4 = Sorted {}, 5 = Stream {} });
+quorate_types::wire_enum!(Kind { 0 = Plain {}, 1 = Hash {}, 2 = List {}, 3 = Set {}, 4 = Sorted {}, 5 = Stream {}, 6 = Bloom {} });
 
 impl Kind {
     /// Its name, for people.
@@ -53,6 +55,7 @@ impl Kind {
             Self::Set => "set",
             Self::Sorted => "sorted set",
             Self::Stream => "stream",
+            Self::Bloom => "Bloom filter",
         }
     }
 

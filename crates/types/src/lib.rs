@@ -11,6 +11,7 @@ pub mod codec;
 pub mod command;
 pub mod commit;
 pub mod entry;
+pub mod geo;
 pub mod limits;
 pub mod outcome;
 pub mod record;

@@ -1,8 +1,8 @@
-//! A double as Redis has them: the score of a member, the answer of a float command. The one place below the gateways where floats are allowed.
+//! A double as Redis has them: the score of a member, the answer of a float command. With `geo`, the one place below the gateways where floats are allowed.
 //!
 //! Invariant: never NaN, so that scores have a total order and a state digests alike everywhere. −0 is kept as 0.
-//! Invariant: only comparison, addition, and the standard library's exact reading and shortest printing happen here; each gives
-//! the same bits on every processor (IEEE 754 §5), which transcendental functions do not.
+//! Invariant: only arithmetic and the standard library's exact reading and shortest printing happen here; each gives the same bits on every
+//! processor (IEEE 754 §5). Logarithms and their kin, which do not, are those of `libm`, which is the same code everywhere.
 
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use std::cmp::Ordering;
@@ -58,6 +58,32 @@ impl Score {
     #[must_use]
     pub fn times(self, other: Self) -> Option<Self> {
         Self::new(self.0 * other.0)
+    }
+
+    /// The whole number towards zero; the nearest there is, beyond 64 bits.
+    #[must_use]
+    pub fn truncated(self) -> i64 {
+        self.0 as i64
+    }
+
+    /// How many bits and hashes a Bloom filter needs that errs at this rate, halved so often, with so many items in it; nothing for a rate that is
+    /// none, or more bits than can be. Source: Bloom, CACM 13(7), 1970; the logarithm is one library's, the same on every machine.
+    #[must_use]
+    pub fn filter_shape(self, halvings: u32, items: u64) -> Option<(u64, u32)> {
+        const LN_2: f64 = std::f64::consts::LN_2;
+        let error = self.0 * libm::exp2(-f64::from(halvings));
+        if !(error > 0.0 && error < 1.0) || items == 0 {
+            return None;
+        }
+        let per_item = -libm::log(error) / (LN_2 * LN_2);
+        let bits = items as f64 * per_item;
+        (bits < 1e18).then(|| ((bits as u64).max(1).next_multiple_of(64), libm::ceil(LN_2 * per_item) as u32))
+    }
+
+    /// With so many digits after the point.
+    #[must_use]
+    pub fn fixed(self, digits: usize) -> String {
+        format!("{:.digits$}", self.0)
     }
 
     /// Reads a whole text as C's `strtod` does, without its hexadecimal form: a decimal number, or a signed `inf` or `infinity` in any case.

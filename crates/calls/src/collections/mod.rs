@@ -30,6 +30,7 @@ macro_rules! shown {
     };
 }
 
+mod bloom;
 mod dense;
 mod hash;
 mod index;
@@ -45,6 +46,7 @@ mod timed;
 mod tree;
 mod value;
 
+pub use bloom::{Bloom, Refused};
 pub use hash::Hash;
 pub use index::seed_hashes;
 pub use list::List;
@@ -72,6 +74,8 @@ pub enum Value {
     Set(Set),
     /// Members with scores.
     Sorted(Sorted),
+    /// Whether items were added.
+    Bloom(Box<Bloom>),
 }
 
 /// A change to a part of a collection.
@@ -144,6 +148,11 @@ pub enum Change {
         /// The member.
         member: Blob,
     },
+    /// Adds an item to a filter that is there. Answers [`Changed::Flag`]: whether it is new; or why it has no room.
+    BloomAdd {
+        /// The item.
+        item: Blob,
+    },
 }
 
 /// What a change came to.
@@ -157,4 +166,6 @@ pub enum Changed {
     Value(Option<Blob>),
     /// What the score was before.
     Score(Option<Score>),
+    /// Nothing: there is no room for it.
+    Refused(Refused),
 }

@@ -6,7 +6,7 @@
 //! Invariant: what is read back is equal, places included; or reading says what is wrong.
 //! Called by: stores, for snapshots and long reads.
 
-use super::{Hash, List, Set, Sorted, Timed, Value};
+use super::{Bloom, Hash, List, Set, Sorted, Timed, Value};
 use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{Blob, DecodeError, Score};
 
@@ -32,6 +32,7 @@ impl Value {
             Self::List(list) => Self::List(list.pin()),
             Self::Set(set) => Self::Set(set.pin()),
             Self::Sorted(sorted) => Self::Sorted(sorted.pin()),
+            Self::Bloom(filter) => Self::Bloom(filter.clone()),
         };
         Pinned { value, at: 0 }
     }
@@ -46,6 +47,7 @@ impl Value {
             Self::Set(_) => 3,
             Self::Sorted(_) => 4,
             Self::Timed(_) => 5,
+            Self::Bloom(_) => 6,
         }
     }
 
@@ -75,6 +77,7 @@ impl Value {
             Self::List(list) => list.drop_some(max),
             Self::Set(set) => set.drop_some(max),
             Self::Sorted(sorted) => sorted.drop_some(max),
+            Self::Bloom(filter) => filter.drop_some(max),
         }
     }
 }
@@ -127,6 +130,7 @@ pub struct Builder {
     /// Elements still to come.
     left: u64,
     last: Option<(Score, Blob)>,
+    is_filter: bool,
 }
 
 impl Builder {
@@ -142,12 +146,14 @@ impl Builder {
             3 => Value::Set(Set::new()),
             4 => Value::Sorted(Sorted::new()),
             5 => Value::Timed(Box::default()),
+            // What it is comes with the first piece.
+            6 if len > 0 => Value::String(Blob::EMPTY),
             found => return Err(DecodeError::Tag { what: "the type of a value", found }),
         };
         if tag == 0 && len != 1 {
             return Err(DecodeError::Range { what: "the number of elements of a string", found: len });
         }
-        Ok(Self { value, left: len, last: None })
+        Ok(Self { value, left: len, last: None, is_filter: tag == 6 })
     }
 
     /// Reads one slice; whether it was the last.
@@ -187,6 +193,13 @@ impl Builder {
     }
 
     fn take_one(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        if self.is_filter {
+            match &mut self.value {
+                Value::Bloom(filter) => filter.take_next(from)?,
+                value => *value = Value::Bloom(Box::new(Bloom::take_first(from)?)),
+            }
+            return Ok(());
+        }
         let at = from.position() as u64;
         let twice = DecodeError::Range { what: "an element that came before, at byte", found: at };
         let kind = match &self.value {
@@ -195,6 +208,7 @@ impl Builder {
         };
         let element = Blob::take(from)?;
         match &mut self.value {
+            Value::Bloom(_) => unreachable!("a filter was read above"),
             Value::Timed(timed) => match kind {
                 0 if timed.hash.contains(&element) => return Err(twice),
                 0 => timed.hash.push(element, Blob::take(from)?),
@@ -288,6 +302,16 @@ fn put_some(value: &Value, at: u64, max: u64, out: &mut Writer) -> u64 {
                 if !more(out) {
                     break;
                 }
+            }
+        }
+        // A filter has no more pieces than are asked for: each is counted.
+        Value::Bloom(filter) => {
+            let mut left = to - at;
+            if left > 0 {
+                filter.put(at, out, |out| {
+                    left -= 1;
+                    more(out) && left > 0
+                });
             }
         }
         Value::Sorted(sorted) => {

@@ -53,6 +53,7 @@ fn empty(kind: Kind) -> Value {
 fn shown(value: &Value) -> Model {
     let score = Score::default();
     match value {
+        Value::Bloom(_) => vec![],
         Value::String(value) => vec![(value.clone(), Blob::EMPTY, score)],
         Value::Hash(hash) => hash.iter().map(|(field, value)| (field, value, score)).collect(),
         Value::Timed(timed) => timed.hash.iter().map(|(field, value)| (field, value, score)).collect(),
@@ -130,7 +131,7 @@ fn check(value: &Value, model: &Model) {
     assert_eq!(value.timed().map_or_else(|| value.elements(), |timed| timed.hash.len()), model.len() as u64);
     assert_eq!(value.is_empty(), model.is_empty());
     match value {
-        Value::String(_) => {}
+        Value::String(_) | Value::Bloom(_) => {}
         Value::Hash(hash) => hash.check(),
         Value::Timed(timed) => timed.check(),
         Value::List(list) => list.check(),
@@ -227,7 +228,7 @@ fn reads(value: &Value, model: &Model, from: u64, to: u64) {
     let end = (to as usize).min(model.len());
     let part = &model[(from as usize).min(end)..end];
     match value {
-        Value::String(_) | Value::Timed(_) => {}
+        Value::String(_) | Value::Timed(_) | Value::Bloom(_) => {}
         Value::Hash(hash) => {
             assert!(hash.iter().rev().eq(model.iter().rev().map(|e| (e.0.clone(), e.1.clone()))));
             for (place, (field, value, _)) in model.iter().enumerate() {

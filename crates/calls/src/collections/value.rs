@@ -3,6 +3,7 @@
 //! Invariant: [`Value::revert`] with the undos of later changes taken first restores the value exactly, places included.
 //! Called by: stores.
 
+use super::bloom;
 use super::{Change, Changed, Hash, List, Live, Set, Sorted, Timed, Value};
 use crate::{Deadline, Found};
 use quorate_types::{Blob, LogTime, Score, WallTime};
@@ -54,6 +55,7 @@ enum Step {
         member: Blob,
         score: Score,
     },
+    BloomAdded(bloom::Set),
 }
 
 impl Value {
@@ -73,6 +75,7 @@ impl Value {
             Self::List(list) => Found::List(list),
             Self::Set(set) => Found::Set(set),
             Self::Sorted(sorted) => Found::Sorted(sorted),
+            Self::Bloom(filter) => Found::Bloom(filter),
         }
     }
 
@@ -86,6 +89,8 @@ impl Value {
             Self::List(list) => list.is_empty(),
             Self::Set(set) => set.is_empty(),
             Self::Sorted(sorted) => sorted.is_empty(),
+            // Its key stays though nothing was added yet, as Redis has it.
+            Self::Bloom(_) => false,
         }
     }
 
@@ -105,6 +110,7 @@ impl Value {
             Self::List(list) => list.len(),
             Self::Set(set) => set.len(),
             Self::Sorted(sorted) => sorted.len(),
+            Self::Bloom(filter) => filter.parts(),
         }
     }
 
@@ -118,6 +124,7 @@ impl Value {
             Self::List(list) => list.bytes(),
             Self::Set(set) => set.bytes(),
             Self::Sorted(sorted) => sorted.bytes(),
+            Self::Bloom(filter) => filter.bytes(),
         }
     }
 
@@ -134,6 +141,8 @@ impl Value {
             }
             Change::SetAdd { .. } | Change::SetRemove { .. } => Self::Set(Set::new()),
             Change::SortedSet { .. } | Change::SortedRemove { .. } => Self::Sorted(Sorted::new()),
+            // A filter is made with its size, and nothing is added to one that is not there.
+            Change::BloomAdd { .. } => Self::String(Blob::EMPTY),
         }
     }
 
@@ -165,6 +174,10 @@ impl Value {
                 let score = sorted.remove(&member);
                 (Changed::Score(score), score.map(|score| Step::SortedHad { member, score }))
             }
+            (Self::Bloom(filter), Change::BloomAdd { item }) => match filter.add(&item) {
+                Ok(set) => (Changed::Flag(set.is_some()), set.map(Step::BloomAdded)),
+                Err(refused) => (Changed::Refused(refused), None),
+            },
             _ => return None,
         };
         Some((changed, step.map(Undo)))
@@ -268,6 +281,7 @@ impl Value {
             (Self::Sorted(sorted), Step::SortedHad { member, score }) => {
                 sorted.insert(member, score);
             }
+            (Self::Bloom(filter), Step::BloomAdded(set)) => filter.take_back(set),
             (value, step) => panic!("the undo of another value: {step:?} for a {}", value.kind()),
         }
     }

@@ -20,6 +20,7 @@ use support::Server;
 /// How an answered command differs from Redis. A name may be given for all its subcommands.
 const DIFFERENCES: &[(&str, &str)] = &[
     ("append setrange setbit bitfield", "at most 64 MiB"),
+    ("bf.info", "SIZE counts the bits alone"),
     ("bgrewriteaof", "takes a snapshot"),
     ("bgsave", "takes a snapshot; a crash needs none"),
     ("client|pause", "of this node's clients"),
@@ -28,14 +29,18 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("config|get config|set", "the settings of docs/redis.md; SET lasts until this node restarts"),
     ("copy", "streams are not copied"),
     (
+        "dump restore",
+        "no streams and Bloom filters; written in the plain forms that every Redis since 7.2 reads",
+    ),
+    (
         "eval evalsha eval_ro evalsha_ro",
         "runs at apply, on every replica alike; over its budget of instructions, bytes or elements nothing of it happened",
     ),
     (
-        "expire pexpire setex psetex getex",
+        "expire pexpire setex psetex getex hexpire hpexpire hsetex hgetex",
         "relative times run in log time: no failover restarts or skips them",
     ),
-    ("expireat pexpireat", "in wall time"),
+    ("expireat pexpireat hexpireat hpexpireat", "in wall time"),
     ("flushall flushdb", "leaves protected streams; elements are freed later, in slices"),
     ("hello", "says Redis 7.2"),
     ("info", "`role:master` on every node, `quorate_*` fields"),
@@ -58,7 +63,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
         "xadd",
         "the pairs `@key`, `@value`, `@h:NAME` are the key, value and headers of the record that other protocols see",
     ),
-    ("xdel", "leaves a gap in the offsets"),
+    ("xdel xdelex xackdel", "leaves a gap in the offsets"),
 ];
 
 /// Why a command is refused, by its name or by how it begins; the first that fits.
@@ -70,20 +75,13 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("cluster", "one log, no slots: clients connect without cluster mode, to any node"),
     ("debug pfdebug pfselftest", "for the developers of Redis"),
-    (
-        "dump restore restore-asking migrate",
-        "the bytes of a value are Redis' own: `quorate import redis://…` copies a live Redis",
-    ),
+    ("bf.loadchunk bf.scandump", "a filter's bits are Quorate's own: they are in snapshots and backups"),
+    ("restore-asking migrate", "`quorate import redis://…` copies a live Redis"),
     (
         "failover replicaof slaveof psync sync replconf",
         "members change with `quorate cluster add`, `remove` and `transfer`; every node serves everything",
     ),
     ("fcall fcall_ro function", "not built yet: EVAL and EVALSHA run scripts"),
-    ("geo", "not built yet"),
-    (
-        "hexpire hpexpire hexpireat hpexpireat httl hpttl hpersist hexpiretime hpexpiretime hsetex hgetex",
-        "not built yet: fields have no time to live",
-    ),
     (
         "client command config latency lolwut memory module pubsub script slowlog",
         "nothing here that it could tell or do",
@@ -95,11 +93,11 @@ const REFUSED: &[(&str, &str)] = &[
     ("shutdown", "a client does not stop this server: send SIGTERM to its process"),
     ("swapdb", "a database is a keyspace with settings of its own"),
     ("v", "no vector sets"),
-    ("xackdel xdelex", "not built yet: XACK and XDEL in a transaction do it"),
 ];
 
 /// Commands that are known, and refused whatever their words.
-const ALWAYS_REFUSED: &[&str] = &["debug", "failover", "replicaof", "save", "shutdown", "slaveof"];
+const ALWAYS_REFUSED: &[&str] =
+    &["bf.loadchunk", "bf.scandump", "debug", "failover", "replicaof", "save", "shutdown", "slaveof"];
 
 /// A command: its group, how many words it takes, and whether Redis has it.
 struct Known {

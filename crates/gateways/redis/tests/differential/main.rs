@@ -366,6 +366,74 @@ fn quorate_answers_as_an_older_redis_does_but_for_what_has_changed_since() {
     compare("redis-server", &[allowed::BY_DESIGN, allowed::SINCE_SEVEN]);
 }
 
+/// What makes a value at the key `k`, and what shows it.
+fn values() -> Vec<(Vec<String>, &'static str)> {
+    let many = |count: u32, item: fn(u32) -> String| (0..count).map(item).collect::<Vec<_>>().join(" ");
+    let long = "y".repeat(300);
+    vec![
+        (vec!["SET k hello".into()], "GET k"),
+        (vec!["SET k -1234567".into()], "GET k"),
+        (vec![format!("SET k {long}")], "GET k"),
+        (vec![format!("SET k {}", many(9000, |at| at.to_string()).replace(' ', "-"))], "GET k"),
+        (vec!["RPUSH k a 1 -2 300 70000 -8000000 5000000000 -9000000000000000000".into()], "LRANGE k 0 -1"),
+        (vec![format!("RPUSH k {}", many(3000, |at| format!("item-{at}")))], "LRANGE k 0 -1"),
+        (vec![format!("RPUSH k small {}", "z".repeat(20_000))], "LRANGE k 0 -1"),
+        (vec!["SADD k 1 2 3 -40000".into()], "SORT k ALPHA"),
+        (vec!["SADD k 1 two 3".into()], "SORT k ALPHA"),
+        (vec![format!("SADD k {}", many(2000, |at| format!("m{at}")))], "SORT k ALPHA"),
+        (vec!["ZADD k 1.5 a -inf b inf c 0.1 d -3 e".into()], "ZRANGE k 0 -1 WITHSCORES"),
+        (
+            vec![format!("ZADD k {}", many(1000, |at| format!("{}.25 m{at}", at % 77)))],
+            "ZRANGE k 0 -1 WITHSCORES",
+        ),
+        (vec!["HSET k a 1 b two c 3.5".into()], "HMGET k a b c"),
+        (vec![format!("HSET k {}", many(700, |at| format!("f{at} v{at}")))], "HMGET k f0 f1 f699"),
+        (vec![format!("HSET k a {long} b 2")], "HMGET k a b"),
+        (
+            vec!["HSET k a 1 b 2 c 3".into(), "HPEXPIREAT k 1900000000000 FIELDS 2 a c".into()],
+            "HPEXPIRETIME k FIELDS 3 a b c",
+        ),
+        (
+            vec![
+                format!("HSET k a {long} b 2"),
+                "HPEXPIREAT k 1900000000000 FIELDS 1 a".into(),
+                "HPEXPIREAT k 1900000005000 FIELDS 1 b".into(),
+            ],
+            "HPEXPIRETIME k FIELDS 2 a b",
+        ),
+    ]
+}
+
+#[test]
+fn what_is_dumped_by_either_is_restored_by_the_other() {
+    let server = Server::start("redis-new");
+    let words = |text: &str| text.split(' ').map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
+    let mut wires = [server.address, quorate::address()].map(|address| resp::Wire::connect(address).unwrap());
+    for wire in &mut wires {
+        wire.ask(&words("SELECT 7")).unwrap();
+    }
+    for (commands, shows) in values() {
+        for (from, to) in [(0, 1), (1, 0), (1, 1)] {
+            for wire in &mut wires {
+                wire.ask(&words("DEL k")).unwrap();
+            }
+            for command in &commands {
+                let reply = wires[from].ask(&words(command)).unwrap();
+                assert!(!matches!(reply, resp::Reply::Error(_)), "{command}: {reply}");
+            }
+            let shown = wires[from].ask(&words(shows)).unwrap();
+            let dumped = wires[from].ask(&words("DUMP k")).unwrap();
+            let bytes = dumped.text().unwrap_or_else(|| panic!("DUMP: {dumped}")).to_vec();
+            let mut restore = words("RESTORE k 0");
+            restore.extend([bytes, b"REPLACE".to_vec()]);
+            let done = wires[to].ask(&restore).unwrap();
+            let what: String = commands[0].chars().take(60).collect();
+            assert_eq!(done, resp::Reply::Status(b"OK".to_vec()), "{what}: {from} to {to}");
+            assert_eq!(wires[to].ask(&words(shows)).unwrap(), shown, "{what}: {from} to {to}");
+        }
+    }
+}
+
 fn compare(name: &str, allowed: &[&'static [Allowed]]) {
     let subject =
         std::env::var("QUORATE_REDIS").map_or_else(|_| quorate::address(), |text| text.parse().unwrap());
