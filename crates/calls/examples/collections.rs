@@ -179,7 +179,7 @@ fn pin_and_free(mut value: Value) {
         Value::Sorted(sorted) => {
             sorted.insert(name(spread(n, MILLION)), Score::from_i64(n as i64));
         }
-        Value::String(_) | Value::Hash(_) | Value::Timed(_) => {}
+        Value::String(_) | Value::Hash(_) | Value::Timed(_) | Value::Bloom(_) => {}
     });
     let (mut out, mut longest, start) = (Writer::default(), 0, busy());
     loop {

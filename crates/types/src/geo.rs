@@ -378,7 +378,11 @@ mod tests {
             let size = libm::exp(random(14.0));
             let area = Area {
                 center,
-                form: if size as u64 % 2 == 0 { Form::Circle(size) } else { Form::Box(size, size * 1.5) },
+                form: if (size as u64).is_multiple_of(2) {
+                    Form::Circle(size)
+                } else {
+                    Form::Box(size, size * 1.5)
+                },
             };
             let ranges = area.ranges();
             for _ in 0..50 {
