@@ -79,6 +79,29 @@ pub struct Pending {
     pub count: u64,
 }
 
+/// What a stream remembers of its producers, so that a message that is sent again is not appended again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// For how many seconds of log time an id is remembered.
+    pub seconds: u64,
+    /// How many ids of each producer.
+    pub ids_max: u64,
+    /// Producers of which ids are remembered.
+    pub producers: u64,
+    /// Ids that are remembered.
+    pub ids: u64,
+    /// Ids ever remembered.
+    pub added: u64,
+    /// Messages that came again.
+    pub repeated: u64,
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        Self { seconds: 100, ids_max: 100, producers: 0, ids: 0, added: 0, repeated: 0 }
+    }
+}
+
 /// What is cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trim {
@@ -121,6 +144,19 @@ pub trait LookStreams {
         to: RecordId,
         max: u64,
     ) -> Vec<(RecordId, Pending)>;
+    /// What the stream remembers of its producers; nothing where that was never asked for.
+    fn idempotency(&self, key: &Key) -> Option<Idempotency>;
+    /// The record that a message was appended as, while that is remembered.
+    fn said(&self, key: &Key, said: Said<'_>) -> Option<RecordId>;
+}
+
+/// What a producer calls a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    /// The producer.
+    pub producer: &'a Blob,
+    /// The message, among those of the producer.
+    pub id: &'a Blob,
 }
 
 /// Changing streams. As with all changes, a refused commit takes them back.
@@ -154,6 +190,10 @@ pub trait ChangeStreams {
         added: Option<u64>,
         max_deleted: Option<RecordId>,
     ) -> Result<(), Error>;
+    /// Sets for how many seconds of log time ids of producers are remembered, and how many of each; forgets those that are.
+    fn set_idempotency(&mut self, key: &Key, seconds: u64, ids_max: u64);
+    /// Remembers the record that a message was appended as; or, without one, counts that it came again.
+    fn say(&mut self, key: &Key, said: Said<'_>, record: Option<RecordId>);
     /// Makes a group or moves it: the last id delivered, and how many records it has read.
     fn put_group(&mut self, key: &Key, group: &Blob, last: RecordId, read: Option<u64>);
     /// Removes a group with all that is pending.
@@ -173,7 +213,12 @@ pub fn xadd_split(words: &[Blob]) -> Option<(Vec<Blob>, Payload)> {
     if !is(words.first()?, "XADD") || words.len() < 5 {
         return None;
     }
-    let pairs = Adding::read(words).ok()?.at + 1;
+    let adding = Adding::read(words).ok()?;
+    // What names its message by its pairs needs them where it is decided.
+    if matches!(adding.said, Some((_, None))) {
+        return None;
+    }
+    let pairs = adding.at + 1;
     if pairs >= words.len() || (words.len() - pairs) % 2 == 1 {
         return None;
     }
@@ -549,16 +594,19 @@ enum Wanted {
     Exactly(RecordId),
 }
 
-struct Adding {
+struct Adding<'a> {
     no_make: bool,
+    /// The producer, and what it calls the message; nothing when its pairs are its name.
+    said: Option<(&'a Blob, Option<&'a Blob>)>,
     cut: Option<Cut>,
     wanted: Wanted,
     /// Where the id stands.
     at: usize,
 }
 
-impl Adding {
-    fn read(words: &[Blob]) -> Result<Self, Error> {
+impl<'a> Adding<'a> {
+    fn read(words: &'a [Blob]) -> Result<Self, Error> {
+        let mut said = None;
         let (mut no_make, mut switches, mut at) = (false, Switches::default(), 2);
         loop {
             let Some(word) = words.get(at) else { return Err(arity()) };
@@ -567,6 +615,15 @@ impl Adding {
             }
             if is(word, "NOMKSTREAM") {
                 no_make = true;
+            } else if said.is_none() && (is(word, "IDMP") || is(word, "IDMPAUTO")) {
+                let producer = next(words, &mut at)?;
+                let id = if is(word, "IDMP") { Some(next(words, &mut at)?) } else { None };
+                if producer.is_empty() || id.is_some_and(|id| id.is_empty()) {
+                    return Err(Error::reply(
+                        "ERR the names of a producer and of its message may not be empty",
+                    ));
+                }
+                said = Some((producer, id));
             } else if !Cut::read(words, &mut at, &mut switches)? {
                 break;
             }
@@ -580,7 +637,10 @@ impl Adding {
                 None => Wanted::Exactly(strict_id(word)?),
             },
         };
-        Ok(Self { no_make, cut: Cut::checked(switches)?, wanted, at })
+        if said.is_some() && !matches!(wanted, Wanted::Any) {
+            return Err(Error::reply("ERR IDMP and IDMPAUTO go with an id that the server makes: *"));
+        }
+        Ok(Self { no_make, said, cut: Cut::checked(switches)?, wanted, at })
     }
 
     fn id(&self, look: &dyn Look, last: RecordId) -> Result<RecordId, Error> {
@@ -623,12 +683,62 @@ pub(crate) fn xadd(w: &mut Writing<'_>) -> Answer {
     if found.is_none() && adding.no_make {
         return Ok(Reply::Nil);
     }
+    let by_pairs = adding.said.map(|(_, id)| id.cloned().unwrap_or_else(|| name_of(pairs)));
+    let said = adding.said.zip(by_pairs.as_ref()).map(|((producer, _), id)| Said { producer, id });
+    let before = match said.filter(|_| found.is_some()) {
+        Some(said) => view(w.look())?.said(&key, said).map(|record| (said, record)),
+        None => None,
+    };
+    if let Some((said, record)) = before {
+        changes(w)?.say(&key, said, None);
+        return Ok(id_reply(record));
+    }
     let id = adding.id(w.look(), found.unwrap_or_default().last)?;
     changes(w)?.append(&key, id, pairs)?;
+    if let Some(said) = said {
+        changes(w)?.say(&key, said, Some(id));
+    }
     if let Some(cut) = adding.cut {
         cut.apply(w, &key)?;
     }
     Ok(id_reply(id))
+}
+
+/// The name of a message that is named by its pairs.
+fn name_of(pairs: &[Blob]) -> Blob {
+    let mut all = Vec::new();
+    for word in pairs {
+        all.extend((word.len() as u64).to_le_bytes());
+        all.extend_from_slice(word);
+    }
+    Blob::copy_from(&xxhash_rust::xxh3::xxh3_128(&all).to_be_bytes())
+}
+
+/// `XCFGSET key [IDMP-DURATION seconds] [IDMP-MAXSIZE ids]`, of Redis 8.6.
+pub(crate) fn xcfgset(w: &mut Writing<'_>) -> Answer {
+    let key = w.key(1);
+    stream(w.look(), &key)?.ok_or_else(no_such_key)?;
+    let mut wanted = view(w.look())?.idempotency(&key).unwrap_or_default();
+    let mut at = 2;
+    while let Some(word) = w.words.get(at) {
+        let mut value = |most: u64| {
+            let value = u64::try_from(int(next(w.words, &mut at)?)?).ok();
+            value.filter(|value| (1..=most).contains(value)).ok_or_else(|| {
+                Error::reply(format!(
+                    "ERR {} must be between 1 and {most}",
+                    word.to_string().to_ascii_uppercase()
+                ))
+            })
+        };
+        match () {
+            () if is(word, "IDMP-DURATION") => wanted.seconds = value(86_400)?,
+            () if is(word, "IDMP-MAXSIZE") => wanted.ids_max = value(10_000)?,
+            () => return Err(Error::syntax()),
+        }
+        at += 1;
+    }
+    changes(w)?.set_idempotency(&key, wanted.seconds, wanted.ids_max);
+    Ok(Reply::ok())
 }
 
 pub(crate) fn xtrim(w: &mut Writing<'_>) -> Answer {
@@ -957,6 +1067,17 @@ pub(crate) fn xinfo_stream(r: &mut Reading<'_>) -> Answer {
     let mut items = numbers(&facts);
     items.extend([Reply::bulk("groups"), Reply::count(streams.groups(&key).len())]);
     items.extend([Reply::bulk("first-entry"), edge(false), Reply::bulk("last-entry"), edge(true)]);
+    if let Some(found) = streams.idempotency(&key) {
+        let fields = [
+            ("idmp-duration", found.seconds),
+            ("idmp-maxsize", found.ids_max),
+            ("pids-tracked", found.producers),
+            ("iids-tracked", found.ids),
+            ("iids-added", found.added),
+            ("iids-duplicates", found.repeated),
+        ];
+        items.extend(fields.into_iter().flat_map(|(name, value)| [Reply::bulk(name), number(value)]));
+    }
     Ok(Reply::map(items))
 }
 

@@ -630,6 +630,7 @@ specs! {
         write "xackdel" -6 [FAST] ONE, "8.2.0" "Acknowledges records of a group and removes them." => stream_groups::xackdel;
         write "xadd" -5 [DENYOOM FAST] ONE, "5.0.0" "Appends a record to a stream." => streams::xadd;
         write "xautoclaim" -6 [FAST] ONE, "6.2.0" "Hands records that were pending for long to a consumer." => stream_groups::xautoclaim;
+        write "xcfgset" -4 [FAST] ONE, "8.6.0" "Sets for how long and how many messages of producers are remembered." => streams::xcfgset;
         write "xclaim" -6 [FAST] ONE, "5.0.0" "Hands pending records to a consumer." => stream_groups::xclaim;
         write "xdel" -3 [FAST] ONE, "5.0.0" "Removes records from a stream." => streams::xdel;
         write "xdelex" -5 [FAST] ONE, "8.2.0" "Removes records, minding the groups that refer to them." => streams::xdelex;

@@ -32,6 +32,7 @@ struct Savepoint {
     tasks: usize,
     streams: streams::Mark,
     xgroups: xgroups::Mark,
+    producers: xgroups::Mark,
     groups: groups::Mark,
     moved: bool,
     touched: usize,
@@ -674,6 +675,7 @@ impl Machine {
             tasks: self.tasks.mark(),
             streams: self.streams.mark(),
             xgroups: self.xgroups.mark(),
+            producers: self.producers.mark(),
             groups: self.groups.mark(),
             moved: self.moved,
             touched: self.touched.len(),
@@ -692,6 +694,7 @@ impl Machine {
         self.tasks.rollback(to.tasks);
         self.streams.rollback(to.streams);
         self.xgroups.rollback(&to.xgroups);
+        self.producers.rollback(&to.producers);
         self.groups.rollback(to.groups);
         self.moved = to.moved;
         self.touched.truncate(to.touched);

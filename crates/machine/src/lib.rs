@@ -165,6 +165,8 @@ pub struct Machine {
     time: LogTime,
     keys: keys::Keys,
     /// Elements of keys that are no plain values.
+    /// What streams remember of their producers: those are the groups, their messages the consumers, and the records what is pending.
+    producers: xgroups::XGroups,
     bodies: bodies::Bodies,
     /// Scripts that EVALSHA may name, by the SHA-1 of their text.
     scripts: table::Table<Blob, Blob>,
@@ -207,6 +209,7 @@ impl Machine {
             wall: WallTime::ZERO,
             time: LogTime::ZERO,
             keys: keys::Keys::new(hash_seed),
+            producers: xgroups::XGroups::default(),
             bodies: bodies::Bodies::default(),
             scripts: table::Table::default(),
             interpreter: Box::new(NoScripts),
@@ -278,6 +281,7 @@ impl Machine {
             self.expire(&now, out);
         }
         self.bodies.free_some();
+        self.producers.free_some();
         self.xgroups.free_some();
         self.applied = entry.index;
         if out.outcomes.len() > told || self.revision > revision {
@@ -752,6 +756,7 @@ impl Machine {
         self.tasks.forget();
         self.streams.forget();
         self.xgroups.forget();
+        self.producers.forget();
         self.groups.forget();
     }
 }

@@ -299,6 +299,7 @@ impl Machine {
         self.streams.check();
         self.groups.check();
         self.xgroups.check(|id| self.streams.is_stream(id));
+        self.producers.check(|id| self.streams.is_stream(id));
         assert!(self.rows_fit_streams(), "rows and streams go together");
         let window = self.settings.history_bytes_max;
         assert!(self.keys.history_bytes() <= window, "history stays within {window} bytes");

@@ -33,7 +33,8 @@ const GROUPS: u64 = 11;
 const BODIES: u64 = 12;
 const SCRIPTS: u64 = 13;
 const XGROUPS: u64 = 14;
-const END: u64 = 15;
+const PRODUCERS: u64 = 15;
+const END: u64 = 16;
 /// Where the first two versions ended.
 const END_FIRST: u64 = 12;
 
@@ -145,6 +146,7 @@ impl Machine {
         self.streams.walk_begin();
         self.groups.walk_begin();
         self.xgroups.walk_begin();
+        self.producers.walk_begin();
         self.snapshot =
             Some(Progress { section: HEADER, header, trail: self.trail, machine_version: self.version });
         Snapshot { index: self.applied, revision: self.revision }
@@ -184,6 +186,7 @@ impl Machine {
         self.streams.walk_end();
         self.groups.walk_end();
         self.xgroups.walk_end();
+        self.producers.walk_end();
     }
 
     fn slice(&mut self, progress: &Progress, rows: usize, out: &mut Writer) -> (usize, bool) {
@@ -210,6 +213,7 @@ impl Machine {
             BODIES => self.bodies.walk_next(rows, &self.keys, out),
             SCRIPTS => full(self.scripts.walk_next(rows, out)),
             XGROUPS => (0, self.xgroups.walk_next(rows, out)),
+            PRODUCERS => (0, self.producers.walk_next(rows, out)),
             _ => (0, true),
         }
     }
@@ -256,6 +260,7 @@ impl Machine {
             self.streams.digest(&mut scratch),
             self.groups.digest(&mut scratch),
             self.xgroups.digest(&mut scratch),
+            self.producers.digest(&mut scratch),
         ];
         scratch.clear();
         for part in parts {
@@ -321,6 +326,11 @@ impl Restorer {
                     machine.xgroups.restore(&mut from)?;
                 }
             }
+            PRODUCERS => {
+                while from.left() > 0 {
+                    machine.producers.restore(&mut from)?;
+                }
+            }
             _ => {
                 for _ in 0..count {
                     match section {
@@ -355,6 +365,7 @@ impl Restorer {
         self.machine.streams.restored()?;
         self.machine.groups.restored()?;
         self.machine.xgroups.restored(|id| self.machine.streams.is_stream(id))?;
+        self.machine.producers.restored(|id| self.machine.streams.is_stream(id))?;
         self.machine.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
         self.machine.forget();
         Ok(self.machine)

@@ -1,5 +1,7 @@
 //! Groups as Redis has them: what was delivered to which consumer and not acknowledged. Kafka's and our own groups are in `groups`.
 //!
+//! What streams remember of their producers is rows of the same kind, in an instance of its own: a producer, its messages, and their records.
+//!
 //! A group has a number, never used again: what is left of a deleted one never shows in a new one of its name, and is freed in slices.
 //!
 //! Invariant: every pending record is its consumer's; a group and a consumer count what is pending of them.
@@ -12,6 +14,7 @@ use quorate_calls::streams::{Consumer, Group, Pending};
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{Blob, DecodeError, RecordId, wire_struct};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 /// Rows of deleted groups that are freed with each entry.
 const FREED_PER_ENTRY: usize = 2_000;
@@ -101,6 +104,14 @@ struct Walk {
 impl XGroups {
     pub(crate) fn groups(&self, stream: StreamId) -> Vec<(Blob, Group)> {
         self.of(stream).map(|(name, row)| (name.group.clone(), shown(row))).collect()
+    }
+
+    /// Names of groups after one, and around to the first; never that of nothing.
+    pub(crate) fn after(&self, stream: StreamId, group: &Blob, max: usize) -> Vec<Blob> {
+        let from = Bound::Excluded(Name { stream, group: group.clone() });
+        let after = self.groups.range((from, Bound::Unbounded)).take_while(|(name, _)| name.stream == stream);
+        let around = after.chain(self.of(stream)).map(|(name, _)| &name.group);
+        around.filter(|name| !name.is_empty() && *name != group).take(max).cloned().collect()
     }
 
     pub(crate) fn group(&self, stream: StreamId, group: &Blob) -> Option<Group> {

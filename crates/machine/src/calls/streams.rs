@@ -9,12 +9,14 @@
 use super::{Effects, View, not_internal, passed};
 use crate::bodies::BodyId;
 use crate::keys::{Hang, Kind};
-use crate::streams::{INLINE, NotPlain, PartKey};
+use crate::streams::{INLINE, NotPlain, PartKey, StreamId};
 use crate::{CALLS_SINCE, Event, Machine, Now, Times};
 use bytes::Bytes;
-use quorate_calls::streams::{ChangeStreams, Consumer, Entry, Facts, Group, LookStreams, Pending, Trim};
+use quorate_calls::streams::{
+    ChangeStreams, Consumer, Entry, Facts, Group, Idempotency, LookStreams, Pending, Said, Trim,
+};
 use quorate_calls::{Error, Session, fields};
-use quorate_types::{Blob, Key, OpError, PayloadRef, RecordId, Reply, record};
+use quorate_types::{Blob, Key, LogTime, OpError, PayloadRef, RecordId, Reply, record};
 
 impl Machine {
     /// The bytes of a payload that is in the state and not in the log: of a record that a script appended.
@@ -88,6 +90,7 @@ impl Machine {
         let id = self.streams.delete(stream)?;
         self.groups.drop_stream(&mut self.streams, id);
         self.xgroups.drop_stream(id);
+        self.producers.drop_stream(id);
         self.revision_now();
         self.take_row(stream, now);
         Ok(())
@@ -169,6 +172,80 @@ impl LookStreams for View<'_> {
         max: u64,
     ) -> Vec<(RecordId, Pending)> {
         self.machine.xgroups.pendings(self.machine.part(key).stream, group, consumer, (from, to), max)
+    }
+
+    fn idempotency(&self, key: &Key) -> Option<Idempotency> {
+        let stream = self.machine.part(key).stream;
+        let (seconds, ids_max) = self.bounds(stream)?;
+        let own = self.machine.producers.group(stream, &OWN)?;
+        let repeated = self.machine.producers.consumer(stream, &OWN, &OWN).map_or(0, |own| own.seen);
+        let producers = self.machine.producers.groups(stream);
+        Some(Idempotency {
+            seconds,
+            ids_max,
+            producers: producers.len() as u64 - 1,
+            ids: producers.iter().map(|(_, producer)| producer.pending).sum(),
+            added: own.read.unwrap_or_default(),
+            repeated,
+        })
+    }
+
+    fn said(&self, key: &Key, said: Said<'_>) -> Option<RecordId> {
+        let stream = self.machine.part(key).stream;
+        let (seconds, _) = self.bounds(stream)?;
+        let every = (RecordId::ZERO, RecordId::MAX);
+        let found = self.machine.producers.pendings(stream, said.producer, Some(said.id), every, 1);
+        let (record, remembered) = found.first()?;
+        let until = remembered.at.saturating_add(seconds * 1000);
+        (until > millis(self.machine.time)).then_some(*record)
+    }
+}
+
+/// Where a stream's own numbers are among its producers, whose names are never empty.
+const OWN: Blob = Blob::EMPTY;
+/// Messages that are forgotten with each that is remembered, beside those that are too many; and other producers that are looked at meanwhile,
+/// so that one that says nothing any more is forgotten too.
+const FORGOTTEN_AT_ONCE: u64 = 8;
+const OTHERS_AT_ONCE: usize = 2;
+
+fn millis(time: LogTime) -> u64 {
+    time.0 / 1_000_000
+}
+
+impl View<'_> {
+    /// Messages ever remembered, and those that came again.
+    fn idempotency_numbers(self, stream: StreamId) -> (u64, u64) {
+        let producers = &self.machine.producers;
+        let added = producers.group(stream, &OWN).and_then(|own| own.read).unwrap_or_default();
+        (added, producers.consumer(stream, &OWN, &OWN).map_or(0, |own| own.seen))
+    }
+
+    /// For how long and how many messages are remembered.
+    fn bounds(self, stream: StreamId) -> Option<(u64, u64)> {
+        self.machine.producers.group(stream, &OWN).map(|own| (own.last.ms, own.last.seq))
+    }
+}
+
+impl Effects<'_, '_> {
+    /// Forgets a producer's oldest messages: those that are too many, and some that are too old; and the producer with the last.
+    fn forget_said(&mut self, stream: StreamId, producer: &Blob, (seconds, ids_max): (u64, u64)) {
+        let now = millis(self.now().time);
+        let producers = &mut self.machine.producers;
+        let Some(group) = producers.group(stream, producer) else { return };
+        let over = group.pending.saturating_sub(ids_max);
+        let oldest = (RecordId::ZERO, RecordId::MAX);
+        let found = producers.pendings(stream, producer, None, oldest, over + FORGOTTEN_AT_ONCE);
+        let old = |at: u64| at.saturating_add(seconds * 1000) <= now;
+        let gone = found.iter().enumerate().filter(|(at, (_, said))| (*at as u64) < over || old(said.at));
+        let gone: Vec<(RecordId, Blob)> = gone.map(|(_, (id, said))| (*id, said.consumer.clone())).collect();
+        let all = gone.len() as u64 == group.pending;
+        for (record, id) in gone {
+            producers.put_pending(stream, producer, record, None);
+            producers.drop_consumer(stream, producer, &id);
+        }
+        if all {
+            producers.drop_group(stream, producer);
+        }
     }
 }
 
@@ -263,6 +340,51 @@ impl ChangeStreams for Effects<'_, '_> {
         }
         self.stream_changed(key);
         Ok(())
+    }
+
+    fn set_idempotency(&mut self, key: &Key, seconds: u64, ids_max: u64) {
+        let stream = self.machine.part(key).stream;
+        let own = self.machine.producers.group(stream, &OWN);
+        for (producer, _) in self.machine.producers.groups(stream) {
+            if producer != OWN {
+                self.machine.producers.drop_group(stream, &producer);
+            }
+        }
+        let last = RecordId { ms: seconds, seq: ids_max };
+        let added = own.map_or(0, |own| own.read.unwrap_or_default());
+        self.machine.producers.put_group(stream, &OWN, last, Some(added));
+    }
+
+    fn say(&mut self, key: &Key, said: Said<'_>, record: Option<RecordId>) {
+        let stream = self.machine.part(key).stream;
+        let bounds = self.view().bounds(stream).unwrap_or_else(|| {
+            let default = Idempotency::default();
+            (default.seconds, default.ids_max)
+        });
+        let (own, at) = (self.view().idempotency_numbers(stream), millis(self.now().time));
+        let producers = &mut self.machine.producers;
+        let last = RecordId { ms: bounds.0, seq: bounds.1 };
+        producers.put_group(stream, &OWN, last, Some(own.0 + u64::from(record.is_some())));
+        let Some(record) = record else {
+            producers.put_consumer(stream, &OWN, &OWN, own.1 + 1, None);
+            return;
+        };
+        // A message that was said before, longer ago than is remembered, is a new one.
+        let every = (RecordId::ZERO, RecordId::MAX);
+        for (old, _) in producers.pendings(stream, said.producer, Some(said.id), every, u64::MAX) {
+            producers.put_pending(stream, said.producer, old, None);
+        }
+        if producers.group(stream, said.producer).is_none() {
+            producers.put_group(stream, said.producer, RecordId::ZERO, None);
+        }
+        producers.put_consumer(stream, said.producer, said.id, at, None);
+        let pending = Pending { consumer: said.id.clone(), at, count: 1 };
+        producers.put_pending(stream, said.producer, record, Some(pending));
+        let others = producers.after(stream, said.producer, OTHERS_AT_ONCE);
+        self.forget_said(stream, said.producer, bounds);
+        for other in others {
+            self.forget_said(stream, &other, bounds);
+        }
     }
 
     fn put_group(&mut self, key: &Key, group: &Blob, last: RecordId, read: Option<u64>) {

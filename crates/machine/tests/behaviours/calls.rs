@@ -226,6 +226,76 @@ fn a_scan_goes_on_after_a_restore_where_it_stood() {
     assert_eq!(seen.len() as u64, d.machine.sizes().keys);
 }
 
+#[test]
+fn a_message_that_is_sent_again_is_one_record_while_it_is_remembered() {
+    let mut d = driver();
+    let first = d.say("XADD s IDMP p 1 * f v");
+    let Reply::Bulk { .. } = first else { panic!("{first:?}") };
+    d.sleep(10);
+    assert_eq!(d.say("XADD s IDMP p 1 * f other"), first);
+    assert_ne!(d.say("XADD s IDMP q 1 * f v"), first, "another producer's message is another one");
+    let by_pairs = d.say("XADD s IDMPAUTO p * f v");
+    assert_eq!(d.say("XADD s IDMPAUTO p * f v"), by_pairs);
+    assert_ne!(d.say("XADD s IDMPAUTO p * f w"), by_pairs);
+    assert_eq!(d.ask("XLEN s"), Reply::integer(4));
+    let info = |d: &Driver, name: &str| {
+        let Reply::Map { items } = d.ask("XINFO STREAM s") else { panic!("a map") };
+        let found = items.0.chunks(2).find(|pair| pair[0] == Reply::bulk(name.as_bytes().to_vec()));
+        found.map(|pair| pair[1].clone())
+    };
+    assert_eq!(info(&d, "pids-tracked"), Some(Reply::integer(2)));
+    assert_eq!(info(&d, "iids-added"), Some(Reply::integer(4)));
+    assert_eq!(info(&d, "iids-duplicates"), Some(Reply::integer(2)));
+    d.restart();
+    assert_eq!(d.say("XADD s IDMP p 1 * f v"), first, "it is remembered over a restart");
+    // For a hundred seconds of log time.
+    d.sleep(99_000);
+    assert_eq!(d.say("XADD s IDMP p 1 * f v"), first);
+    d.sleep(1_000);
+    assert_ne!(d.say("XADD s IDMP p 1 * f v"), first);
+    assert_eq!(
+        info(&d, "pids-tracked"),
+        Some(Reply::integer(1)),
+        "a producer that says nothing is forgotten"
+    );
+    // No more than so many of each.
+    assert_eq!(d.say("XCFGSET s IDMP-MAXSIZE 2 IDMP-DURATION 5"), Reply::ok());
+    let ids: Vec<Reply> =
+        ["a", "b", "c"].iter().map(|id| d.say(&format!("XADD s IDMP p {id} * f v"))).collect();
+    assert_eq!(d.say("XADD s IDMP p c * f v"), ids[2]);
+    assert_ne!(d.say("XADD s IDMP p a * f v"), ids[0], "the oldest is forgotten");
+    assert_eq!(info(&d, "iids-tracked"), Some(Reply::integer(2)));
+    d.say("DEL s");
+    assert_eq!(d.ask("XLEN s"), Reply::integer(0));
+    for bad in ["XADD s IDMP p 1 1-1 f v", "XCFGSET s IDMP-MAXSIZE 0", "XCFGSET none IDMP-MAXSIZE 5"] {
+        assert!(d.each(&[bad])[0].is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn producers_are_in_a_snapshot_and_a_refused_message_is_not_remembered() {
+    let mut d = driver();
+    d.say("XADD s IDMP p 1 * f v");
+    let refused = vec![call("XADD s IDMP p 2 * f v"), call("LPUSH s x")];
+    d.commit(Commit::of(refused)).unwrap_err();
+    let mut other = restore(&snapshot_of(&mut d.machine, 1), 5);
+    let again = d.say("XADD s IDMP p 2 * f v");
+    d.each(&[
+        "XADD s IDMP p 1 * f v",
+        "XADD s IDMP q 1 * f v",
+        "XCFGSET s IDMP-DURATION 9",
+        "XADD s IDMP p 1 * f v",
+    ]);
+    let from = other.applied();
+    for entry in d.entries.iter().filter(|entry| entry.index > from) {
+        other.apply(entry, &mut Outputs::default());
+    }
+    other.check();
+    assert_eq!((other.digest(), other.trail()), (d.machine.digest(), d.machine.trail()));
+    assert!(matches!(again, Reply::Bulk { .. }));
+    assert_eq!(d.ask("XLEN s"), Reply::integer(4));
+}
+
 /// Calls over few names, so that they meet.
 fn any_call() -> impl Strategy<Value = String> {
     let templates = vec![
