@@ -8,9 +8,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock; the collections do not")]
 
-use quorate_calls::collections::{Hash, List, Set, Sorted, Value};
+use quorate_calls::collections::{Bloom, Change, Hash, List, Set, Sorted, Value};
+use quorate_calls::{Deadline, Found};
 use quorate_types::codec::Writer;
-use quorate_types::{Blob, Score};
+use quorate_types::{Blob, LogTime, Score, WallTime};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,11 @@ const MILLION: u64 = 1_000_000;
 
 const LARGEST: u64 = 10 * MILLION;
 
-const CASES: [(&str, fn()); 8] = [
+const CASES: [(&str, fn()); 10] = [
     ("small", small_hashes),
     ("hash", hash),
+    ("timed", timed),
+    ("bloom", bloom),
     ("sorted", sorted),
     ("queue16", || queue(16)),
     ("queue256", || queue(256)),
@@ -89,6 +92,48 @@ fn hash() {
     time("  remove", MILLION, |n| {
         hash.remove(&name(spread(n, MILLION)));
     });
+}
+
+fn timed() {
+    let mut value = Value::Hash(Hash::new());
+    let mut change = |change| black_box(value.apply(change).expect("it is a hash"));
+    (0..MILLION).for_each(|n| {
+        change(Change::HashSet { field: name(n), value: Blob::from("0123456789") });
+    });
+    let before = resident();
+    time("hash of 1M: deadlines for all", MILLION, |n| {
+        let at = LogTime(1 + spread(n, MILLION));
+        change(Change::HashDeadline { field: name(n), deadline: Some(Deadline::Log(at)) });
+    });
+    println!("  {} B per deadline resident", grown(before) / MILLION);
+    time("  how many are due, and one field", MILLION, |n| {
+        let Found::Hash(live) = value.found(WallTime(0), LogTime(n)) else { return };
+        black_box((live.len(), live.get(&name(n))));
+    });
+    let start = Instant::now();
+    let due = value.timed().map(|timed| timed.due(WallTime(0), LogTime(MILLION), 10_000));
+    due.unwrap_or_default().into_iter().for_each(|field| {
+        value.apply(Change::HashRemove { field });
+    });
+    println!("  10 000 that are due at once: found and removed in {:?}", start.elapsed());
+}
+
+fn bloom() {
+    let error = Score::parse(b"0.01").expect("a number");
+    let start = Instant::now();
+    let mut filter = Bloom::new(1 << 30, error, Some(2)).expect("not too large");
+    println!("filter for 2^30 items made in {:?}, {} B", start.elapsed(), filter.bytes());
+    let before = resident();
+    time("  add", MILLION, |n| {
+        let _ = black_box(filter.add(&name(n)));
+    });
+    println!("  {} MiB resident", grown(before) >> 20);
+    time("  contains", MILLION, |n| {
+        black_box(filter.contains(&name(spread(n, MILLION))));
+    });
+    let start = Instant::now();
+    let pin = Value::Bloom(Box::new(filter)).pin();
+    println!("  pinned in {:?}, {} pieces", start.elapsed(), pin.len());
 }
 
 fn sorted() {

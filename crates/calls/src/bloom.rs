@@ -1,6 +1,7 @@
 //! Bloom filters, as the RedisBloom module has them.
 //!
 //! Source: the documentation of the BF commands of Redis 8; defaults and texts of errors are those of its server.
+//! Invariant: a filter is made with its size before the first item is added; items up to the first that has no room stay.
 //! Called by: `call`, through the table.
 
 use crate::args::{integer, is};

@@ -1,5 +1,6 @@
 //! DUMP and RESTORE: values as bytes that a Redis reads, and back.
 //!
+//! Invariant: the bytes are read whole, and the key may be written, before anything is changed.
 //! Called by: `call`, through the table.
 
 use crate::args::{self, Until, int, is, next};

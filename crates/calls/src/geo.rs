@@ -1,6 +1,8 @@
 //! Places: members of sorted sets whose scores are where they lie.
 //!
 //! Source: the Redis 8.2 documentation of the GEO commands, and the behaviour of such a server.
+//! Invariant: a search looks at the members of nine ranges of scores at most, and says how many those are before it looks at one.
+//! Invariant: what STORE names is written once the search is over; one that fails has changed nothing.
 //! Called by: `call`, through the table.
 
 use crate::args::{int, is, next, score};
