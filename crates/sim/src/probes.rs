@@ -17,6 +17,7 @@ pub const PROBES: &[&str] = &[
     "ask: idempotency memory full",
     "ask: the key used for another request",
     "calls: a commit refused after its first change",
+    "calls: a field that ends by itself",
     "calls: a key renamed",
     "calls: a keyspace flushed",
     "calls: a member popped at random",

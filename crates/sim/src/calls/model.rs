@@ -20,8 +20,11 @@ enum Value {
     String(Blob),
     List(VecDeque<Blob>),
     Set(BTreeSet<Blob>),
-    Hash(BTreeMap<Blob, Blob>),
+    /// Each field with its value, and until when it is there.
+    Hash(Fields),
 }
+
+type Fields = BTreeMap<Blob, (Blob, Option<Deadline>)>;
 
 #[derive(Clone, Debug)]
 struct Kept {
@@ -172,11 +175,12 @@ impl Calls {
             "SREM" => self.srem(&first, &words[2..], at),
             "SMEMBERS" => Ok(Reply::set(self.members(&first)?.into_iter().map(Reply::bulk).collect())),
             "HSET" => self.hset(&first, &words[2], &words[3], at),
+            "HPEXPIRE" => self.hpexpire(&first, &words[5], number(&words[2]), at, probes),
             "HDEL" => self.hdel(&first, &words[2], at),
             "HGETALL" => {
                 let pairs = self.hash(&first)?.into_iter();
                 Ok(Reply::map(
-                    pairs.flat_map(|(name, value)| [Reply::bulk(name), Reply::bulk(value)]).collect(),
+                    pairs.flat_map(|(name, (value, _))| [Reply::bulk(name), Reply::bulk(value)]).collect(),
                 ))
             }
             "RENAME" => {
@@ -385,8 +389,9 @@ impl Calls {
 
     fn hset(&mut self, key: &Key, name: &Blob, value: &Blob, at: Revision) -> Answer {
         let mut hash = self.hash(key)?;
-        let was = hash.insert(name.clone(), value.clone());
-        if was.as_ref() != Some(value) {
+        let new = (value.clone(), None);
+        let was = hash.insert(name.clone(), new.clone());
+        if was.as_ref() != Some(&new) {
             self.replace(key, Value::Hash(hash), at);
         }
         Ok(Reply::flag(was.is_none()))
@@ -401,6 +406,18 @@ impl Calls {
         Ok(Reply::flag(gone))
     }
 
+    fn hpexpire(&mut self, key: &Key, name: &Blob, millis: u64, at: Revision, probes: &mut Probes) -> Answer {
+        let deadline = Some(Deadline::Log(self.time.plus(quorate_types::Millis(millis))));
+        let mut hash = self.hash(key)?;
+        let Some(kept) = hash.get_mut(name) else { return Ok(Reply::array(vec![Reply::integer(-2)])) };
+        probes.hit("calls: a field that ends by itself");
+        if kept.1 != deadline {
+            kept.1 = deadline;
+            self.replace(key, Value::Hash(hash), at);
+        }
+        Ok(Reply::array(vec![Reply::integer(1)]))
+    }
+
     // Keys.
 
     fn passed(&self, deadline: Deadline) -> bool {
@@ -410,6 +427,13 @@ impl Calls {
     fn live(&mut self, key: &Key) -> Option<&Kept> {
         if self.keys.get(key).and_then(|kept| kept.deadline).is_some_and(|deadline| self.passed(deadline)) {
             self.keys.remove(key);
+        }
+        let times = Times { wall: self.wall, time: self.time };
+        if let Some(Value::Hash(hash)) = self.keys.get_mut(key).map(|kept| &mut kept.value) {
+            hash.retain(|_, (_, deadline)| !deadline.is_some_and(|deadline| passed(deadline, times)));
+            if hash.is_empty() {
+                self.keys.remove(key);
+            }
         }
         self.keys.get(key)
     }
@@ -438,7 +462,7 @@ impl Calls {
         }
     }
 
-    fn hash(&mut self, key: &Key) -> Result<BTreeMap<Blob, Blob>, &'static str> {
+    fn hash(&mut self, key: &Key) -> Result<Fields, &'static str> {
         match self.live(key).map(|kept| &kept.value) {
             None => Ok(BTreeMap::new()),
             Some(Value::Hash(hash)) => Ok(hash.clone()),
@@ -532,7 +556,10 @@ impl Calls {
                 (&["SMEMBERS", name], Reply::set(set.iter().cloned().map(Reply::bulk).collect()))
             }
             Some(Value::Hash(hash)) => {
-                let pairs = hash.iter().flat_map(|(name, value)| [name, value]);
+                let there = |(_, (_, deadline)): &(&Blob, &(Blob, Option<Deadline>))| {
+                    !deadline.is_some_and(|deadline| passed(deadline, times))
+                };
+                let pairs = hash.iter().filter(there).flat_map(|(name, (value, _))| [name, value]);
                 (&["HGETALL", name], Reply::map(pairs.cloned().map(Reply::bulk).collect()))
             }
         };
@@ -586,8 +613,11 @@ pub(crate) fn ask(machine: &Machine, times: Times, space: Keyspace, words: &[&st
         .map_err(|error| format!("{} is refused: {}", said(&words), error.text()))
 }
 
+/// A key goes at its deadline, and a hash with the last of its fields.
 fn past(kept: &Kept, times: Times) -> bool {
-    kept.deadline.is_some_and(|deadline| passed(deadline, times))
+    let gone = |deadline: &Option<Deadline>| deadline.is_some_and(|deadline| passed(deadline, times));
+    let empty = matches!(&kept.value, Value::Hash(hash) if hash.values().all(|(_, deadline)| gone(deadline)));
+    gone(&kept.deadline) || empty
 }
 
 /// Whether a deadline has passed.

@@ -71,7 +71,9 @@ impl Caller {
             (name(random, "s", 3), name(random, "l", 3), name(random, "t", 2), name(random, "h", 2));
         let millis = random.between(1, 900).to_string();
         let member = format!("m{}", random.below(12));
-        match random.below(30) {
+        match random.below(33) {
+            30 | 31 => say(&["HPEXPIRE", &hash, &millis, "FIELDS", "1", &member]),
+            32 => say(&["HGETALL", &hash]),
             0 | 1 => say(&["SET", &string, &random.below(100).to_string()]),
             2 => say(&["SET", &string, &random.below(100).to_string(), "PX", &millis]),
             3 => say(&["SET", &string, "7", "EX", "1"]),
@@ -208,7 +210,15 @@ impl Caller {
             "for i = 1, ARGV[1] do redis.call('ZADD', KEYS[1], i % 97, i) end redis.call('PEXPIRE', KEYS[1], ARGV[2])",
             "for i = 1, ARGV[1] do redis.call('HSET', KEYS[1], i, i) end redis.call('PEXPIRE', KEYS[1], ARGV[2])",
         ][random.below(3) as usize];
-        let words: Vec<&str> = match random.below(56) {
+        let words: Vec<&str> = match random.below(64) {
+            56 => vec!["HPEXPIRE", &a, "250", "FIELDS", "2", &member, "other"],
+            57 => vec!["HEXPIREAT", &a, &wall, "FIELDS", "1", &member],
+            58 => vec!["HSETEX", &a, "PX", "300", "FIELDS", "1", &member, &number],
+            59 => vec!["HPERSIST", &a, "FIELDS", "1", &member],
+            60 => vec!["BF.ADD", "bloom", &member],
+            61 => vec!["BF.INSERT", "small", "CAPACITY", "4", "ITEMS", &member, &number],
+            62 => vec!["GEOADD", &a, &number, &number, &member],
+            63 => vec!["COPY", "bloom", &b, "REPLACE"],
             0 | 1 => vec!["HSET", &a, &member, &number, "other", "x"],
             2 => vec!["HINCRBY", &a, &member, &number],
             3 => vec!["HDEL", &a, &member, "other"],
