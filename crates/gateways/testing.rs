@@ -18,7 +18,7 @@ pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
-    data: Quorate,
+    pub(crate) data: Quorate,
     _folder: TempDir,
 }
 

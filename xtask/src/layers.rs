@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/node", &["types", "calls", "lua", "machine", "log", "engine"]),
     ("crates/peers", &[]),
     ("crates/runtime", &["types", "calls", "machine", "log", "engine", "node", "peers"]),
-    ("crates/gateways/http", &["types", "machine", "node", "runtime"]),
+    ("crates/gateways/http", &["types", "calls", "machine", "node", "runtime"]),
     ("crates/gateways/redis", &["types", "calls", "machine", "node", "runtime"]),
     ("crates/client", &[]),
     ("crates/sim", &["types", "calls", "machine", "log", "engine", "node"]),

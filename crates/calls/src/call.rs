@@ -163,7 +163,9 @@ impl Writing<'_> {
 /// # Errors
 /// The command's own; or that it is none that reads.
 pub fn read(look: &dyn Look, session: &mut Session, words: &[Blob], seed: u64) -> Result<Reply, Error> {
-    match check(words)?.kind {
+    let spec = check(words)?;
+    look.permit(spec, session.space, words)?;
+    match spec.kind {
         Kind::Read(handler) => handler(&mut Reading { look, session, words, seed }),
         Kind::Write(_) | Kind::Connection | Kind::Container => Err(misplaced(words)),
     }
@@ -180,6 +182,7 @@ pub fn write(
     words: &[Blob],
 ) -> Result<Reply, Error> {
     let spec = if session.recorded { recorded(words)? } else { check(words)? };
+    store.permit(spec, session.space, words)?;
     match spec.kind {
         Kind::Write(handler) => handler(&mut Writing { store, interpreter, session, words }),
         Kind::Read(handler) => {

@@ -42,6 +42,11 @@ pub trait Host {
     /// # Errors
     /// As the command has them.
     fn call(&mut self, words: &[Blob]) -> Result<Reply, Error>;
+    /// Whether the script's caller may run a command on these words.
+    ///
+    /// # Errors
+    /// There is no such command.
+    fn permitted(&self, words: &[Blob]) -> Result<bool, Error>;
     /// Wall time of the entry: what `os.time` and TIME show.
     fn wall(&self) -> WallTime;
 }

@@ -106,15 +106,34 @@ impl Host for Running<'_> {
             return Ok(Reply::ok());
         }
         let answer = crate::write(self.store, &mut NoScripts, &mut self.session, words)
-            .and_then(|reply| crate::streams::for_script(self.store, reply));
+            .and_then(|reply| crate::streams::for_script(self.store, reply))
+            .map_err(of_script);
         if let Err(abort @ Error::Abort(_)) = &answer {
             self.abort = Some(abort.clone());
         }
         answer
     }
 
+    fn permitted(&self, words: &[Blob]) -> Result<bool, Error> {
+        let invalid = || Error::reply("ERR Invalid command passed to redis.acl_check_cmd()");
+        let name = words.first().ok_or_else(invalid)?;
+        let mut spec = lookup(name).ok_or_else(invalid)?;
+        if matches!(spec.kind, Kind::Container) && words.len() > 1 {
+            spec = lookup(&[spec.name.as_bytes(), b"|", &words[1]].concat()).ok_or_else(invalid)?;
+        }
+        Ok(self.store.permit(spec, self.session.space, words).is_ok())
+    }
+
     fn wall(&self) -> WallTime {
         self.store.wall()
+    }
+}
+
+/// What is not allowed is said to scripts in words of its own.
+fn of_script(error: Error) -> Error {
+    match error.text().strip_prefix(b"NOPERM ") {
+        Some(why) => Error::reply([b"ERR ACL failure in script: ", why].concat()),
+        None => error,
     }
 }
 

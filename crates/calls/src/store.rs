@@ -6,9 +6,9 @@
 //! Invariant: a call checks everything before its first change, so that one that fails has changed nothing.
 //! Called by: every handler of this crate. Implemented by: the machine.
 
-use crate::Error;
 use crate::collections::{Bloom, Change, Changed, List, Live, Set, Sorted, Value};
 use crate::streams::{ChangeStreams, LookStreams};
+use crate::{Error, Spec};
 use quorate_types::{Blob, Key, Keyspace, LogTime, WallTime};
 
 /// Until when a key lives.
@@ -78,6 +78,14 @@ pub trait Look {
     /// Streams, if the store has any.
     fn streams(&self) -> Option<Box<dyn LookStreams + '_>> {
         None
+    }
+    /// Whether whoever looks may run a command on these words, keys being of this keyspace. Asked before every handler, those that scripts
+    /// call included.
+    ///
+    /// # Errors
+    /// `NOPERM`, in Redis' words.
+    fn permit(&self, _spec: &Spec, _space: Keyspace, _words: &[Blob]) -> Result<(), Error> {
+        Ok(())
     }
 }
 

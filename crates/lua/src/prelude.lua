@@ -235,14 +235,14 @@ lib.server = lib.redis
 local function first(ok, value)
   return ok, value
 end
-local function enter(main, keys, args, call, pcall)
+local function enter(main, keys, args, call, pcall, acl_check_cmd)
   proxies, ids, string_meta, shot_of, shot = {}, nil, nil, nil, nil
   for i = #made, 1, -1 do
     shelf[made[i]] = nil
     made[i] = nil
   end
   local redis = lib.redis
-  redis.call, redis.pcall = call, pcall
+  redis.call, redis.pcall, redis.acl_check_cmd = call, pcall, acl_check_cmd
   local globals = raw_setmetatable({}, global_meta)
   proxies[globals] = shelf
   shelf.KEYS, shelf.ARGV, shelf._G = keys, args, globals

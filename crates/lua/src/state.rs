@@ -151,8 +151,12 @@ impl State {
                 })
             };
             let (call, pcall) = (caller(true)?, caller(false)?);
+            let check = scope.create_function(move |lua, values: MultiValue| {
+                let mut tape = tape.try_borrow_mut().map_err(|_| mlua::Error::RecursiveMutCallback)?;
+                redis::acl_check_cmd(lua, meter, &mut tape, &values)
+            })?;
             self.lua.set_memory_limit(memory_max)?;
-            self.enter.call::<(bool, Value)>((main, keys, args, call, pcall))
+            self.enter.call::<(bool, Value)>((main, keys, args, call, pcall, check))
         })
     }
 

@@ -31,6 +31,9 @@ impl Host for Counter {
             _ => Err(Error::reply("ERR unknown command 'x', with args beginning with: ")),
         }
     }
+    fn permitted(&self, words: &[Blob]) -> Result<bool, Error> {
+        Ok(*words[0] != *b"forbidden")
+    }
     fn wall(&self) -> WallTime {
         WallTime(1_700_000_000_000)
     }

@@ -14,11 +14,12 @@ use crate::bodies::kind_of;
 use crate::commit::Context;
 use crate::keys::{Hang, Kind, Row};
 use crate::rows::Slot;
+use crate::users::{Rights, refused};
 use crate::{Event, Machine, Now, Outputs};
 use quorate_calls::collections::{Change, Changed, Value};
 use quorate_calls::streams::{ChangeStreams, LookStreams};
-use quorate_calls::{Deadline, Error, Found, Look, NoScripts, Session, Store};
-use quorate_types::{Blob, Key, Keyspace, LogTime, Mode, OpError, OpResult, Payload, Reply, WallTime};
+use quorate_calls::{Deadline, Error, Found, Look, NoScripts, Session, Spec, Store};
+use quorate_types::{Blob, Key, Keyspace, LogTime, Mode, OpError, OpResult, Payload, Reply, Verbs, WallTime};
 
 /// The times at which a read looks: at or after those of the last entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,8 +42,23 @@ impl Machine {
         words: &[Blob],
         seed: u64,
     ) -> Result<Reply, Error> {
+        self.call_as(&Rights::Everything, times, session, words, seed)
+    }
+
+    /// As [`Machine::call`], of somebody who may only so much; of a SCAN it is shown the names that it may do something to.
+    ///
+    /// # Errors
+    /// As [`Machine::call`]; `NOPERM`.
+    pub fn call_as(
+        &self,
+        rights: &Rights,
+        times: Times,
+        session: &mut Session,
+        words: &[Blob],
+        seed: u64,
+    ) -> Result<Reply, Error> {
         let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
-        quorate_calls::read(&View { machine: self, times }, session, words, seed)
+        quorate_calls::read(&View { machine: self, times, rights }, session, words, seed)
     }
 
     /// Runs a call as an operation of a commit. `record` is what an XADD appends, if it came beside the words.
@@ -60,7 +76,8 @@ impl Machine {
         let mut interpreter = std::mem::replace(&mut self.interpreter, Box::new(NoScripts));
         let session = Session::new(space);
         let mut session = if record.is_some() { session.recorded() } else { session };
-        let mut effects = Effects { machine: self, context, record, out };
+        let rights = self.rights(context.principal);
+        let mut effects = Effects { machine: self, context, record, out, rights };
         let answer = quorate_calls::write(&mut effects, &mut *interpreter, &mut session, words);
         self.interpreter = interpreter;
         match answer {
@@ -86,6 +103,7 @@ fn passed(row: &Row, times: Times) -> bool {
 struct View<'a> {
     machine: &'a Machine,
     times: Times,
+    rights: &'a Rights,
 }
 
 impl<'a> View<'a> {
@@ -118,7 +136,8 @@ impl<'a> View<'a> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let (slots, next) = self.machine.keys.scan(space, from, max);
         let rows = slots.iter().filter_map(|slot| self.machine.keys.at(*slot));
-        let names = rows.filter(|(_, row)| !self.passed(row)).map(|(key, _)| key.name.clone());
+        let shown = rows.filter(|(key, row)| !self.passed(row) && self.shows(key));
+        let names = shown.map(|(key, _)| key.name.clone());
         (names.collect(), u64::from(next))
     }
 
@@ -126,7 +145,8 @@ impl<'a> View<'a> {
     fn any_name(self, space: Keyspace, random: u64) -> Option<Blob> {
         const TRIES: u64 = 64;
         let keys = &self.machine.keys;
-        let there = |slot| keys.at(slot).filter(|(key, row)| key.space == space && !self.passed(row));
+        let mine = |(key, row): &(&Key, &Row)| key.space == space && !self.passed(row) && self.shows(key);
+        let there = |slot| keys.at(slot).filter(mine);
         let slots = u64::from(keys.slots().max(1));
         let mut draw = random;
         for _ in 0..TRIES {
@@ -137,6 +157,15 @@ impl<'a> View<'a> {
         }
         let near = Blob::copy_from(&draw.to_be_bytes());
         there(keys.some_key(space, &near)?).map(|(key, _)| key.name.clone())
+    }
+
+    /// Whether whoever looks may do something to a key: of others it is not told that they are there.
+    fn shows(self, key: &Key) -> bool {
+        self.rights.name(Verbs::NONE, key.space, &key.name).is_ok()
+    }
+
+    fn allows(self, spec: &Spec, space: Keyspace, words: &[Blob]) -> Result<(), Error> {
+        self.rights.call(spec, space, words).map_err(|denied| refused(&denied))
     }
 
     fn kept_script(self, sha: &[u8; 20]) -> Option<&'a Blob> {
@@ -175,6 +204,9 @@ macro_rules! look {
             fn streams(&self) -> Option<Box<dyn LookStreams + '_>> {
                 Some(Box::new(self.view()))
             }
+            fn permit(&self, spec: &Spec, space: Keyspace, words: &[Blob]) -> Result<(), Error> {
+                self.view().allows(spec, space, words)
+            }
         }
     };
 }
@@ -194,6 +226,7 @@ struct Effects<'a, 'c> {
     /// What travels beside the words of an XADD.
     record: Option<&'a Payload>,
     out: &'a mut Outputs,
+    rights: Rights,
 }
 
 impl Effects<'_, '_> {
@@ -204,7 +237,7 @@ impl Effects<'_, '_> {
         Times { wall: self.now().wall, time: self.now().time }
     }
     fn view(&self) -> View<'_> {
-        View { machine: self.machine, times: self.times() }
+        View { machine: self.machine, times: self.times(), rights: &self.rights }
     }
 
     /// Where a key has its row, if it may be written; what has passed its deadline is ended first.

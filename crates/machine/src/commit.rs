@@ -111,6 +111,7 @@ impl Machine {
             }
             Err(Refused::Guards(failed)) => Refusal::Guards { failed },
             Err(Refused::Operation(op, error)) => Refusal::Operation { op, error },
+            Err(Refused::Denied(denied)) => Refusal::Denied { denied },
         };
         self.rollback(&savepoint, out);
         Err(refusal)
@@ -123,6 +124,7 @@ impl Machine {
         commit: &Commit,
         out: &mut Outputs,
     ) -> Result<(Branch, Vec<OpResult>, Vec<quorate_types::LimitReport>), Refused> {
+        self.guards_allowed(&self.rights(context.principal), commit).map_err(Refused::Denied)?;
         let mut failed = Vec::new();
         for (number, guard) in commit.guards.iter().enumerate() {
             if let Err(why) = self.check_guard(guard, context.now) {
@@ -290,6 +292,11 @@ impl Machine {
         out: &mut Outputs,
     ) -> Result<OpResult, OpError> {
         let now = context.now;
+        // A call is asked for word by word, where those that a script makes are too.
+        if !matches!(op, Op::Call { .. }) {
+            let rights = self.rights(context.principal);
+            self.op_allowed(&rights, op).map_err(|denied| OpError::Denied { denied })?;
+        }
         match op {
             Op::Get { key } => Ok(OpResult::Key { found: self.get_plain(key)? }),
             Op::Range { read } => {
@@ -557,6 +564,7 @@ impl Machine {
                     Ok((branch, results, _)) => Ok(OpResult::Nested { branch, results }),
                     Err(Refused::Guards(failed)) => Err(OpError::Guards { failed }),
                     Err(Refused::Operation(op, error)) => Err(OpError::Inner { op, error: Box::new(error) }),
+                    Err(Refused::Denied(denied)) => Err(OpError::Denied { denied }),
                 }
             }
         }
@@ -716,6 +724,7 @@ fn not_internal(key: &Key) -> Result<(), OpError> {
 enum Refused {
     Guards(Vec<(u32, GuardFailed)>),
     Operation(u32, OpError),
+    Denied(quorate_types::Denied),
 }
 
 /// What a used key means for the commit that brings it again.

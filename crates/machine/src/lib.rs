@@ -25,6 +25,7 @@ mod snapshot;
 mod streams;
 mod table;
 mod tasks;
+mod users;
 mod xgroups;
 
 pub use calls::{CALLS_SINCE, Times};
@@ -36,6 +37,7 @@ pub use services::{registered, service_range, services_range};
 pub use snapshot::{RestoreError, Restorer, Snapshot};
 pub use streams::{BatchRef, Batches, PartitionView, StreamId, StreamView};
 pub use tasks::{Due, TaskView};
+pub use users::{Access, Rights};
 
 use quorate_calls::{Interpreter, NoScripts};
 use quorate_types::codec::{Wire, Writer};
@@ -176,6 +178,7 @@ pub struct Machine {
     /// Records that scripts of the entry in hand have appended.
     inline_records: u32,
     leases: leases::Leases,
+    users: users::Users,
     locks: locks::Locks,
     idempotency: idempotency::Idempotency,
     limits: limits::Limits,
@@ -216,6 +219,7 @@ impl Machine {
             draws: 0,
             inline_records: 0,
             leases: leases::Leases::default(),
+            users: users::Users::default(),
             locks: locks::Locks::default(),
             idempotency: idempotency::Idempotency::new(hash_seed),
             limits: limits::Limits::default(),
@@ -370,6 +374,10 @@ impl Machine {
     }
 
     fn execute(&mut self, command: &Command, place: u64, now: &Now, out: &mut Outputs) -> Outcome {
+        let rights = self.rights(&command.principal);
+        if let Err(denied) = self.body_allowed(&rights, &command.body) {
+            return Outcome::Refused { refusal: Refusal::Denied { denied } };
+        }
         match &command.body {
             CommandBody::Commit { commit } => self.commit(&command.principal, commit, place, now, out),
             CommandBody::Wait { wait } => self.wait(wait, now),
@@ -407,6 +415,10 @@ impl Machine {
                 self.settings = settings.clone();
                 Outcome::Done { revision: self.revision }
             }
+            CommandBody::ChangeUser { name, changes, may_lock_out } => {
+                self.change_user(name, changes, *may_lock_out, now)
+            }
+            CommandBody::RemoveUsers { names, may_lock_out } => self.remove_users(names, *may_lock_out, now),
         }
     }
 
@@ -750,6 +762,7 @@ impl Machine {
         self.bodies.forget();
         self.scripts.forget();
         self.leases.forget();
+        self.users.forget();
         self.locks.forget();
         self.idempotency.forget();
         self.limits.forget();

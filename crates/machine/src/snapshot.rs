@@ -34,7 +34,8 @@ const BODIES: u64 = 12;
 const SCRIPTS: u64 = 13;
 const XGROUPS: u64 = 14;
 const PRODUCERS: u64 = 15;
-const END: u64 = 16;
+const USERS: u64 = 16;
+const END: u64 = 17;
 /// Where the first two versions ended.
 const END_FIRST: u64 = 12;
 
@@ -139,6 +140,7 @@ impl Machine {
         self.bodies.walk_begin();
         self.scripts.walk_begin();
         self.leases.table().walk_begin();
+        self.users.walk_begin();
         self.locks.walk_begin();
         self.idempotency.rows().walk_begin();
         self.limits.walk_begin();
@@ -179,6 +181,7 @@ impl Machine {
         self.bodies.walk_end();
         self.scripts.walk_end();
         self.leases.table().walk_end();
+        self.users.walk_end();
         self.locks.walk_end();
         self.idempotency.rows().walk_end();
         self.limits.walk_end();
@@ -201,6 +204,7 @@ impl Machine {
             }
             KEYS => self.keys.walk_rows(rows, out),
             LINES => self.keys.walk_lines(rows, out),
+            USERS => full(self.users.walk_next(rows, out)),
             LEASES => full(self.leases.table().walk_next(rows, out)),
             HOLDS => full(self.locks.walk_holds(rows, out)),
             WAITS => full(self.locks.walk_waits(rows, out)),
@@ -253,6 +257,7 @@ impl Machine {
             self.bodies.digest(self.keys.bodied(), &mut scratch),
             self.scripts.digest(&mut scratch),
             self.leases.digest(&mut scratch),
+            self.users.digest(&mut scratch),
             self.locks.digest(&mut scratch),
             self.idempotency.digest(&mut scratch),
             self.limits.digest(&mut scratch),
@@ -344,6 +349,7 @@ impl Restorer {
                         SLOTS => machine.limits.restore_slot(&mut from)?,
                         TASKS => machine.tasks.restore_row(&mut from)?,
                         BODIES => machine.restore_body(&mut from)?,
+                        USERS => machine.users.restore_row(&mut from)?,
                         SCRIPTS => drop(machine.scripts.restore_row(&mut from)?),
                         found => return Err(DecodeError::Tag { what: "snapshot section", found }.into()),
                     }
@@ -361,6 +367,8 @@ impl Restorer {
         if self.section != Some(END) {
             return Err(RestoreError::Order { found: END, after: self.section.unwrap_or(u64::MAX) });
         }
+        let applied = self.machine.applied;
+        self.machine.users.restored(applied);
         self.machine.idempotency.restore_done();
         self.machine.streams.restored()?;
         self.machine.groups.restored()?;

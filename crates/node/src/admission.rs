@@ -94,6 +94,8 @@ pub(crate) fn admit(
             | CommandBody::CancelWait { .. }
             | CommandBody::Compact { .. }
             | CommandBody::Configure { .. }
+            | CommandBody::ChangeUser { .. }
+            | CommandBody::RemoveUsers { .. }
     );
     let stretch = |bound: u64| if reserved { bound + bound / 4 } else { bound };
     if waiting.commands >= stretch(bounds.commands_max) || waiting.bytes + bytes > stretch(bounds.bytes_max) {
@@ -120,7 +122,9 @@ fn grows(command: &Command) -> bool {
         | CommandBody::Denied { .. }
         | CommandBody::RaiseRevision { .. }
         | CommandBody::RaiseVersion { .. }
-        | CommandBody::Configure { .. } => false,
+        | CommandBody::Configure { .. }
+        | CommandBody::ChangeUser { .. }
+        | CommandBody::RemoveUsers { .. } => false,
     }
 }
 

@@ -375,6 +375,12 @@ impl<T> Partition<T> {
     /// Answers at once a command that a limit alone denies: a flood of them costs no log. The denials are counted in the next entry.
     /// A replica would have to ask its quorum first whether it still leads, so it lets the log decide.
     pub fn deny(&mut self, command: &Command, now: Instant) -> Option<Outcome> {
+        if self.fatal.is_none()
+            && let Some(refusal) = self.machine.forbids(command)
+        {
+            self.refused += 1;
+            return Some(Outcome::Refused { refusal });
+        }
         let CommandBody::Commit { commit } = &command.body else { return None };
         if commit.guards.is_empty() || self.fatal.is_some() || self.replica.is_some() {
             return None;

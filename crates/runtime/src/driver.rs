@@ -9,6 +9,7 @@
 //! Invariant: whoever ends a round with more to do wakes the thread.
 //! Called by: `handle`.
 
+use crate::door::Remembered;
 use crate::error::RuntimeError;
 use crate::metrics::Syncs;
 use crate::replica::Peers;
@@ -18,7 +19,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) type Ticket = oneshot::Sender<Reply>;
 
@@ -51,6 +52,9 @@ pub(crate) struct Core {
     pub(crate) notes: Vec<String>,
     /// Who is told what is published; they pass it on to the subscribers, who are many.
     pub(crate) subscribers: Vec<mpsc::UnboundedSender<Published>>,
+    /// Whom a change of users is told, and which of them was told last.
+    users: watch::Sender<u64>,
+    users_told: u64,
     entropy: u64,
 }
 
@@ -60,6 +64,9 @@ pub(crate) struct Shared {
     pub(crate) started: std::time::Instant,
     pub(crate) memory_bytes_max: u64,
     pub(crate) config: Config,
+    /// The last change of users that is applied here.
+    pub(crate) users: watch::Sender<u64>,
+    pub(crate) remembered: Remembered,
     /// Of a replica.
     pub(crate) peers: OnceLock<Arc<Peers>>,
 }
@@ -67,6 +74,8 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(partition: Partition<Ticket>, entropy: u64, memory_bytes_max: u64) -> Arc<Self> {
         let config = partition.config().clone();
+        let users_told = partition.machine().users_changed().0;
+        let (users, _) = watch::channel(users_told);
         let core = Core {
             partition: Some(partition),
             syncs: Syncs::default(),
@@ -80,6 +89,8 @@ impl Shared {
             broken: None,
             notes: Vec::new(),
             subscribers: Vec::new(),
+            users: users.clone(),
+            users_told,
             entropy,
         };
         Arc::new(Self {
@@ -88,6 +99,8 @@ impl Shared {
             started: std::time::Instant::now(),
             memory_bytes_max,
             config,
+            users,
+            remembered: Remembered::new(entropy),
             peers: OnceLock::new(),
         })
     }
@@ -205,6 +218,12 @@ impl Core {
 
     pub(crate) fn answer(&mut self) {
         if let Some(partition) = &mut self.partition {
+            let changed = partition.machine().users_changed().0;
+            // Told before the change is answered: who was told of it finds it in force on every connection here.
+            if self.users_told != changed {
+                self.users_told = changed;
+                self.users.send_replace(changed);
+            }
             answer(partition);
             for published in partition.take_published() {
                 self.subscribers.retain(|subscriber| subscriber.send(published.clone()).is_ok());

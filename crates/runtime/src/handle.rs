@@ -3,6 +3,7 @@
 //! Invariant: a wait for a lock whose caller goes away leaves its queue.
 //! Called by: programs, gateways, the command line.
 
+use crate::door::Remembered;
 use crate::driver::{Shared, Threads, Ticket};
 use crate::error::RuntimeError;
 use crate::metrics;
@@ -22,7 +23,7 @@ use quorate_types::{
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// A folder of data, open: the embedded database. Dropping it finishes what was admitted and closes the folder.
 pub struct Quorate {
@@ -519,6 +520,19 @@ impl Handle {
         self.shared.stir(&mut core);
     }
 
+    /// Looks at what is applied here, without asking whether others are further.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Machine) -> R) -> Result<R, RuntimeError> {
+        Ok(look(self.shared.lock().open()?.machine()))
+    }
+
+    pub(crate) fn remembered(&self) -> &Remembered {
+        &self.shared.remembered
+    }
+
+    pub(crate) fn users_receiver(&self) -> watch::Receiver<u64> {
+        self.shared.users.subscribe()
+    }
+
     pub(crate) fn reader(&self) -> Result<LogReader, RuntimeError> {
         Ok(self.shared.lock().open()?.reader())
     }
@@ -625,7 +639,7 @@ fn payload(reader: &LogReader, at: PayloadRef) -> Result<Bytes, quorate_log::Log
     reader.payload(Index(at.index.0), at.sub)
 }
 
-async fn off_thread<R: Send + 'static>(
+pub(crate) async fn off_thread<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, RuntimeError> + Send + 'static,
 ) -> Result<R, RuntimeError> {
     // The task is never aborted, so it can only be missing when it panicked or the process is ending.

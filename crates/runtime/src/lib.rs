@@ -7,6 +7,7 @@
 //! Invariant: a command that was admitted is answered, or said to be indeterminate; also when the process stops in good order.
 //! Called by: gateways, the command line, programs that embed Quorate.
 
+pub mod door;
 mod driver;
 mod error;
 mod handle;

@@ -17,11 +17,12 @@ mod oracle;
 mod plant;
 mod probes;
 mod random;
+mod users;
 mod workload;
 mod world;
 
 pub use cluster::{ClusterOptions, ClusterPlant, ClusterReport, run_cluster};
 pub use plant::Plant;
-pub use probes::{CLUSTER_PROBES, CLUSTER_RARE, PROBES, Probes};
+pub use probes::{CLUSTER_PROBES, CLUSTER_RARE, PROBES, Probes, USER_PROBES};
 pub use workload::Scenario;
 pub use world::{Failure, Options, Report, durability_name, run};

@@ -7,6 +7,7 @@
 
 use crate::calls::model::Calls;
 use crate::probes::Probes;
+use crate::users::Users;
 use quorate_machine::{Due, Event, Machine, Outputs};
 use quorate_types::{
     Append, Blob, Branch, Command, CommandBody, Commit, Committed, Entry, Fingerprint, GroupMode, GroupName,
@@ -113,6 +114,7 @@ pub(crate) struct Model {
     delivered: BTreeMap<Record, Delivered>,
     expiries_max: u64,
     calls: Calls,
+    users: Users,
 }
 
 /// Events of an entry, taken as far as the commands have come.
@@ -206,7 +208,12 @@ impl Model {
         happened: &mut Happened<'_>,
         probes: &mut Probes,
     ) -> Check {
+        if let Some(probe) = self.users.take(command, outcome)? {
+            probes.hit(probe);
+        }
         match (&command.body, outcome) {
+            (CommandBody::ChangeUser { .. }, Outcome::Done { .. })
+            | (CommandBody::RemoveUsers { .. }, Outcome::Committed { .. }) => Ok(()),
             (CommandBody::Commit { commit }, Outcome::Committed { committed }) => {
                 self.committed(&command.principal, commit, committed, happened, probes)
             }
@@ -901,7 +908,8 @@ impl Model {
                 ensure!(kept > max, "{kept} bytes of idempotency records are no more than {max}");
                 probes.hit("ask: idempotency memory full");
             }
-            Refusal::Claimed { .. } => {}
+            // Whether that is right is for `users` to say.
+            Refusal::Claimed { .. } | Refusal::Denied { .. } | Refusal::LockOut {} => {}
         }
         Ok(())
     }

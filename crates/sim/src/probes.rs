@@ -120,6 +120,10 @@ pub const CLUSTER_RARE: &[&str] = &[
     "members: seen in a joint change",
 ];
 
+/// Paths that a campaign of the scenario `users` must reach.
+pub const USER_PROBES: &[&str] =
+    &["users: an operation allowed", "users: an operation refused", "users: one that is gone refused"];
+
 /// How often each path was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Probes(BTreeMap<&'static str, u64>);
@@ -131,7 +135,7 @@ impl Probes {
     /// When the name is not listed: nobody would miss it.
     pub(crate) fn hit(&mut self, name: &'static str) {
         assert!(
-            [PROBES, CLUSTER_PROBES, CLUSTER_RARE].iter().any(|list| list.contains(&name)),
+            [PROBES, CLUSTER_PROBES, CLUSTER_RARE, USER_PROBES].iter().any(|list| list.contains(&name)),
             "the probe {name:?} is not listed"
         );
         *self.0.entry(name).or_default() += 1;

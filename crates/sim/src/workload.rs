@@ -34,16 +34,19 @@ pub enum Scenario {
     Asks,
     /// Redis calls.
     Calls,
+    /// Users and what they may do, beside a little of everything.
+    Users,
 }
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 6] = [Self::Mixed, Self::Keys, Self::Streams, Self::Locks, Self::Asks, Self::Calls];
+    pub const ALL: [Self; 7] =
+        [Self::Mixed, Self::Keys, Self::Streams, Self::Locks, Self::Asks, Self::Calls, Self::Users];
 
-    /// The scenario of a seed in a campaign over all of them.
+    /// The scenario of a seed in a campaign. Users have a campaign of their own: seeds that are known for what they find keep finding it.
     #[must_use]
     pub fn of_seed(seed: u64) -> Self {
-        Self::ALL[(seed % Self::ALL.len() as u64) as usize]
+        Self::ALL[(seed % (Self::ALL.len() as u64 - 1)) as usize]
     }
 
     /// Its name on the command line.
@@ -56,6 +59,7 @@ impl Scenario {
             Self::Locks => "locks",
             Self::Asks => "asks",
             Self::Calls => "calls",
+            Self::Users => "users",
         }
     }
 
@@ -79,6 +83,7 @@ impl Scenario {
             Self::Locks => [3, 2, 2, 22, 44, 4, 3, 10, 4, 6, 2],
             Self::Asks => [3, 3, 2, 8, 4, 18, 18, 36, 1, 6, 2],
             Self::Calls => [3, 2, 1, 2, 2, 1, 1, 8, 0, 2, 70],
+            Self::Users => [20, 8, 4, 6, 8, 4, 4, 12, 2, 6, 6],
         }
     }
 }
@@ -274,6 +279,14 @@ impl Client {
         random: &mut Random,
         view: &View<'_>,
     ) -> (CommandBody, Principal, Hope) {
+        // A member that does not know users yet could not read about them.
+        if scenario == Scenario::Users
+            && view.machine.version() >= quorate_machine::CALLS_SINCE
+            && random.chance(2)
+        {
+            let (body, principal) = crate::users::act(random);
+            return (body, principal, Hope::Nothing);
+        }
         let (body, hope) = self.choose(scenario, random, view);
         // What only a busy client's answer could tell is not asked while it waits for another.
         let hope = if self.busy.is_some() { Hope::Nothing } else { hope };

@@ -5,6 +5,7 @@
 use crate::blob::Blob;
 use crate::commit::{Commit, LockMode, Op};
 use crate::units::{IdempotencyKey, LeaseId, LimitName, LockName, Millis, Principal, Revision};
+use crate::users::UserChange;
 use crate::{wire_enum, wire_struct};
 
 /// One request, and who sends it.
@@ -104,6 +105,22 @@ pub enum CommandBody {
         /// The new settings.
         settings: Settings,
     },
+    /// Changes a user, or makes it; all changes or none.
+    ChangeUser {
+        /// Its name.
+        name: Blob,
+        /// In this order.
+        changes: Vec<UserChange>,
+        /// Allowed even if nobody who may change users could enter afterwards: the sender has another way in.
+        may_lock_out: bool,
+    },
+    /// Removes users; those that are not there are no error. The user `default` goes back to nothing instead.
+    RemoveUsers {
+        /// Their names.
+        names: Vec<Blob>,
+        /// As for [`CommandBody::ChangeUser`].
+        may_lock_out: bool,
+    },
 }
 wire_enum!(CommandBody {
     1 = Commit { commit },
@@ -116,13 +133,15 @@ wire_enum!(CommandBody {
     8 = RaiseRevision { to },
     9 = Configure { settings },
     10 = RaiseVersion { to },
+    11 = ChangeUser { name, changes, may_lock_out },
+    12 = RemoveUsers { names, may_lock_out },
 });
 
 impl Command {
-    /// Whether some operation of it is a call.
+    /// Whether a member whose rules are of the first version could not read it: some operation is a call, or it is about users.
     #[must_use]
     pub fn has_calls(&self) -> bool {
-        let mut calls = false;
+        let mut calls = matches!(self.body, CommandBody::ChangeUser { .. } | CommandBody::RemoveUsers { .. });
         if let CommandBody::Commit { commit } = &self.body {
             commit.for_each_op(&mut |op| calls |= matches!(op, Op::Call { .. }));
         }

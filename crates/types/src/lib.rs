@@ -19,6 +19,7 @@ pub mod reply;
 pub mod score;
 pub mod subjects;
 pub mod units;
+pub mod users;
 
 pub use blob::Blob;
 pub use codec::DecodeError;
@@ -38,3 +39,6 @@ pub use record::{Header, Record, RecordId};
 pub use reply::{Replies, Reply};
 pub use score::Score;
 pub use units::*;
+pub use users::{
+    CommandRule, DEFAULT_USER, Denied, Digest, NameRule, RULES_MAX, Scram, User, UserChange, Verbs,
+};

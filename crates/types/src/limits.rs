@@ -6,6 +6,7 @@ use crate::blob::Blob;
 use crate::command::{Command, CommandBody};
 use crate::commit::{Append, Commit, GroupMode, Guard, KeyRange, LimitPolicy, LockMode, OnRefused, Op, When};
 use crate::units::{Key, Millis};
+use crate::users::UserChange;
 
 /// The configurable bounds. Sizes are in bytes, counts are counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +107,13 @@ impl Limits {
             CommandBody::CancelWait { lock, .. } => lock.0.len() as u64 + 64,
             CommandBody::Resolve { key, .. } => key.0.len() as u64 + 64,
             CommandBody::Denied { name, .. } => name.0.len() as u64 + 64,
+            CommandBody::ChangeUser { name, changes, .. } => {
+                let bytes: usize = changes.iter().map(change_bytes).sum();
+                (name.len() + bytes + 64) as u64
+            }
+            CommandBody::RemoveUsers { names, .. } => {
+                names.iter().map(|name| name.len() as u64 + 5).sum::<u64>() + 64
+            }
             CommandBody::Compact { .. }
             | CommandBody::RaiseRevision { .. }
             | CommandBody::RaiseVersion { .. }
@@ -426,6 +434,15 @@ fn op_bytes(op: &Op) -> u64 {
         }
     };
     bytes as u64
+}
+
+fn change_bytes(change: &UserChange) -> usize {
+    match change {
+        UserChange::Command { rule } => rule.what.len() + 8,
+        UserChange::Name { rule } | UserChange::RemoveName { rule } => rule.pattern.len() + 16,
+        UserChange::AddScram { scram } => scram.salt.len() + 80,
+        _ => 40,
+    }
 }
 
 fn append_bytes(append: &Append) -> usize {

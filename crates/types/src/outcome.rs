@@ -9,6 +9,7 @@ use crate::units::{
     FencingToken, IdempotencyKey, Key, LeaseId, LimitName, LockName, Millis, Offset, Revision, ServiceName,
     TaskName, Version, WallTime,
 };
+use crate::users::Denied;
 use crate::{wire_enum, wire_struct};
 
 /// What became of a command.
@@ -370,6 +371,17 @@ pub enum Refusal {
         /// Why.
         error: OpError,
     },
+    /// The sender may not do this.
+    #[error("{denied}")]
+    Denied {
+        /// Who may not do what.
+        denied: Denied,
+    },
+    /// A change of users after which nobody could change them again.
+    #[error(
+        "after this nobody who may manage users could enter: nothing was changed; first give somebody else `+acl|setuser` and a password or token, or change it with an operator's token of --token-file"
+    )]
+    LockOut {},
 }
 wire_enum!(Refusal {
     1 = Guards { failed },
@@ -379,6 +391,8 @@ wire_enum!(Refusal {
     5 = Claimed { key },
     6 = IdempotencyFull { kept, max },
     7 = Command { error },
+    8 = Denied { denied },
+    9 = LockOut {},
 });
 
 /// A refusal, as a result.
@@ -858,6 +872,12 @@ pub enum OpError {
         /// Why, as Redis says it: a code in capitals, a space, an explanation.
         text: Blob,
     },
+    /// The sender may not do this.
+    #[error("{denied}")]
+    Denied {
+        /// Who may not do what.
+        denied: Denied,
+    },
 }
 wire_enum!(OpError {
     1 = LeaseMissing { lease },
@@ -895,6 +915,7 @@ wire_enum!(OpError {
     33 = Range { what, found, min, max },
     34 = OutermostOnly { what },
     35 = Call { text },
+    36 = Denied { denied },
 });
 
 impl crate::codec::Wire for Box<OpError> {

@@ -41,7 +41,9 @@ pub fn subjects(command: &Command) -> BTreeSet<Subject> {
         CommandBody::Compact { .. }
         | CommandBody::RaiseRevision { .. }
         | CommandBody::RaiseVersion { .. }
-        | CommandBody::Configure { .. } => {}
+        | CommandBody::Configure { .. }
+        | CommandBody::ChangeUser { .. }
+        | CommandBody::RemoveUsers { .. } => {}
     }
     found
 }

@@ -3,9 +3,11 @@
 //! Invariant: a handler sees a request only after its principal, headers, query and body passed.
 //! Called by: `routes::dispatch` makes a [`Call`], handlers use it.
 
+use crate::access::{Need, On, Permit};
 use crate::cluster::Leader;
 use crate::config::Config;
 use crate::error::{Place, Problem, Retry, TookEffect};
+use crate::handlers::keys::query_range;
 use crate::json::answer::{Payloads, payloads_of};
 use crate::json::read::{Node, Read, parse};
 use crate::json::request::IDEMPOTENCY_TTL;
@@ -18,8 +20,8 @@ use bytes::Bytes;
 use quorate_machine::Machine;
 use quorate_runtime::{Consistency, Handle, RuntimeError};
 use quorate_types::{
-    Blob, Command, CommandBody, Commit, Committed, Idempotency, IdempotencyKey, Key, Keyspace, Millis,
-    OpResult, Outcome, PayloadRef, Principal,
+    Blob, Command, CommandBody, Commit, Committed, Idempotency, IdempotencyKey, Key, Keyspace, LeaseId,
+    Millis, OpResult, Outcome, PayloadRef, Principal,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,9 +62,34 @@ pub(crate) struct Call {
     pub(crate) values: Values,
     /// The log index that a read of the state saw; 0 until then.
     pub(crate) applied: Arc<AtomicU64>,
+    /// What its route needs.
+    pub(crate) need: Need,
 }
 
 impl Call {
+    /// What its route needs, with the names that it brought.
+    pub(crate) fn permit(&self, need: Need) -> Result<Permit, Problem> {
+        let (command, on) = match need {
+            Need::Nothing | Need::Entry => (None, On::Nothing),
+            Need::Run(command) => (Some(command), On::Nothing),
+            Need::Name(command, verbs, param) => {
+                (Some(command), On::Name(verbs, Keyspace::DEFAULT, self.param(param)))
+            }
+            Need::Key(command, verbs, param) => {
+                let key = self.key(param)?;
+                (Some(command), On::Name(verbs, key.space, key.name))
+            }
+            Need::Range(command, verbs) => (Some(command), On::Range(verbs, query_range(self)?)),
+            Need::All(command, verbs) => (Some(command), On::All(verbs)),
+            Need::Lease(command, verbs) => {
+                (Some(command), On::Lease(verbs, LeaseId(self.param_number("id")?)))
+            }
+        };
+        // A probe asks for nobody's rights.
+        let principal = if need == Need::Nothing { "server".into() } else { self.principal.clone() };
+        Ok(Permit::new(principal, command, on))
+    }
+
     /// A name of the path, percent-decoded.
     pub(crate) fn param(&self, name: &'static str) -> Blob {
         let found = self.params.iter().find(|(found, _)| *found == name);

@@ -13,7 +13,7 @@ use crate::json::write::{Object, Values, list, quoted};
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode};
 use quorate_runtime::RuntimeError;
-use quorate_types::{Compare, GuardFailed, Invalid, KeyField, LimitReport, Millis, OpError, Refusal};
+use quorate_types::{Compare, Denied, GuardFailed, Invalid, KeyField, LimitReport, Millis, OpError, Refusal};
 
 /// Whether a refused or failed request changed anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +132,33 @@ impl Problem {
                 .with("found", kept.to_string())
                 .with("wanted", max.to_string()),
             Refusal::Command { error } => Self::of_op(error, place, detail),
+            Refusal::Denied { denied } => Self::of_denied(denied),
+            Refusal::LockOut {} => Self::new(409, "would_lock_out", detail),
+        }
+    }
+
+    /// What is answered to somebody who may not do that.
+    #[must_use]
+    pub fn of_denied(denied: &Denied) -> Self {
+        let problem = match denied {
+            Denied::Gone { .. } => return Self::new(401, "unauthorized", denied.to_string()),
+            Denied::Command { .. } | Denied::Name { .. } | Denied::Channel { .. } => {
+                Self::new(403, "forbidden", denied.to_string())
+            }
+        };
+        let list = |verbs: &quorate_types::Verbs| {
+            let names: Vec<String> = verbs.names().map(quoted).collect();
+            format!("[{}]", names.join(","))
+        };
+        match denied {
+            Denied::Gone { .. } => problem,
+            Denied::Command { command, .. } => problem.with("command", quoted(&command.to_string())),
+            Denied::Name { verbs, name, .. } => {
+                problem.with("verbs", list(verbs)).with("name", quoted(&name.to_string()))
+            }
+            Denied::Channel { verbs, channel, .. } => {
+                problem.with("verbs", list(verbs)).with("channel", quoted(&channel.to_string()))
+            }
         }
     }
 
@@ -438,6 +465,8 @@ fn op_row(error: &OpError) -> (&'static str, u16, Retry) {
         OpError::Inner { error, .. } => op_row(error),
         OpError::Range { .. } => ("out_of_bounds", 400, Retry::No),
         OpError::OutermostOnly { .. } => ("outermost_only", 400, Retry::No),
+        OpError::Denied { .. } => ("forbidden", 403, Retry::No),
+        OpError::Call { text } if text.starts_with(b"NOPERM") => ("forbidden", 403, Retry::No),
         OpError::Call { text } if text.starts_with(b"WRONGTYPE") => ("wrong_type", 409, Retry::No),
         OpError::Call { .. } => ("call_failed", 409, Retry::No),
     }
@@ -487,6 +516,7 @@ fn op_sides(error: &OpError) -> (Option<String>, Option<String>) {
         | OpError::ClaimOther { .. }
         | OpError::SlotMissing { .. }
         | OpError::OutermostOnly { .. }
+        | OpError::Denied { .. }
         | OpError::Call { .. } => (None, None),
     }
 }

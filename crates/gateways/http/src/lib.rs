@@ -8,6 +8,7 @@
 //! Invariant: every byte from a client gives an answer or a 4xx that says what was found and wanted; none panics.
 //! Called by: the server's `main`, through [`serve`].
 
+mod access;
 mod call;
 mod cluster;
 pub mod config;

@@ -27,7 +27,10 @@ pub fn document() -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas(),
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "user": {"type": "http", "scheme": "basic"},
+            },
         },
     })
 }
@@ -80,7 +83,7 @@ fn operation(route: &Route) -> Value {
         }
     }
     if route.kind != Kind::Probe {
-        operation["security"] = json!([{"token": []}, {}]);
+        operation["security"] = json!([{"token": []}, {"user": []}, {}]);
     }
     operation
 }
@@ -176,14 +179,25 @@ fn member(name: &str) -> (&'static str, &'static str) {
 }
 
 const MEMBERS: &[(&str, &str, &str)] = &[
+    ("access_token", "text", "A further bearer token of the user: 16 to 1024 bytes, drawn at random"),
     ("address", "text", "Where the instance listens: host:port or a URL; where a node's peers dial it"),
     ("after", "number", "Begin after this id"),
+    (
+        "allow",
+        "list",
+        "Rules {verbs, names, keyspace}: read and write of names, or publish and subscribe of channels",
+    ),
     ("answer", "any", "The answer that later claims are given"),
     ("at", "any", "A revision to read at; for a timer, the wall time at which it fires"),
     ("attempt", "number", "Which delivery of the record"),
     ("before", "number", "What lies before this is forgotten"),
     ("burst", "number", "Units that may be taken at one instant; the count when absent"),
     ("by", "number", "What is added; 1 when absent"),
+    (
+        "commands",
+        "list",
+        "Rules about commands, as Redis' ACL has them: +get, -@dangerous; the last that speaks of a command decides",
+    ),
     ("commit", "commit", "What the timer does"),
     ("compact", "flag", "Keep only the newest record of each key"),
     (
@@ -200,9 +214,12 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("delay", "duration", "How long the records stay hidden"),
     ("deliveries", "list", "Deliveries, each {partition, offset, attempt}"),
     ("deliveries_max", "number", "Deliveries before a record is dead; 0 for no bound"),
+    ("deny", "list", "Rules {verbs, names, keyspace}; one of them outweighs all that allow"),
     ("election", "text", "The election"),
     ("else", "operations", "What to do when a guard fails; without it the commit is refused"),
+    ("enabled", "flag", "Whether the user may enter and act"),
     ("expected", "number", "The cursor the reader believes is there"),
+    ("forget", "list", "passwords, tokens, names, channels or commands: taken back before the rest is done"),
     ("from", "text", "Where it begins, included; for a group start or end"),
     ("group", "text", "The group"),
     ("gt", "any", "Passes when what is found is greater"),
@@ -229,11 +246,13 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("min", "number", "The smallest sum allowed"),
     ("mode", "any", "atomic or each; exclusive, shared or {\"semaphore\": N}; partitioned or shared"),
     ("name", "text", "The limit or set of slots"),
+    ("nopass", "flag", "Whether the user enters without a password"),
     ("offset", "any", "A record's place; when reading also earliest or latest"),
     ("on_refused", "any", "drop, {\"retry\": {attempts, backoff}} or {\"dead_letter\": {stream}}"),
     ("order", "text", "ascending or descending"),
     ("partition", "number", "The partition"),
     ("partitions", "number", "How many partitions; they can be added, not removed"),
+    ("password", "text", "The user's only password from now on; a SCRAM-SHA-256 verifier of it is kept"),
     ("path", "text", "A folder of the server that does not exist yet"),
     ("per", "duration", "The window"),
     ("prefix", "text", "All that begin with this"),
@@ -244,6 +263,7 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("records", "list", "Records, each {key, value, headers, tombstone}"),
     ("remove", "number", "The member that leaves"),
     ("request", "any", "Tells requests of one session apart; for a claim, what is asked for"),
+    ("reset", "flag", "Begin with a user that is disabled and may do nothing"),
     ("retention", "object", "{bytes, age}: what is kept of each partition"),
     ("service", "text", "The service"),
     ("since", "number", "The first revision wanted, or the revision at which a range was read"),
@@ -309,6 +329,8 @@ const BODIES: &[Shape] = shapes! {
     "Swap", "Who leaves, and which learner takes its vote", "remove promote", r#"{"remove":2,"promote":4}"#;
     "Transfer", "To whom; the voter best up to date when absent", "to", r#"{"to":2}"#;
     "Compact", "How far to forget", "before", r#"{"before":1000}"#;
+    "User", "Changes of a user, done in this order", "reset forget enabled nopass commands allow deny password access_token",
+        r#"{"enabled":true,"password":"correct horse battery staple","allow":[{"verbs":["read","write"],"names":"orders/*"}]}"#;
 };
 
 pub(crate) const GUARDS: &[Shape] = shapes! {

@@ -3,21 +3,21 @@
 //! Invariant: a request reaches its handler only after origin, token, query and body passed, in this order.
 //! Called by: `serve` builds the router; every request goes through [`dispatch`].
 
+use crate::access::{self, Need};
 use crate::call::{Answer, Call, Gateway, with_header};
-use crate::config::principal_of;
 use crate::error::{Problem, Retry, TookEffect};
 use crate::handlers::{
-    cluster, commit, groups, keys, leases, limits, locks, server, services, streams, tasks,
+    cluster, commit, groups, keys, leases, limits, locks, server, services, streams, tasks, users,
 };
 use crate::json::write::Values;
 use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::Request;
 use axum::http::header::{HeaderName, ORIGIN};
-use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, Response, StatusCode, Uri};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use bytes::Bytes;
-use quorate_types::{Blob, Principal};
+use quorate_types::{Blob, Principal, Verbs};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +48,7 @@ pub(crate) enum Kind {
     Write,
     /// May wait as long as the client asks, up to the bound.
     Wait,
-    /// A change of the cluster, answered at once; takes no idempotency key, since saying it twice is refused or does no harm.
+    /// A change of the cluster or of users, answered at once; takes no idempotency key, since saying it twice is refused or does no harm.
     Admin,
     /// A health probe: needs no token.
     Probe,
@@ -64,6 +64,8 @@ pub(crate) struct Route {
     pub(crate) query: &'static [&'static str],
     pub(crate) takes: Takes,
     pub(crate) kind: Kind,
+    /// What whoever asks has to be allowed.
+    pub(crate) need: Need,
     handler: Handler,
 }
 
@@ -79,7 +81,7 @@ impl Route {
 }
 
 macro_rules! routes {
-    ($($method:ident $path:literal ($kind:ident $(, $takes:expr)?) [$($query:literal),*] $handler:path, $summary:literal;)*) => {
+    ($($method:ident $path:literal ($kind:ident $(, $takes:expr)?) [$($query:literal),*] $handler:path, $need:expr, $summary:literal;)*) => {
         /// Every route of the gateway.
         pub(crate) static ROUTES: &[Route] = &[$(Route {
             method: stringify!($method),
@@ -88,6 +90,7 @@ macro_rules! routes {
             query: &[$($query),*],
             takes: routes!(@takes $($takes)?),
             kind: Kind::$kind,
+            need: $need,
             handler: |call| Box::pin($handler(call)),
         }),*];
     };
@@ -95,88 +98,97 @@ macro_rules! routes {
     (@takes $takes:expr) => { $takes };
 }
 
+use Need::{All, Entry, Key, Lease, Name, Nothing, Range, Run};
 use Takes::{Bytes as Raw, Json};
 
+const READ: Verbs = Verbs::READ;
+const WRITE: Verbs = Verbs::WRITE;
+
 routes! {
-    POST "/v1/commit" (Write, Json("Commit")) ["values"] commit::commit,
+    POST "/v1/commit" (Write, Json("Commit")) ["values"] commit::commit, Entry,
         "Run a commit: guards, then operations, all or nothing";
-    GET "/v1/keys/{*key}" (State) ["at", "keyspace"] keys::get, "Read a key; its ETag is its mod revision";
-    PUT "/v1/keys/{*key}" (Write, Raw) ["lease", "keyspace"] keys::put, "Write a key; If-Match and If-None-Match guard it";
-    DELETE "/v1/keys/{*key}" (Write) ["keyspace"] keys::delete, "Delete a key; If-Match guards it";
+    GET "/v1/keys/{*key}" (State) ["at", "keyspace"] keys::get, Key("get", READ, "key"), "Read a key; its ETag is its mod revision";
+    PUT "/v1/keys/{*key}" (Write, Raw) ["lease", "keyspace"] keys::put, Key("set", WRITE, "key"), "Write a key; If-Match and If-None-Match guard it";
+    DELETE "/v1/keys/{*key}" (Write) ["keyspace"] keys::delete, Key("del", WRITE, "key"), "Delete a key; If-Match guards it";
     GET "/v1/range" (State) ["key", "key_base64", "prefix", "prefix_base64", "from", "from_base64", "to", "to_base64",
-        "limit", "at", "keys_only", "count_only", "sort", "order", "keyspace", "values"] keys::range,
+        "limit", "at", "keys_only", "count_only", "sort", "order", "keyspace", "values"] keys::range, Range("q.range", READ),
         "Read a range of keys, now or at a revision";
     GET "/v1/watch" (Wait) ["key", "key_base64", "prefix", "prefix_base64", "from", "from_base64", "to", "to_base64",
-        "since", "keyspace", "values"] keys::watch,
+        "since", "keyspace", "values"] keys::watch, Range("q.follow", READ),
         "Follow the changes of keys from a revision on, as server-sent events";
-    GET "/v1/leases" (State) ["limit", "after"] leases::index, "List leases";
-    POST "/v1/leases" (Write, Json("Grant")) [] leases::grant, "Grant a lease";
-    GET "/v1/leases/{id}" (State) ["values"] leases::get, "Look at a lease: what is left of it, what hangs on it";
-    DELETE "/v1/leases/{id}" (Write) [] leases::revoke, "End a lease and everything that hangs on it";
-    POST "/v1/leases/{id}/keepalive" (Write, Json("Empty")) [] leases::keep_alive, "Renew a lease for its full time to live";
-    GET "/v1/locks" (State) ["values"] locks::index, "List the locks and elections that are held or waited for";
-    GET "/v1/locks/{name}" (State) ["values"] locks::get, "Look at a lock: who holds it, who waits";
-    POST "/v1/locks/{name}/acquire" (Wait, Json("Acquire")) ["values"] locks::acquire,
+    GET "/v1/leases" (State) ["limit", "after"] leases::index, All("q.info", READ), "List leases";
+    POST "/v1/leases" (Write, Json("Grant")) [] leases::grant, Run("q.lock"), "Grant a lease";
+    GET "/v1/leases/{id}" (State) ["values"] leases::get, Lease("q.info", READ), "Look at a lease: what is left of it, what hangs on it";
+    DELETE "/v1/leases/{id}" (Write) [] leases::revoke, Lease("q.unlock", WRITE), "End a lease and everything that hangs on it";
+    POST "/v1/leases/{id}/keepalive" (Write, Json("Empty")) [] leases::keep_alive, Run("q.keep"), "Renew a lease for its full time to live";
+    GET "/v1/locks" (State) ["values"] locks::index, All("q.info", READ), "List the locks and elections that are held or waited for";
+    GET "/v1/locks/{name}" (State) ["values"] locks::get, Name("q.info", READ, "name"), "Look at a lock: who holds it, who waits";
+    POST "/v1/locks/{name}/acquire" (Wait, Json("Acquire")) ["values"] locks::acquire, Name("q.lock", WRITE, "name"),
         "Take a lock, waiting in its fair queue for at most wait";
-    POST "/v1/locks/{name}/release" (Write, Json("Release")) [] locks::release, "Give a lock back";
-    GET "/v1/elections/{name}" (State) ["values"] locks::leader, "Who leads";
-    GET "/v1/elections/{name}/observe" (Wait) ["values"] locks::observe, "Follow an election, as server-sent events";
-    POST "/v1/elections/{name}/campaign" (Wait, Json("Campaign")) ["values"] locks::campaign,
+    POST "/v1/locks/{name}/release" (Write, Json("Release")) [] locks::release, Name("q.unlock", WRITE, "name"), "Give a lock back";
+    GET "/v1/elections/{name}" (State) ["values"] locks::leader, Name("q.info", READ, "name"), "Who leads";
+    GET "/v1/elections/{name}/observe" (Wait) ["values"] locks::observe, Name("q.follow", READ, "name"), "Follow an election, as server-sent events";
+    POST "/v1/elections/{name}/campaign" (Wait, Json("Campaign")) ["values"] locks::campaign, Name("q.lock", WRITE, "name"),
         "Become leader, waiting for at most wait";
-    POST "/v1/elections/{name}/proclaim" (Write, Json("Proclaim")) [] locks::proclaim, "Change what the leader proclaims";
-    POST "/v1/elections/{name}/resign" (Write, Json("Release")) [] locks::resign, "Give leadership back";
-    GET "/v1/streams" (State) ["prefix", "values"] streams::index, "List streams";
-    GET "/v1/streams/{stream}" (State) ["keyspace", "values"] streams::get, "Look at a stream: settings, offsets, groups";
-    PUT "/v1/streams/{stream}" (Write, Json("Stream")) ["keyspace"] streams::put, "Declare a stream, or change its settings";
-    DELETE "/v1/streams/{stream}" (Write) ["keyspace"] streams::delete, "Remove a stream with its records and groups";
+    POST "/v1/elections/{name}/proclaim" (Write, Json("Proclaim")) [] locks::proclaim, Name("q.lock", WRITE, "name"), "Change what the leader proclaims";
+    POST "/v1/elections/{name}/resign" (Write, Json("Release")) [] locks::resign, Name("q.unlock", WRITE, "name"), "Give leadership back";
+    GET "/v1/streams" (State) ["prefix", "values"] streams::index, All("q.info", READ), "List streams";
+    GET "/v1/streams/{stream}" (State) ["keyspace", "values"] streams::get, Key("xinfo|stream", READ, "stream"), "Look at a stream: settings, offsets, groups";
+    PUT "/v1/streams/{stream}" (Write, Json("Stream")) ["keyspace"] streams::put, Key("q.stream", WRITE, "stream"), "Declare a stream, or change its settings";
+    DELETE "/v1/streams/{stream}" (Write) ["keyspace"] streams::delete, Key("q.stream", WRITE, "stream"), "Remove a stream with its records and groups";
     GET "/v1/streams/{stream}/records" (Wait) ["partition", "offset", "max", "wait", "keyspace", "values",
-        "consistency", "max_staleness"] streams::read,
+        "consistency", "max_staleness"] streams::read, Key("xrange", READ, "stream"),
         "Read records from an offset: at once, by long poll, or as server-sent events (Accept: text/event-stream)";
-    POST "/v1/streams/{stream}/records" (Write, Json("Append")) ["keyspace"] streams::append, "Append one record or many";
-    POST "/v1/streams/{stream}/trim" (Write, Json("Trim")) ["keyspace"] streams::trim, "Forget the records before an offset";
-    GET "/v1/streams/{stream}/groups/{group}" (State) ["keyspace", "values"] groups::get, "Look at a group: how far it is";
-    PUT "/v1/streams/{stream}/groups/{group}" (Write, Json("Group")) ["keyspace"] groups::put, "Declare a group of readers";
-    DELETE "/v1/streams/{stream}/groups/{group}" (Write) ["keyspace"] groups::delete, "Remove a group";
-    POST "/v1/streams/{stream}/groups/{group}/cursor" (Write, Json("Cursor")) ["keyspace"] groups::cursor,
+    POST "/v1/streams/{stream}/records" (Write, Json("Append")) ["keyspace"] streams::append, Key("xadd", WRITE, "stream"), "Append one record or many";
+    POST "/v1/streams/{stream}/trim" (Write, Json("Trim")) ["keyspace"] streams::trim, Key("xtrim", WRITE, "stream"), "Forget the records before an offset";
+    GET "/v1/streams/{stream}/groups/{group}" (State) ["keyspace", "values"] groups::get, Key("xinfo|groups", READ, "stream"), "Look at a group: how far it is";
+    PUT "/v1/streams/{stream}/groups/{group}" (Write, Json("Group")) ["keyspace"] groups::put, Key("xgroup|create", WRITE, "stream"), "Declare a group of readers";
+    DELETE "/v1/streams/{stream}/groups/{group}" (Write) ["keyspace"] groups::delete, Key("xgroup|destroy", WRITE, "stream"), "Remove a group";
+    POST "/v1/streams/{stream}/groups/{group}/cursor" (Write, Json("Cursor")) ["keyspace"] groups::cursor, Key("xack", WRITE, "stream"),
         "Move the cursor of a partitioned group";
-    POST "/v1/streams/{stream}/groups/{group}/take" (Wait, Json("Take")) ["keyspace", "values"] groups::take,
+    POST "/v1/streams/{stream}/groups/{group}/take" (Wait, Json("Take")) ["keyspace", "values"] groups::take, Key("xreadgroup", READ, "stream"),
         "Take records for a consumer of a shared group, waiting for at most wait";
-    POST "/v1/streams/{stream}/groups/{group}/ack" (Write, Json("Ack")) ["keyspace"] groups::ack, "Finish deliveries";
-    POST "/v1/streams/{stream}/groups/{group}/nack" (Write, Json("Nack")) ["keyspace"] groups::nack, "Give deliveries back";
-    POST "/v1/streams/{stream}/groups/{group}/extend" (Write, Json("Extend")) ["keyspace"] groups::extend,
+    POST "/v1/streams/{stream}/groups/{group}/ack" (Write, Json("Ack")) ["keyspace"] groups::ack, Key("xack", WRITE, "stream"), "Finish deliveries";
+    POST "/v1/streams/{stream}/groups/{group}/nack" (Write, Json("Nack")) ["keyspace"] groups::nack, Key("xclaim", WRITE, "stream"), "Give deliveries back";
+    POST "/v1/streams/{stream}/groups/{group}/extend" (Write, Json("Extend")) ["keyspace"] groups::extend, Key("xclaim", WRITE, "stream"),
         "Hide deliveries from others for longer";
-    GET "/v1/limits/{name}" (State) ["rate", "burst", "window", "count", "per", "cost"] limits::peek,
+    GET "/v1/limits/{name}" (State) ["rate", "burst", "window", "count", "per", "cost"] limits::peek, Name("q.info", READ, "name"),
         "Look at a limit, taking nothing";
-    POST "/v1/limits/{name}/take" (Write, Json("Limit")) [] limits::take, "Take from a limit: 200, or 429 with when to come back";
-    GET "/v1/timers" (State) ["limit", "values"] tasks::index, "List timers";
-    GET "/v1/timers/{name}" (State) ["values"] tasks::get, "Look at a timer";
-    PUT "/v1/timers/{name}" (Write, Json("Timer")) [] tasks::put, "Schedule a commit, once";
-    DELETE "/v1/timers/{name}" (Write) [] tasks::delete, "Take a timer back";
-    GET "/v1/services" (State) ["values"] services::index, "List the services that have instances";
-    GET "/v1/services/{service}" (State) ["values"] services::instances, "List the instances of a service";
-    GET "/v1/services/{service}/watch" (Wait) ["values"] services::watch, "Follow a service, as server-sent events";
-    PUT "/v1/services/{service}/{instance}" (Write, Json("Register")) [] services::register,
+    POST "/v1/limits/{name}/take" (Write, Json("Limit")) [] limits::take, Name("q.limit", WRITE, "name"), "Take from a limit: 200, or 429 with when to come back";
+    GET "/v1/timers" (State) ["limit", "values"] tasks::index, All("q.info", READ), "List timers";
+    GET "/v1/timers/{name}" (State) ["values"] tasks::get, Name("q.info", READ, "name"), "Look at a timer";
+    PUT "/v1/timers/{name}" (Write, Json("Timer")) [] tasks::put, Name("q.after", WRITE, "name"), "Schedule a commit, once";
+    DELETE "/v1/timers/{name}" (Write) [] tasks::delete, Name("q.after", WRITE, "name"), "Take a timer back";
+    GET "/v1/services" (State) ["values"] services::index, All("q.info", READ), "List the services that have instances";
+    GET "/v1/services/{service}" (State) ["values"] services::instances, Name("q.info", READ, "service"), "List the instances of a service";
+    GET "/v1/services/{service}/watch" (Wait) ["values"] services::watch, Name("q.follow", READ, "service"), "Follow a service, as server-sent events";
+    PUT "/v1/services/{service}/{instance}" (Write, Json("Register")) [] services::register, Name("q.register", WRITE, "service"),
         "Enter an instance of a service, or change it";
-    DELETE "/v1/services/{service}/{instance}" (Write) [] services::deregister, "Remove an instance";
-    POST "/v1/idempotency/{key}/resolve" (Write, Json("Resolve")) ["values"] commit::resolve,
+    DELETE "/v1/services/{service}/{instance}" (Write) [] services::deregister, Name("q.register", WRITE, "service"), "Remove an instance";
+    POST "/v1/idempotency/{key}/resolve" (Write, Json("Resolve")) ["values"] commit::resolve, Run("q.idempotent"),
         "Ask what became of an idempotency key; if nothing did, nothing will";
-    GET "/v1/why/{kind}/{name}" (Read) ["limit", "values"] server::why, "Explain how something came to be as it is";
-    GET "/v1/status" (Read) [] server::status, "State of the server, and every bound in force";
-    GET "/v1/cluster" (Read) [] cluster::status, "How the cluster is, as this node sees it";
-    POST "/v1/cluster/init" (Admin, Json("Empty")) [] cluster::init,
+    GET "/v1/users" (State) ["values"] users::index, Run("acl|list"), "List users, and whether the door is open";
+    GET "/v1/users/{name}" (State) ["values"] users::get, Run("acl|getuser"), "Look at a user; its secrets are told by number only";
+    PUT "/v1/users/{name}" (Admin, Json("User")) ["values"] users::put, Run("acl|setuser"),
+        "Make or change a user, for every protocol; what the body does not name stays";
+    DELETE "/v1/users/{name}" (Admin) [] users::delete, Run("acl|deluser"), "Remove a user; its connections end";
+    GET "/v1/why/{kind}/{name}" (Read) ["limit", "values"] server::why, All("q.why", READ), "Explain how something came to be as it is";
+    GET "/v1/status" (Read) [] server::status, Run("info"), "State of the server, and every bound in force";
+    GET "/v1/cluster" (Read) [] cluster::status, Run("info"), "How the cluster is, as this node sees it";
+    POST "/v1/cluster/init" (Admin, Json("Empty")) [] cluster::init, Run("q.cluster"),
         "Begin a cluster with this node, then add the others that it was started with";
-    POST "/v1/cluster/members" (Admin, Json("Member")) [] cluster::add,
+    POST "/v1/cluster/members" (Admin, Json("Member")) [] cluster::add, Run("q.cluster"),
         "Add a node, which becomes a voter by itself once it has caught up";
-    DELETE "/v1/cluster/members/{id}" (Admin) [] cluster::remove, "Remove a member";
-    POST "/v1/cluster/swap" (Admin, Json("Swap")) [] cluster::swap,
+    DELETE "/v1/cluster/members/{id}" (Admin) [] cluster::remove, Run("q.cluster"), "Remove a member";
+    POST "/v1/cluster/swap" (Admin, Json("Swap")) [] cluster::swap, Run("q.cluster"),
         "Make a learner a voter and remove another member, in one change";
-    POST "/v1/cluster/transfer" (Admin, Json("Transfer")) [] cluster::transfer, "Hand leadership to another voter";
-    POST "/v1/backup" (Wait, Json("Backup")) [] server::backup, "Write a backup to a folder of the server, while it runs";
-    POST "/v1/compact" (Write, Json("Compact")) [] server::compact, "Forget the history of keys before a revision";
-    GET "/healthz" (Probe) [] server::healthz, "Whether the process lives";
-    GET "/readyz" (Probe) [] server::readyz, "Whether it serves reads and writes";
-    GET "/metrics" (Read) [] server::metrics, "Counters in Prometheus text format";
-    GET "/openapi.json" (Read) [] server::openapi, "This interface as an OpenAPI 3.1 document";
+    POST "/v1/cluster/transfer" (Admin, Json("Transfer")) [] cluster::transfer, Run("q.cluster"), "Hand leadership to another voter";
+    POST "/v1/backup" (Wait, Json("Backup")) [] server::backup, Run("q.backup"), "Write a backup to a folder of the server, while it runs";
+    POST "/v1/compact" (Write, Json("Compact")) [] server::compact, Run("q.compact"), "Forget the history of keys before a revision";
+    GET "/healthz" (Probe) [] server::healthz, Nothing, "Whether the process lives";
+    GET "/readyz" (Probe) [] server::readyz, Nothing, "Whether it serves reads and writes";
+    GET "/metrics" (Read) [] server::metrics, Run("info"), "Counters in Prometheus text format";
+    GET "/openapi.json" (Read) [] server::openapi, Run("command"), "This interface as an OpenAPI 3.1 document";
 }
 
 /// The router made of [`ROUTES`].
@@ -303,7 +315,7 @@ async fn dispatch(gateway: &Arc<Gateway>, route: &'static Route, request: Reques
     let principal = match route.kind {
         Kind::Probe => Principal::from("anonymous"),
         Kind::State | Kind::Read | Kind::Write | Kind::Wait | Kind::Admin => {
-            principal(gateway, &parts.headers)?
+            access::principal(gateway, &parts.headers).await?
         }
     };
     let query = query(&parts.uri, &|| route.parameters())?;
@@ -320,8 +332,25 @@ async fn dispatch(gateway: &Arc<Gateway>, route: &'static Route, request: Reques
     }
     let applied = Arc::new(AtomicU64::new(0));
     let (gateway, headers) = (gateway.clone(), parts.headers);
-    let call = Call { gateway, principal, headers, params, query, body, values, applied: applied.clone() };
-    let answer = (route.handler)(call).await;
+    let call = Call {
+        gateway,
+        principal,
+        headers,
+        params,
+        query,
+        body,
+        values,
+        applied: applied.clone(),
+        need: route.need,
+    };
+    let permit = call.permit(route.need)?;
+    permit.check_now(&call.gateway)?;
+    let gateway = call.gateway.clone();
+    let mut answer = (route.handler)(call).await;
+    if answer.is_ok() && route.method == "GET" {
+        // A linearizable read may have seen a later state than the one that was asked first, and so does this.
+        answer = permit.check_now(&gateway).and(answer);
+    }
     match applied.load(Ordering::Relaxed) {
         0 => answer,
         applied => match answer {
@@ -329,25 +358,6 @@ async fn dispatch(gateway: &Arc<Gateway>, route: &'static Route, request: Reques
             Err(problem) => Err(problem.header("quorate-applied", applied.to_string())),
         },
     }
-}
-
-fn principal(gateway: &Gateway, headers: &HeaderMap) -> Result<Principal, Problem> {
-    if gateway.config.tokens.is_empty() {
-        return Ok("anonymous".into());
-    }
-    let wanted = || {
-        Problem::new(401, "unauthorized", "a token is wanted: send Authorization: Bearer TOKEN")
-            .header("www-authenticate", "Bearer realm=\"quorate\"")
-    };
-    let sent = headers.get("authorization").ok_or_else(wanted)?.to_str().map_err(|_| wanted())?;
-    let (scheme, token) = sent.split_once(' ').ok_or_else(wanted)?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(wanted());
-    }
-    principal_of(&gateway.config.tokens, token.trim()).cloned().ok_or_else(|| {
-        Problem::new(401, "unauthorized", "the token is not known: ask the operator for one")
-            .header("www-authenticate", "Bearer realm=\"quorate\", error=\"invalid_token\"")
-    })
 }
 
 fn origin_allowed(gateway: &Gateway, origin: &HeaderValue) -> bool {

@@ -4,14 +4,12 @@
 //! Invariant: a stream ends when the server stops or the client leaves; no task outlives it.
 //! Called by: the handlers of watch, observe, tail and services.
 
-use crate::call::{Gateway, reply_as, with_header};
+use crate::call::{Answer, Call, Gateway, reply_as, with_header};
 use axum::body::Body;
-use axum::http::Response;
 use bytes::Bytes;
 use quorate_machine::Machine;
 use quorate_runtime::{Interest, RuntimeError};
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Where events come from.
@@ -87,17 +85,33 @@ pub(crate) async fn wait<R>(
 }
 
 /// The answer that streams a source's events.
-pub(crate) fn respond(gateway: Arc<Gateway>, source: impl Source) -> Response<Body> {
-    let events = futures_util::stream::unfold((gateway, source), |(gateway, mut source)| async move {
-        let events = tokio::select! {
+///
+/// # Errors
+/// The request does not say what it needs.
+pub(crate) fn respond(call: &Call, source: impl Source) -> Answer {
+    let permit = call.permit(call.need)?;
+    let begin = (call.gateway.clone(), source, permit, false);
+    let events = futures_util::stream::unfold(begin, |(gateway, mut source, permit, over)| async move {
+        if over {
+            return None;
+        }
+        let mut events = tokio::select! {
             biased;
             () = gateway.stopped() => None,
             events = source.next(&gateway) => events,
         }?;
+        // What a user may see is asked for again whenever there is something to see: a right that was taken away ends the stream.
+        let over = match permit.check_now(&gateway) {
+            Ok(()) => false,
+            Err(problem) => {
+                events = vec![Event::named("error", problem.body())];
+                true
+            }
+        };
         let text: String = events.iter().map(Event::text).collect();
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (gateway, source)))
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (gateway, source, permit, over)))
     });
     let response = reply_as(200, "text/event-stream", Body::from_stream(events));
     // A proxy that collects the answer would hold events back.
-    with_header(with_header(response, "cache-control", "no-store"), "x-accel-buffering", "no")
+    Ok(with_header(with_header(response, "cache-control", "no-store"), "x-accel-buffering", "no"))
 }

@@ -265,7 +265,10 @@ impl Connection {
         let space = self.state.session.space;
         if matches!(spec.kind, quorate_calls::Kind::Read(_)) {
             let seed = self.gateway.random();
-            let read = |machine: &Machine, times| machine.call(times, &mut Session::new(space), words, seed);
+            let principal = &self.state.who.principal;
+            let read = |machine: &Machine, times| {
+                machine.call_as(&machine.rights(principal), times, &mut Session::new(space), words, seed)
+            };
             return match self.look_now(read).await {
                 Ok(Ok(reply)) => self.gateway.resolved(reply).await,
                 Ok(Err(error)) => Reply::Error { text: error.text().clone() },

@@ -57,6 +57,8 @@ pub(crate) struct Seen {
     pub(crate) library: Blob,
     pub(crate) library_version: Blob,
     pub(crate) principal: Principal,
+    /// Whether it has said who it is.
+    pub(crate) entered: bool,
     pub(crate) protocol: Protocol,
     pub(crate) database: u16,
     pub(crate) channels: usize,
@@ -83,6 +85,7 @@ impl Client {
             library: Blob::EMPTY,
             library_version: Blob::EMPTY,
             principal,
+            entered: false,
             protocol: Protocol::Two,
             database: 0,
             channels: 0,
@@ -148,6 +151,11 @@ impl Client {
     /// Ends the connection.
     pub(crate) fn kill(&self) {
         locked(&self.letters).killed = true;
+        self.wake();
+    }
+
+    /// Has its task look around.
+    pub(crate) fn poke(&self) {
         self.wake();
     }
 
@@ -238,7 +246,7 @@ impl Client {
 
 /// The name of a user, as Redis clients know them.
 pub(crate) fn user(principal: &Principal) -> String {
-    if *principal == Principal::from("anonymous") { "default".to_owned() } else { principal.to_string() }
+    crate::commands::shown_name(principal)
 }
 
 #[cfg(test)]

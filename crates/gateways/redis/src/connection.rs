@@ -8,6 +8,7 @@
 //! Invariant: a client that does not take its replies is not read from: what waits for it is bounded by `output_bytes_max` and one command's reply.
 //! Called by: `serve` runs a [`Connection`] per client. Read [`Connection::run`], then `execute`, then `plan`.
 
+use crate::acl;
 use crate::client::Client;
 use crate::commands;
 use crate::config::DATABASES;
@@ -17,16 +18,18 @@ use crate::pubsub::Kind;
 use crate::resp::{self, Bounds, Input, Protocol, ProtocolError};
 use crate::stream::Stream;
 use crate::transaction::{Transaction, Watched};
+use quorate_calls::permissions::noperm;
 use quorate_calls::{Flags, Session, Spec, streams};
-use quorate_machine::{Machine, Times};
+use quorate_machine::{Machine, Rights, Times};
 use quorate_runtime::Consistency;
-use quorate_types::{Blob, Commit, Keyspace, Mode, Op, OpResult, Reply};
+use quorate_types::{Blob, Commit, Denied, Keyspace, LogIndex, Mode, Op, OpResult, Reply, Verbs};
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Calls of one commit, and bytes, at most: so that none holds the partition for long.
 const CALLS_MAX: usize = 512;
@@ -56,6 +59,8 @@ pub(crate) struct Connection {
     /// Replies that are still to be sent.
     pub(crate) out: Vec<u8>,
     writes: Writes,
+    /// Tells that users may have changed.
+    users: watch::Receiver<u64>,
     pub(crate) state: State,
 }
 
@@ -66,6 +71,12 @@ pub(crate) struct State {
     pub(crate) who: Who,
     /// Whether the client has said who it is, or need not.
     pub(crate) known: bool,
+    /// Whether it has said it, and was let in.
+    pub(crate) entered: bool,
+    /// What it may do.
+    pub(crate) rights: Rights,
+    /// The entry that made its user: a later user of the same name is another one.
+    pub(crate) made: Option<LogIndex>,
     pub(crate) transaction: Option<Transaction>,
     pub(crate) watched: Vec<Watched>,
     pub(crate) channels: BTreeSet<Blob>,
@@ -108,6 +119,8 @@ pub(crate) enum Plan {
     Queue(Step),
     /// It is about the connection or the server.
     Own(&'static str),
+    /// It is not allowed.
+    Deny(Denied),
     /// It cannot be executed.
     Refuse(Reply),
 }
@@ -128,6 +141,9 @@ impl State {
             session: Session::new(Keyspace::DEFAULT),
             who: Who { principal: "anonymous".into(), name: Blob::EMPTY },
             known,
+            entered: false,
+            rights: Rights::Everything,
+            made: None,
             transaction: None,
             watched: Vec::new(),
             channels: BTreeSet::new(),
@@ -156,7 +172,10 @@ impl State {
 
 impl Connection {
     pub(crate) fn new(gateway: Arc<Gateway>, client: Arc<Client>, stream: Stream) -> Self {
-        let state = State::new(gateway.config.door.is_none());
+        let mut state = State::new(gateway.is_open());
+        let users = gateway.handle.users_changed();
+        // A node that opens its folder anew tells nothing, and refuses everything else too.
+        state.rights = gateway.handle.rights(&state.who.principal).unwrap_or(Rights::Everything);
         Self {
             gateway,
             client,
@@ -165,6 +184,7 @@ impl Connection {
             words: Vec::new(),
             out: Vec::new(),
             writes: Writes::default(),
+            users,
             state,
         }
     }
@@ -176,6 +196,7 @@ impl Connection {
 
     async fn turn(&mut self) -> Result<(), Gone> {
         self.wait().await?;
+        self.mind_users()?;
         self.execute().await?;
         self.take_letters()?;
         self.send().await?;
@@ -187,6 +208,43 @@ impl Connection {
             return Err(Gone);
         }
         Ok(())
+    }
+
+    /// Looks at what it may do, if that may have changed.
+    fn mind_users(&mut self) -> Result<(), Gone> {
+        if !self.users.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
+        self.users.borrow_and_update();
+        self.load_rights()
+    }
+
+    /// Asks what it may do now. A connection whose user is gone, or that listens to what it may not hear any more, ends; one that never said
+    /// who it is has to say so once the door is closed.
+    pub(crate) fn load_rights(&mut self) -> Result<(), Gone> {
+        let gateway = Arc::clone(&self.gateway);
+        // A node that opens its folder anew will be asked again.
+        let Ok(rights) = gateway.handle.rights(&self.state.who.principal) else { return Ok(()) };
+        let state = &mut self.state;
+        let made = if let Rights::User(access) = &rights { Some(access.created()) } else { None };
+        if state.entered {
+            let is_another = state.made.is_some() && state.made != made;
+            if rights.alive().is_err() || is_another {
+                return Err(Gone);
+            }
+            state.made = made;
+        } else {
+            state.known = gateway.is_open();
+        }
+        state.rights = rights;
+        if state.subscriptions() == 0 {
+            return Ok(());
+        }
+        let hears =
+            |name: &Blob, is_pattern| state.rights.channel(Verbs::SUBSCRIBE, name, is_pattern).is_ok();
+        let all = state.channels.iter().chain(&state.shards).all(|name| hears(name, false));
+        let may = state.known && all && state.patterns.iter().all(|name| hears(name, true));
+        if may { Ok(()) } else { Err(Gone) }
     }
 
     /// Waits for bytes, or for something that others have left.
@@ -356,6 +414,7 @@ impl Connection {
         if is_web_page(&self.words[0]) {
             return Err(Gone);
         }
+        self.mind_users()?;
         let plan = plan(&self.state, &self.words);
         let muted = self.state.mute != Mute::No;
         if self.state.mute == Mute::Next {
@@ -384,6 +443,14 @@ impl Connection {
             Plan::Own(name) => {
                 self.flush().await;
                 self.own_step(name).await?;
+            }
+            Plan::Deny(denied) => {
+                self.flush().await;
+                let context = if self.state.transaction.is_some() { "multi" } else { "toplevel" };
+                self.gateway.acl_log.denied(&denied, context, &self.client);
+                let reply = self.spoil(Reply::error(noperm(&denied)));
+                self.gateway.stats.errors.fetch_add(1, Ordering::Relaxed);
+                self.answer(&reply);
             }
             Plan::Refuse(reply) => {
                 self.flush().await;
@@ -422,10 +489,12 @@ impl Connection {
 
     fn note(&self, plan: &Plan) {
         self.gateway.stats.commands.fetch_add(1, Ordering::Relaxed);
-        if !matches!(plan, Plan::Own("monitor" | "exec") | Plan::Refuse(_)) {
+        if !matches!(plan, Plan::Own("monitor" | "exec") | Plan::Refuse(_) | Plan::Deny(_)) {
             let database = self.state.session.space.0;
             let bytes_max = self.gateway.config.pushes_bytes_max;
-            self.gateway.monitors.show(&self.client, database, &self.words, bytes_max);
+            let hidden = if matches!(plan, Plan::Own(_)) { acl::redacted(&self.words) } else { None };
+            let words = hidden.as_ref().unwrap_or(&self.words);
+            self.gateway.monitors.show(&self.client, database, words, bytes_max);
         }
     }
 
@@ -443,7 +512,8 @@ impl Connection {
         let took = begun.elapsed();
         // Where a wait was asked for, its length says nothing.
         if self.gateway.slowlog.wants(took) && name != "q.lock" {
-            self.gateway.slowlog.note(took, &words, &self.client);
+            let hidden = acl::redacted(&words);
+            self.gateway.slowlog.note(took, hidden.as_ref().unwrap_or(&words), &self.client);
         }
         self.words = words;
         Ok(())
@@ -655,6 +725,12 @@ pub(crate) fn plan(state: &State, words: &[Blob]) -> Plan {
     if !state.known && !matches!(name, "auth" | "hello" | "quit" | "reset") {
         return Plan::Refuse(Reply::error("NOAUTH Authentication required."));
     }
+    if !state.rights.is_everything() {
+        let space = state.transaction.as_ref().map_or(state.session.space, Transaction::space);
+        if let Err(denied) = acl::allowed(&state.rights, space, name, spec, words) {
+            return Plan::Deny(denied);
+        }
+    }
     let listens = state.protocol == Protocol::Two && state.subscriptions() > 0;
     if listens && !commands::while_listening(name) {
         return Plan::Refuse(Reply::error(format!(
@@ -724,9 +800,11 @@ impl Reader<'_> {
         let until = self.out.len() + READ_BYTES_MAX;
         let started = Instant::now();
         let mut begun = started;
+        // As of this state: what was allowed when the command arrived may be so no more.
+        let rights = machine.rights(&self.state.who.principal);
         for _ in 0..READS_MAX {
             let seed = self.gateway.random();
-            match machine.call(times, &mut self.state.session, self.words, seed) {
+            match machine.call_as(&rights, times, &mut self.state.session, self.words, seed) {
                 Ok(reply) if !streams::refs(&reply).is_empty() => return After::Records(reply),
                 Ok(reply) => resp::write(&reply, self.state.protocol, self.out),
                 Err(error) => {

@@ -7,6 +7,7 @@
 //! Invariant: no `_` arm over our own errors, so that a new one must be given its place here.
 //! Called by: `gateway`, `transaction`, `locks`.
 
+use quorate_calls::permissions::noperm;
 use quorate_runtime::RuntimeError;
 use quorate_types::{GuardFailed, OpError, Refusal, Reply};
 
@@ -42,10 +43,12 @@ pub(crate) fn refusal(refusal: &Refusal) -> Reply {
             told.map_or(Reply::NilArray, |(_, why)| guard(why))
         }
         Refusal::Operation { error, .. } | Refusal::Command { error } => op(error),
+        Refusal::Denied { denied } => Reply::error(noperm(denied)),
         Refusal::OtherRequest { .. }
         | Refusal::Cancelled { .. }
         | Refusal::Claimed { .. }
-        | Refusal::IdempotencyFull { .. } => Reply::error(format!("ERR {refusal}")),
+        | Refusal::IdempotencyFull { .. }
+        | Refusal::LockOut {} => Reply::error(format!("ERR {refusal}")),
     }
 }
 
@@ -74,6 +77,7 @@ pub(crate) fn op(error: &OpError) -> Reply {
     match error {
         OpError::Call { text } => Reply::Error { text: text.clone() },
         OpError::Inner { error, .. } => op(error),
+        OpError::Denied { denied } => Reply::error(noperm(denied)),
         OpError::WrongType { .. } => Reply::error(format!("WRONGTYPE {error}")),
         other => Reply::error(format!("ERR {other}")),
     }

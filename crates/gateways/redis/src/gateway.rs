@@ -44,6 +44,7 @@ pub(crate) struct Gateway {
     pub(crate) subscriptions: Mutex<Subscriptions>,
     pub(crate) monitors: Monitors,
     pub(crate) slowlog: Slowlog,
+    pub(crate) acl_log: crate::acl::Log,
     pub(crate) queues: Queues,
     pub(crate) pause: Pause,
     pub(crate) stats: Stats,
@@ -88,6 +89,7 @@ impl Gateway {
             subscriptions: Mutex::default(),
             monitors: Monitors::default(),
             slowlog: Slowlog::default(),
+            acl_log: crate::acl::Log::default(),
             queues: Queues::default(),
             pause: Pause::default(),
             stats: Stats::default(),
@@ -105,6 +107,11 @@ impl Gateway {
         let client = Arc::new(Client::new(id, address, local, "anonymous".into()));
         locked(&self.clients).insert(id, Arc::clone(&client));
         client
+    }
+
+    /// Whether whoever does not say who it is may do what the user `default` may.
+    pub(crate) fn is_open(&self) -> bool {
+        self.config.door.is_none() && self.handle.door_is_open().unwrap_or(true)
     }
 
     /// Who is connected, in order of their ids.
@@ -193,6 +200,19 @@ impl Gateway {
         while let Some(Published { channel, message, sharded }) = published.recv().await {
             let bytes_max = self.config.pushes_bytes_max;
             locked(&self.subscriptions).publish(&channel, &message, sharded, bytes_max);
+        }
+    }
+
+    /// Ends the connections of users that are not let in any more, and has all others look at what they may do, each time users change.
+    pub(crate) async fn mind_users(&self) {
+        let mut changed = self.handle.users_changed();
+        while changed.changed().await.is_ok() {
+            for client in self.connected() {
+                let seen = client.seen();
+                let alive = self.handle.rights(&seen.principal).map(|rights| rights.alive().is_ok());
+                // Who has not said who it is only loses what was open; whoever waits for its node's folder is left alone.
+                if alive == Ok(false) && seen.entered { client.kill() } else { client.poke() }
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 //! Invariant: every byte from a client gives a reply or a protocol error that Redis would give; none panics.
 //! Called by: the server's `main`, through [`serve`].
 
+mod acl;
 mod blocking;
 mod client;
 mod commands;

@@ -44,6 +44,10 @@ pub async fn serve(
         let (gateway, published) = (Arc::clone(&gateway), gateway.handle.subscribe());
         tokio::spawn(async move { gateway.deliver(published).await })
     };
+    let minding = {
+        let gateway = Arc::clone(&gateway);
+        tokio::spawn(async move { gateway.mind_users().await })
+    };
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -72,6 +76,7 @@ pub async fn serve(
         connections.shutdown().await;
     }
     delivering.abort();
+    minding.abort();
     Ok(())
 }
 

@@ -7,10 +7,12 @@
 //! Invariant: `MULTI … EXEC` sends exactly one commit, or none.
 //! Called by: `connection` queues, `commands` begins and ends.
 
+use crate::acl;
 use crate::commands;
 use crate::connection::{Connection, Gone, Mute, Step, answer_result, call, database, too_long};
 use crate::error;
 use crate::resp;
+use quorate_calls::permissions::noperm;
 use quorate_runtime::Consistency;
 use quorate_types::{
     Blob, Commit, Committed, Compare, FencingToken, Fingerprint, Guard, Idempotency, Key, KeyField, KeyRange,
@@ -63,6 +65,11 @@ impl Transaction {
             bytes: 0,
             spoilt: false,
         }
+    }
+
+    /// The keyspace of the commands that follow.
+    pub(crate) fn space(&self) -> Keyspace {
+        self.space
     }
 
     /// How many commands are queued.
@@ -181,6 +188,13 @@ impl Connection {
                     self.answer(&Reply::integer(i64::try_from(left).unwrap_or(i64::MAX)));
                 }
                 Answer::Own(name, words) => {
+                    // What was allowed when it was queued may be so no more.
+                    let rights = &self.state.rights;
+                    if let Err(denied) = acl::allowed(rights, self.state.session.space, name, None, &words) {
+                        self.gateway.acl_log.denied(&denied, "multi", &self.client);
+                        self.answer(&Reply::error(noperm(&denied)));
+                        continue;
+                    }
                     // CLIENT REPLY within a transaction would tear its array apart.
                     let done = Box::pin(commands::run(self, name, &words)).await?;
                     self.state.mute = Mute::No;

@@ -19,13 +19,15 @@ use support::Server;
 
 /// How an answered command differs from Redis. A name may be given for all its subcommands.
 const DIFFERENCES: &[(&str, &str)] = &[
+    ("acl|getuser acl|list acl|setuser", "passwords are SCRAM verifiers; no selectors: docs/security.md"),
+    ("acl|log", "of this node"),
     ("append setrange setbit bitfield", "at most 64 MiB"),
     ("bf.info", "SIZE counts the bits alone"),
     ("bgrewriteaof", "takes a snapshot"),
     ("bgsave", "takes a snapshot; a crash needs none"),
     ("client|pause", "of this node's clients"),
     ("client|list client|kill", "of this node"),
-    ("command", "no categories, tips and key specifications"),
+    ("command", "no tips and key specifications"),
     ("config|get config|set", "the settings of docs/redis.md; SET lasts until this node restarts"),
     ("copy", "streams are not copied"),
     (
@@ -68,7 +70,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
 
 /// Why a command is refused, by its name or by how it begins; the first that fits.
 const REFUSED: &[(&str, &str)] = &[
-    ("acl", "who may enter stands in `--token-file`"),
+    ("acl|load acl|save", "users are in the replicated log: what SETUSER has answered is kept"),
     (
         "client|tracking client|caching client|trackinginfo client|getredir",
         "clients are not told what has changed",
@@ -96,8 +98,18 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 /// Commands that are known, and refused whatever their words.
-const ALWAYS_REFUSED: &[&str] =
-    &["bf.loadchunk", "bf.scandump", "debug", "failover", "replicaof", "save", "shutdown", "slaveof"];
+const ALWAYS_REFUSED: &[&str] = &[
+    "acl|load",
+    "acl|save",
+    "bf.loadchunk",
+    "bf.scandump",
+    "debug",
+    "failover",
+    "replicaof",
+    "save",
+    "shutdown",
+    "slaveof",
+];
 
 /// A command: its group, how many words it takes, and whether Redis has it.
 struct Known {

@@ -49,7 +49,7 @@ impl Machine {
 
     fn view_at(&self, times: Times) -> View<'_> {
         let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
-        View { machine: self, times }
+        View { machine: self, times, rights: &crate::Rights::Everything }
     }
 
     /// Notes in the row of a stream that it changes; makes the row. A protected stream has none.

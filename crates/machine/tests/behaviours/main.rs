@@ -16,3 +16,4 @@ mod locks;
 mod snapshots;
 mod streams;
 mod tasks;
+mod users;

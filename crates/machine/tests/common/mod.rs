@@ -105,6 +105,14 @@ impl Driver {
         out.outcomes
     }
 
+    /// Goes on with machines read back from a snapshot.
+    pub fn restore_both(&mut self) {
+        let chunks = snapshot_of(&mut self.machine, 3);
+        let (machine, twin) = (restore(&chunks, 11), restore(&chunks, 12));
+        assert_eq!(machine.digest(), self.machine.digest(), "a snapshot holds the whole state");
+        (self.machine, self.twin) = (machine, twin);
+    }
+
     /// One command of `anonymous`, in an entry of its own.
     pub fn send(&mut self, body: CommandBody) -> Outcome {
         self.send_as("anonymous", body)

@@ -200,6 +200,13 @@ fn command_json(command: &Command) -> Value {
         CommandBody::Denied { name, count } => ("denied", json!({"limit": name.to_string(), "count": count})),
         CommandBody::RaiseRevision { to } => ("raise_revision", json!(to.0)),
         CommandBody::RaiseVersion { to } => ("raise_version", json!(to)),
+        CommandBody::ChangeUser { name, changes, .. } => {
+            let kinds: Vec<&str> = changes.iter().map(quorate_types::UserChange::kind).collect();
+            ("change_user", json!({"user": name.to_string(), "changes": kinds}))
+        }
+        CommandBody::RemoveUsers { names, .. } => {
+            ("remove_users", json!(names.iter().map(ToString::to_string).collect::<Vec<_>>()))
+        }
         CommandBody::Configure { settings } => ("configure", json!(format!("{settings:?}"))),
     };
     json["what"] = what.into();

@@ -24,6 +24,7 @@ mod serve;
 mod status;
 mod tail;
 mod up;
+mod user;
 mod watch;
 mod why;
 
@@ -49,6 +50,7 @@ pub(crate) enum Command {
     Read(read::Read),
     Tail(tail::Tail),
     Limit(limit::Limit),
+    User(user::User),
     Why(why::Why),
     At(at::At),
     Log(log::Log),
@@ -79,6 +81,7 @@ impl Command {
             Command::Read(read) => read.run(*output),
             Command::Tail(tail) => tail.run(*output),
             Command::Limit(limit) => limit.run(*output),
+            Command::User(user) => user.run(*output),
             Command::Why(why) => why.run(*output),
             Command::At(at) => at.run(*output),
             Command::Log(log) => log.run(*output),

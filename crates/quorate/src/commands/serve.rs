@@ -10,6 +10,7 @@ use crate::progress::Progress;
 use quorate_http::config::principal_of;
 use quorate_http::{TlsFiles, Token, check_bind};
 use quorate_runtime::{ClusterConfig, Durability, Handle, OpenError, OpenReport, Quorate};
+use quorate_types::users::USER_PREFIX;
 use quorate_types::{Millis, Principal};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -519,6 +520,9 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
         }
         let wrong = |why: &str| format!("line {}: {why}; wanted NAME TOKEN or NAME sha256:HEX", number + 1);
         let (name, token) = line.split_once(char::is_whitespace).ok_or_else(|| wrong("there is no token"))?;
+        if matches!(name, "anonymous" | "server") || name.starts_with(USER_PREFIX) {
+            return Err(wrong("the name belongs to the server itself"));
+        }
         let (principal, token) = (Principal::from(name), token.trim());
         tokens.push(match token.strip_prefix("sha256:") {
             Some(hex) => Token {
@@ -553,6 +557,7 @@ mod tests {
             ("", "no token"),
             ("ann", "line 1: there is no token"),
             ("ann short", "line 1: the token is shorter"),
+            ("user:ann 0123456789abcdef", "line 1: the name belongs to the server"),
             ("\nann sha256:00", "line 2: the hash"),
             (&format!("ann sha256:{}", "é".repeat(32)), "line 1: the hash"),
         ] {

@@ -166,7 +166,7 @@ fn bare_key(found: &KeyValue, values: Values) -> String {
 }
 
 /// The range that the query names: `key`, `prefix`, or `from` and `to`; each may be given as base64.
-fn query_range(call: &Call) -> Result<KeyRange, Problem> {
+pub(crate) fn query_range(call: &Call) -> Result<KeyRange, Problem> {
     let space = call.keyspace()?;
     let name = |plain: &'static str, base64: &'static str| -> Result<Option<Blob>, Problem> {
         match (call.query(plain), call.query_text(base64)?) {
@@ -228,7 +228,7 @@ pub(crate) async fn watch(call: Call) -> Answer {
         values: call.values,
         state: State::Opening { revision: now },
     };
-    Ok(sse::respond(call.gateway, source))
+    sse::respond(&call, source)
 }
 
 struct Watch {

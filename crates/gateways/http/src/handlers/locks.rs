@@ -221,7 +221,7 @@ pub(crate) async fn observe(call: Call) -> Answer {
         values: call.values,
         over: false,
     };
-    Ok(sse::respond(call.gateway, source))
+    sse::respond(&call, source)
 }
 
 struct Observe {

@@ -14,3 +14,4 @@ pub(crate) mod server;
 pub(crate) mod services;
 pub(crate) mod streams;
 pub(crate) mod tasks;
+pub(crate) mod users;

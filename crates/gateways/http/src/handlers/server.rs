@@ -224,6 +224,13 @@ fn command(body: &CommandBody, object: Object, values: Values) -> Object {
         }
         CommandBody::RaiseRevision { to } => object.text("what", "raise_revision").plain("to", *to),
         CommandBody::RaiseVersion { to } => object.text("what", "raise_version").plain("to", u64::from(*to)),
+        CommandBody::ChangeUser { name, changes, .. } => object
+            .text("what", "change_user")
+            .bytes("user", name, values)
+            .list("changes", changes.iter().map(|change| quoted(change.kind()))),
+        CommandBody::RemoveUsers { names, .. } => object
+            .text("what", "remove_users")
+            .list("users", names.iter().map(|name| quoted(&name.to_string()))),
         CommandBody::Configure { .. } => object.text("what", "configure"),
     }
 }

@@ -82,7 +82,7 @@ pub(crate) async fn watch(call: Call) -> Answer {
         values: call.values,
         over: false,
     };
-    Ok(sse::respond(call.gateway, source))
+    sse::respond(&call, source)
 }
 
 struct Watch {

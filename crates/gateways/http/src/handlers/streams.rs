@@ -206,7 +206,7 @@ pub(crate) async fn read(call: Call) -> Answer {
     if tail {
         let silence = call.gateway.config.sse_keepalive;
         let source = Tail { place, next: from, silence, values: call.values, opened: false, over: false };
-        return Ok(sse::respond(call.gateway, source));
+        return sse::respond(&call, source);
     }
     let wait = call.query_wait()?;
     if !wait.is_zero() && call.relaxed()? {

@@ -88,6 +88,11 @@ impl Shown {
     fn info(&self) -> Reply {
         let (first, last, step) = self.spec.map_or((0, 0, 0), |spec| spec.keys.info());
         let flags = self.spec.map(|spec| spec.flags.names().map(Reply::status).collect()).unwrap_or_default();
+        let permission = quorate_calls::permission(self.name.as_bytes());
+        let categories = permission.map(|permission| {
+            permission.categories.names().map(|name| Reply::status(format!("@{name}"))).collect()
+        });
+        let categories = categories.unwrap_or_default();
         Reply::array(vec![
             Reply::bulk(self.name),
             Reply::integer(self.arity),
@@ -95,7 +100,7 @@ impl Shown {
             Reply::integer(first),
             Reply::integer(last),
             Reply::integer(step),
-            Reply::set(vec![]),
+            Reply::set(categories),
             Reply::array(vec![]),
             Reply::array(vec![]),
             Reply::array(vec![]),

@@ -2,15 +2,17 @@
 //!
 //! Called by: `commands::run`.
 
-use super::REDIS_VERSION;
+use super::{REDIS_VERSION, shown_name};
 use crate::connection::{Connection, Mute, State, database};
+use crate::error;
 use crate::gateway::locked;
 use crate::pubsub::Kind;
 use crate::resp::{self, Protocol};
 use quorate_calls::Session;
 use quorate_runtime::Consistency;
-use quorate_types::{Blob, Keyspace, Principal, Reply};
+use quorate_types::{Blob, DEFAULT_USER, Keyspace, Principal, Reply};
 
+const NOAUTH: &str = "NOAUTH Authentication required.";
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
 /// PING: in RESP2, a client that listens is answered in the form of a message.
@@ -52,15 +54,20 @@ pub(super) fn reset(connection: &mut Connection) -> Reply {
     state.mute = Mute::No;
     state.monitor = false;
     state.consistency = Consistency::Linearizable;
-    state.known = connection.gateway.config.door.is_none();
+    state.known = connection.gateway.is_open();
+    state.entered = false;
     state.who.principal = Principal::from("anonymous");
     state.who.name = Blob::EMPTY;
     connection.client.note(|seen| {
         seen.name = Blob::EMPTY;
         seen.principal = Principal::from("anonymous");
+        seen.entered = false;
         (seen.no_evict, seen.no_touch) = (false, false);
     });
-    Reply::status("RESET")
+    match connection.load_rights() {
+        Ok(()) => Reply::status("RESET"),
+        Err(_) => Reply::error(NOAUTH),
+    }
 }
 
 fn unsubscribe_all(connection: &mut Connection) {
@@ -74,39 +81,62 @@ fn unsubscribe_all(connection: &mut Connection) {
 }
 
 /// `AUTH [user] secret`.
-pub(super) fn auth(connection: &mut Connection, words: &[Blob]) -> Reply {
+pub(super) async fn auth(connection: &mut Connection, words: &[Blob]) -> Reply {
     let (user, secret) = match words {
         [secret] => (None, secret),
         [user, secret] => (Some(user), secret),
         _ => return Reply::error("ERR syntax error"),
     };
-    match enter(connection, user, secret) {
+    match enter(connection, "AUTH", user, secret).await {
         Ok(()) => Reply::ok(),
         Err(reply) => reply,
     }
 }
 
-/// Checks a secret, and remembers whose it is.
-fn enter(connection: &mut Connection, user: Option<&Blob>, secret: &Blob) -> Result<(), Reply> {
-    let is_default = user.is_none_or(|user| **user == *b"default");
-    let Some(door) = &connection.gateway.config.door else {
+/// Checks a secret, and remembers whose it is: a token of an operator, a password or a token of a user.
+async fn enter(
+    connection: &mut Connection,
+    command: &'static str,
+    user: Option<&Blob>,
+    secret: &Blob,
+) -> Result<(), Reply> {
+    let gateway = std::sync::Arc::clone(&connection.gateway);
+    let named = user.cloned().unwrap_or_else(|| DEFAULT_USER.into());
+    let is_default = *named == *DEFAULT_USER.as_bytes();
+    // A name beside a token has to be the one that the token has.
+    let fits = |principal: &Principal| is_default || shown_name(principal).as_bytes() == named.as_slice();
+    let text = secret.as_text();
+    let operator = gateway.config.door.as_ref().zip(text).and_then(|(door, text)| door.principal(text));
+    let mut found = operator.filter(|principal| fits(principal));
+    if found.is_none() {
+        found = gateway.handle.token(secret).map_err(|why| error::runtime(&why))?.filter(fits);
+    }
+    let open = gateway.is_open();
+    if found.is_none() && is_default && open {
         return match user {
+            Some(_) => Ok(()),
             None => Err(Reply::error(
                 "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
             )),
-            Some(_) if is_default => Ok(()),
-            Some(_) => Err(Reply::error(WRONGPASS)),
         };
+    }
+    if found.is_none() {
+        // With a token file nobody enters without a secret, whatever the default user needs.
+        let nopass = gateway.config.door.is_some()
+            && gateway.handle.user(&named).ok().flatten().is_some_and(|access| access.user().nopass);
+        if !nopass {
+            found = gateway.handle.enter(&named, secret).await.map_err(|why| error::runtime(&why))?;
+        }
+    }
+    let Some(principal) = found else {
+        gateway.acl_log.wrong_password(command, &named, &connection.client);
+        return Err(Reply::error(WRONGPASS));
     };
-    let principal = secret.as_text().and_then(|secret| door.principal(secret));
-    // A name beside the token has to be the one that the token has.
-    let principal = principal
-        .filter(|principal| is_default || user.is_some_and(|user| *user == principal.0))
-        .ok_or_else(|| Reply::error(WRONGPASS))?;
-    connection.client.note(|seen| seen.principal = principal.clone());
+    connection.client.note(|seen| (seen.principal, seen.entered) = (principal.clone(), true));
     connection.state.who.principal = principal;
-    connection.state.known = true;
-    Ok(())
+    (connection.state.known, connection.state.entered) = (true, true);
+    connection.state.made = None;
+    connection.load_rights().map_err(|_| Reply::error(WRONGPASS))
 }
 
 /// A name that CLIENT LIST can show.
@@ -120,8 +150,8 @@ pub(super) fn set_name(connection: &mut Connection, name: &Blob) -> Result<(), R
 }
 
 /// `HELLO [2|3 [AUTH user secret] [SETNAME name]]`.
-pub(super) fn hello(connection: &mut Connection, words: &[Blob]) -> Reply {
-    match greet(connection, words) {
+pub(super) async fn hello(connection: &mut Connection, words: &[Blob]) -> Reply {
+    match greet(connection, words).await {
         Ok(()) => {
             let protocol = connection.state.protocol;
             Reply::map(vec![
@@ -145,7 +175,7 @@ pub(super) fn hello(connection: &mut Connection, words: &[Blob]) -> Reply {
     }
 }
 
-fn greet(connection: &mut Connection, words: &[Blob]) -> Result<(), Reply> {
+async fn greet(connection: &mut Connection, words: &[Blob]) -> Result<(), Reply> {
     let mut protocol = connection.state.protocol;
     if let Some(word) = words.first() {
         protocol = match resp::integer(word) {
@@ -173,7 +203,7 @@ fn greet(connection: &mut Connection, words: &[Blob]) -> Result<(), Reply> {
         }
     }
     if let Some((user, secret)) = login {
-        enter(connection, Some(&user), &secret)?;
+        enter(connection, "HELLO", Some(&user), &secret).await?;
     }
     if !connection.state.known {
         return Err(Reply::error(

@@ -3,12 +3,15 @@
 //! Invariant: a name that is listed in [`OWN`] is executed by [`run`].
 //! Called by: `connection` (one by one) and `transaction` (after its commit).
 
+mod acl;
 mod client;
 mod command;
 mod hello;
 mod pubsub;
 mod sentinel;
 mod server;
+
+pub(crate) use acl::shown_name;
 
 use crate::connection::{Connection, Gone};
 use crate::transaction::Transaction;
@@ -21,6 +24,18 @@ pub(crate) const REDIS_VERSION: &str = "7.2.4";
 const OWN: &[(&str, i64)] = &[
     ("asking", 1),
     ("auth", -2),
+    ("acl|cat", -2),
+    ("acl|deluser", -3),
+    ("acl|dryrun", -4),
+    ("acl|genpass", -2),
+    ("acl|getuser", 3),
+    ("acl|help", 2),
+    ("acl|list", 2),
+    ("acl|load", 2),
+    ("acl|log", -2),
+    ("acl|save", 2),
+    ("acl|setuser", -3),
+    ("acl|users", 2),
     ("acl|whoami", 2),
     ("bgrewriteaof", 1),
     ("bgsave", -1),
@@ -224,8 +239,8 @@ pub(crate) async fn run(
         }
         "reset" => hello::reset(connection),
         "select" => hello::select(connection, &words[1]),
-        "auth" => hello::auth(connection, &words[1..]),
-        "hello" => hello::hello(connection, &words[1..]),
+        "auth" => hello::auth(connection, &words[1..]).await,
+        "hello" => hello::hello(connection, &words[1..]).await,
         "readonly" => hello::stale(connection, true),
         "readwrite" => hello::stale(connection, false),
         "asking" => Reply::ok(),
@@ -271,6 +286,7 @@ pub(crate) async fn run(
             Reply::error(format!("ERR {} stands between MULTI and EXEC", name.to_ascii_uppercase()))
         }
         _ => match name.split_once('|').map_or(name, |(container, _)| container) {
+            "acl" => acl::run(connection, name, words).await,
             "client" => return Ok(client::run(connection, name, words).await),
             "command" => command::run(name, words),
             "pubsub" => pubsub::ask(connection, name, words),

@@ -4,7 +4,6 @@
 //! Called by: `commands::run`.
 
 use super::{REDIS_VERSION, not_served};
-use crate::client::user;
 use crate::config::DATABASES;
 use crate::connection::Connection;
 use crate::gateway::{Gateway, locked};
@@ -72,7 +71,6 @@ pub(super) async fn run(connection: &mut Connection, name: &'static str, words: 
             Reply::integer(gateway.handle.status().sizes.keys as i64),
         ]),
         "module|list" => Reply::array(vec![]),
-        "acl|whoami" => Reply::bulk(user(&connection.state.who.principal)),
         "wait" => wait(gateway, &words[1..]),
         "waitaof" => wait_aof(gateway, &words[1..]),
         "bgsave" => {

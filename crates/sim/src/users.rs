@@ -1,0 +1,128 @@
+//! Users: what one of them may do, by a rule simple enough to be believed, and changes of it among everything else.
+//!
+//! Invariant: a commit of a user is decided by the changes that stand before it in the log, whatever was in force where it was sent.
+//! Called by: `workload` (what is sent), `model` (what may come of it).
+
+use crate::random::Random;
+use quorate_types::{
+    Blob, Command, CommandBody, CommandRule, Commit, Denied, Digest, Key, LeaseId, NameRule, Op, OpError,
+    Outcome, Principal, Refusal, UserChange, Verbs,
+};
+
+/// The user that everything here is about.
+const NAME: &str = "sam";
+
+/// What the log has made of the user so far.
+#[derive(Default)]
+pub(crate) struct Users {
+    there: bool,
+    enabled: bool,
+    /// The last word about the command `set`.
+    may_set: bool,
+    /// Whether names that begin with `u/a` may be written, and whether those with `u/ab` may not.
+    allowed: bool,
+    denied: bool,
+}
+
+/// Something about users, as whoever may send it.
+pub(crate) fn act(random: &mut Random) -> (CommandBody, Principal) {
+    let user = Principal::of_user(&NAME.into());
+    if random.chance(2) {
+        let key = Key::new(["u/aa", "u/ab", "u/b"][random.below(3) as usize]);
+        let value = Blob::from(format!("{}", random.below(9)));
+        let op = Op::Put { key, value, lease: LeaseId::ZERO, prev: false };
+        return (CommandBody::Commit { commit: Commit::of(vec![op]) }, user);
+    }
+    let names: Vec<Blob> = vec![NAME.into()];
+    if random.chance(12) {
+        return (CommandBody::RemoveUsers { names, may_lock_out: false }, "server".into());
+    }
+    let change = match random.below(8) {
+        0 => UserChange::Enable { on: false },
+        1 | 2 => UserChange::Enable { on: true },
+        3 => UserChange::Command { rule: CommandRule { allow: random.chance(2), what: "set".into() } },
+        4 => UserChange::Command { rule: CommandRule { allow: true, what: "@write".into() } },
+        5 => UserChange::ForgetNames {},
+        6 => UserChange::Name { rule: rule(false, "u/ab*") },
+        _ => UserChange::Name { rule: rule(true, "u/a*") },
+    };
+    let mut changes = vec![change];
+    if random.chance(3) {
+        changes.push(UserChange::AddSha256 { hash: Digest([random.below(3) as u8; 32]) });
+        changes.push(UserChange::Name { rule: rule(true, "u/a*") });
+        changes.push(UserChange::Command { rule: CommandRule { allow: true, what: "set".into() } });
+        changes.push(UserChange::Enable { on: true });
+    }
+    (CommandBody::ChangeUser { name: NAME.into(), changes, may_lock_out: false }, "server".into())
+}
+
+fn rule(allow: bool, pattern: &str) -> NameRule {
+    NameRule { allow, verbs: Verbs::WRITE, space: None, pattern: pattern.into() }
+}
+
+impl Users {
+    /// Takes a command and what came of it: nothing when it is about no user, or as it has to be; else which probe it is.
+    ///
+    /// # Errors
+    /// It was allowed where it may not be, or refused where it may.
+    pub(crate) fn take(
+        &mut self,
+        command: &Command,
+        outcome: &Outcome,
+    ) -> Result<Option<&'static str>, String> {
+        match (&command.body, outcome) {
+            (CommandBody::ChangeUser { changes, .. }, Outcome::Done { .. }) => {
+                self.there = true;
+                changes.iter().for_each(|change| self.change(change));
+                Ok(None)
+            }
+            (CommandBody::RemoveUsers { .. }, Outcome::Committed { .. }) => {
+                *self = Self::default();
+                Ok(None)
+            }
+            (CommandBody::Commit { commit }, outcome)
+                if command.principal == Principal::of_user(&NAME.into()) =>
+            {
+                let [Op::Put { key, .. }] = commit.then.as_slice() else { return Ok(None) };
+                let may = self.there && self.enabled && self.may_set && self.may_write(key);
+                let found = !matches!(
+                    outcome,
+                    Outcome::Refused {
+                        refusal: Refusal::Denied { .. }
+                            | Refusal::Operation { error: OpError::Denied { .. }, .. }
+                    }
+                );
+                if may != found {
+                    return Err(format!(
+                        "{NAME} {} write {key}, and it came to {outcome:?}",
+                        if may { "may" } else { "may not" }
+                    ));
+                }
+                Ok(Some(match outcome {
+                    Outcome::Refused { refusal: Refusal::Denied { denied: Denied::Gone { .. } } } => {
+                        "users: one that is gone refused"
+                    }
+                    Outcome::Refused { .. } => "users: an operation refused",
+                    _ => "users: an operation allowed",
+                }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn change(&mut self, change: &UserChange) {
+        match change {
+            UserChange::Enable { on } => self.enabled = *on,
+            UserChange::Command { rule } => self.may_set = rule.allow,
+            UserChange::ForgetNames {} => (self.allowed, self.denied) = (false, false),
+            UserChange::Name { rule } if rule.allow => self.allowed = true,
+            UserChange::Name { .. } => self.denied = true,
+            _ => {}
+        }
+    }
+
+    fn may_write(&self, key: &Key) -> bool {
+        let name = key.name.as_slice();
+        self.allowed && name.starts_with(b"u/a") && !(self.denied && name.starts_with(b"u/ab"))
+    }
+}
