@@ -4,22 +4,25 @@
 //! Invariant: a command touches at most [`TOUCH_MAX`] elements, a script with all its commands [`SCRIPT_TOUCH_MAX`].
 //! Called by: the machine, which has a store; `scripts`, for what scripts call.
 
-use crate::collections::{List, Live, Set, Sorted, Value};
+use crate::collections::{List, Live, Long, Set, Sorted, Value};
 use crate::table::{Flags, Kind, Spec, check, lookup};
 use crate::{Deadline, Error, Found, Interpreter, Look, Store};
 use quorate_types::{Blob, Key, Keyspace, Reply};
 
 /// Most elements that one command may touch where each costs time: what would touch more is refused before its first change. The unit is an
-/// element read in its order, some 100 to 150 ns.
-pub const TOUCH_MAX: u64 = 1_000_000;
+/// element read in its order, some 100 to 500 ns with its part of the reply, so that nobody makes others wait for more than 50 ms. What only shows
+/// a collection is not bounded by this where it can be handed out in slices ([`read_long`]).
+pub const TOUCH_MAX: u64 = 100_000;
 /// What it costs to find, add or remove one member of a set or hash, or one of any rank.
 pub(crate) const LOOKUP: u64 = 2;
 /// What it costs to add or remove one member of a sorted set.
 pub(crate) const SORTED: u64 = 4;
 /// Most elements that a script may touch in all; one that goes beyond is taken back whole.
-pub const SCRIPT_TOUCH_MAX: u64 = 2_000_000;
-/// Largest string, in bytes.
-pub const VALUE_MAX: u64 = 64 << 20;
+pub const SCRIPT_TOUCH_MAX: u64 = 200_000;
+/// Most elements that an answer gives at once where it could be handed out in slices.
+pub(crate) const WHOLE_MAX: u64 = 2_000;
+/// Largest string, in bytes: changing a part of one writes it anew, and fresh memory is what that takes longest for.
+pub const VALUE_MAX: u64 = 8 << 20;
 /// How many databases there are by default, as Redis has it.
 const DATABASES: u16 = 16;
 
@@ -108,9 +111,22 @@ pub struct Reading<'a> {
     pub words: &'a [Blob],
     /// Where random picks start.
     pub seed: u64,
+    /// Where a long answer may be left instead of given.
+    pub(crate) long: Option<&'a mut Option<Long>>,
 }
 
 impl Reading<'_> {
+    /// Leaves a long answer to be handed out in slices, where it is long and whoever reads can do that; whether it was left.
+    pub(crate) fn leaves(&mut self, elements: u64, long: impl FnOnce() -> Option<Long>) -> bool {
+        match &mut self.long {
+            Some(slot) if elements > WHOLE_MAX => {
+                **slot = long();
+                slot.is_some()
+            }
+            _ => false,
+        }
+    }
+
     /// The key at a place among the words.
     pub(crate) fn key(&self, at: usize) -> Key {
         self.session.key(&self.words[at])
@@ -166,7 +182,26 @@ pub fn read(look: &dyn Look, session: &mut Session, words: &[Blob], seed: u64) -
     let spec = check(words)?;
     look.permit(spec, session.space, words)?;
     match spec.kind {
-        Kind::Read(handler) => handler(&mut Reading { look, session, words, seed }),
+        Kind::Read(handler) => handler(&mut Reading { look, session, words, seed, long: None }),
+        Kind::Write(_) | Kind::Connection | Kind::Container => Err(misplaced(words)),
+    }
+}
+
+/// As [`read`], for who can hand out an answer in slices: one of many elements is left in `long` as they are now, and the reply is nil.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_long(
+    look: &dyn Look,
+    session: &mut Session,
+    words: &[Blob],
+    seed: u64,
+    long: &mut Option<Long>,
+) -> Result<Reply, Error> {
+    let spec = check(words)?;
+    look.permit(spec, session.space, words)?;
+    match spec.kind {
+        Kind::Read(handler) => handler(&mut Reading { look, session, words, seed, long: Some(long) }),
         Kind::Write(_) | Kind::Connection | Kind::Container => Err(misplaced(words)),
     }
 }
@@ -188,7 +223,7 @@ pub fn write(
         Kind::Read(handler) => {
             // Only who picks at random draws a number, so that other reads leave the sequence as it is.
             let seed = if spec.flags.has(Flags::RANDOM) { store.random() } else { 0 };
-            handler(&mut Reading { look: &*store, session, words, seed })
+            handler(&mut Reading { look: &*store, session, words, seed, long: None })
         }
         Kind::Connection | Kind::Container => Err(misplaced(words)),
     }

@@ -7,7 +7,7 @@
 
 use crate::args::{self, Clock, Until, int, integer, is, signed};
 use crate::call::{hash, number};
-use crate::collections::{Change, Changed, Live};
+use crate::collections::{Change, Changed, Live, Long, Part};
 use crate::decimal::{Decimal, Parsed};
 use crate::dice::Dice;
 use crate::keys::{Condition, Scan};
@@ -39,24 +39,29 @@ pub(crate) fn hstrlen(r: &mut Reading<'_>) -> Answer {
     Ok(Reply::count(value.map_or(0, |value| value.len())))
 }
 
-/// The hash of the first key, to be shown whole.
-fn all<'a>(r: &mut Reading<'a>) -> Result<Option<Live<'a>>, Error> {
+/// The hash of the first key, to be shown whole; nothing where the answer was left to be handed out, or there is none.
+fn all<'a>(r: &mut Reading<'a>, part: Part) -> Result<Option<Live<'a>>, Error> {
     let hash = hash(r.look, &r.key(1))?;
+    if let Some(hash) = hash
+        && r.leaves(hash.len(), || Long::hash(&hash, part))
+    {
+        return Ok(None);
+    }
     r.session.touch(hash.map_or(0, |hash| hash.places()))?;
     Ok(hash)
 }
 
 pub(crate) fn hgetall(r: &mut Reading<'_>) -> Answer {
-    Ok(Reply::map(all(r)?.map_or_else(Vec::new, |hash| flat(hash.iter()))))
+    Ok(Reply::map(all(r, Part::Pairs)?.map_or_else(Vec::new, |hash| flat(hash.iter()))))
 }
 
 pub(crate) fn hkeys(r: &mut Reading<'_>) -> Answer {
-    let fields = all(r)?.map(|hash| hash.iter().map(|(field, _)| Reply::bulk(field)).collect());
+    let fields = all(r, Part::Fields)?.map(|hash| hash.iter().map(|(field, _)| Reply::bulk(field)).collect());
     Ok(Reply::array(fields.unwrap_or_default()))
 }
 
 pub(crate) fn hvals(r: &mut Reading<'_>) -> Answer {
-    let values = all(r)?.map(|hash| hash.iter().map(|(_, value)| Reply::bulk(value)).collect());
+    let values = all(r, Part::Values)?.map(|hash| hash.iter().map(|(_, value)| Reply::bulk(value)).collect());
     Ok(Reply::array(values.unwrap_or_default()))
 }
 

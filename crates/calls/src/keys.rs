@@ -321,6 +321,8 @@ pub(crate) fn keys(r: &mut Reading<'_>) -> Answer {
 /// How many names KEYS holds at once beside its answer.
 const KEYS_AT_ONCE: usize = 4096;
 
+/// Most places that one step of a scan looks at, whatever its COUNT.
+const SCAN_COUNT_MAX: u64 = 20_000;
 /// Collections up to this long are answered whole, as Redis answers its compact ones.
 const SCAN_WHOLE_MAX: u64 = 128;
 
@@ -352,7 +354,9 @@ impl<'a> Scan<'a> {
             match () {
                 () if is(word, "COUNT") => {
                     let count = int(next(words, &mut at)?)?;
+                    // How much is looked at is the server's to say: a walk that is told to take large steps takes more of them.
                     scan.count = u64::try_from(count).ok().filter(|c| *c > 0).ok_or_else(Error::syntax)?;
+                    scan.count = scan.count.min(SCAN_COUNT_MAX);
                 }
                 () if is(word, "MATCH") => scan.pattern = Some(next(words, &mut at)?),
                 () if is(word, "TYPE") && allowed.contains(&"TYPE") => {

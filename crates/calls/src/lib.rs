@@ -37,7 +37,7 @@ mod strings;
 mod table;
 mod throttle;
 
-pub use call::{Reading, SCRIPT_TOUCH_MAX, Session, TOUCH_MAX, VALUE_MAX, Writing, read, write};
+pub use call::{Reading, SCRIPT_TOUCH_MAX, Session, TOUCH_MAX, VALUE_MAX, Writing, read, read_long, write};
 pub use error::Error;
 pub use glob::matches;
 pub use permissions::{Permission, permission};

@@ -5,7 +5,7 @@
 
 use crate::args::{self, int, is, next, positive};
 use crate::call::{LOOKUP, TOUCH_MAX, list, number};
-use crate::collections::{Change, List, Value};
+use crate::collections::{Change, List, Long, Value};
 use crate::decimal::{Decimal, Parsed};
 use crate::{Error, Reading, Session, Writing};
 use quorate_types::{Blob, Key, Millis, Reply};
@@ -252,6 +252,9 @@ pub(crate) fn lrange(r: &mut Reading<'_>) -> Answer {
     let (start, end) = (int(&r.words[2])?, int(&r.words[3])?);
     let Some(list) = list(r.look, &r.key(1))? else { return Ok(Reply::array(Vec::new())) };
     let (from, to) = args::range(start, end, list.len());
+    if r.leaves(to - from, || Some(Long::list(list, from, to))) {
+        return Ok(Reply::Nil);
+    }
     r.session.touch(to - from)?;
     Ok(Reply::array(list.range(from, to).map(Reply::bulk).collect()))
 }

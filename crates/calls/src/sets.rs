@@ -4,7 +4,7 @@
 
 use crate::args::{self, is, positive, signed};
 use crate::call::{LOOKUP, number, set};
-use crate::collections::{Change, Changed, Set, Value};
+use crate::collections::{Change, Changed, Long, Set, Value};
 use crate::dice::Dice;
 use crate::hashes::picks;
 use crate::keys::Scan;
@@ -78,6 +78,9 @@ pub(crate) fn smismember(r: &mut Reading<'_>) -> Answer {
 
 pub(crate) fn smembers(r: &mut Reading<'_>) -> Answer {
     let set = set(r.look, &r.key(1))?;
+    if r.leaves(set.map_or(0, Set::len), || set.map(Long::set)) {
+        return Ok(Reply::Nil);
+    }
     r.session.touch(set.map_or(0, Set::len))?;
     Ok(Reply::set(set.into_iter().flat_map(Set::iter).map(Reply::bulk).collect()))
 }

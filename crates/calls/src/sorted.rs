@@ -4,7 +4,7 @@
 
 use crate::args::{self, int, is, next, positive, signed};
 use crate::call::{LOOKUP, SORTED, number, sorted};
-use crate::collections::{Change, Changed, Sorted, Value};
+use crate::collections::{Change, Changed, Long, Sorted, Value};
 use crate::dice::Dice;
 use crate::hashes::picks;
 use crate::keys::Scan;
@@ -320,6 +320,14 @@ impl<'a> Range<'a> {
 
     /// The members, in the order asked for.
     fn members(&self, sorted: &Sorted, session: &mut Session) -> Result<Vec<(Blob, Score)>, Error> {
+        let (from, to) = self.ranks(sorted);
+        session.touch(to - from)?;
+        let members = sorted.range(from, to);
+        Ok(if self.reverse { members.rev().collect() } else { members.collect() })
+    }
+
+    /// The ranks asked for, half open.
+    fn ranks(&self, sorted: &Sorted) -> (u64, u64) {
         let (mut from, mut to) = self.span.ranks(sorted, self.reverse);
         let skip = u64::try_from(self.offset).unwrap_or(u64::MAX).min(to - from);
         let take = u64::try_from(self.limit).unwrap_or(u64::MAX).min(to - from - skip);
@@ -330,9 +338,7 @@ impl<'a> Range<'a> {
             from += skip;
             to = from + take;
         }
-        session.touch(to - from)?;
-        let members = sorted.range(from, to);
-        Ok(if self.reverse { members.rev().collect() } else { members.collect() })
+        (from, to)
     }
 }
 
@@ -352,6 +358,11 @@ fn scored(members: impl IntoIterator<Item = (Blob, Score)>) -> Reply {
 fn range(r: &mut Reading<'_>, by: Option<By>, reverse: Option<bool>) -> Answer {
     let range = Range::read(&r.words[2..], Form { by, reverse, store: false })?;
     let Some(sorted) = sorted(r.look, &r.key(1))? else { return Ok(Reply::array(Vec::new())) };
+    let (from, to) = range.ranks(sorted);
+    let long = || Some(Long::sorted(sorted, (from, to), range.reverse, range.with_scores));
+    if r.leaves(to - from, long) {
+        return Ok(Reply::Nil);
+    }
     Ok(shown(range.members(sorted, r.session)?, range.with_scores))
 }
 

@@ -7,8 +7,8 @@
 use crate::args::{int, is, next, positive};
 use crate::call::number;
 use crate::streams::{
-    Asked, Consumer, Entry, Facts, Group, Pending, Refs, changes, edge_id, entries, entry_reply, forget,
-    id_reply, ids_with_refs, interval, is_acked, no_such_key, now, numbers, stream, strict_id, view,
+    Asked, Consumer, Entry, Facts, Group, Pending, Refs, at_once, changes, edge_id, entries, entry_reply,
+    forget, id_reply, ids_with_refs, interval, is_acked, no_such_key, now, numbers, stream, strict_id, view,
 };
 use crate::{Error, Look, Reading, TOUCH_MAX, Writing};
 use quorate_types::{Blob, Key, RecordId, Reply};
@@ -233,12 +233,12 @@ fn plan(
     limit: u64,
 ) -> Result<Option<Plan>, Error> {
     let look: &dyn Look = &*w.store;
+    let limit = at_once(limit);
     if let Some(after) = turn.history {
-        let max = if limit == 0 { TOUCH_MAX + 1 } else { limit.min(TOUCH_MAX + 1) };
         let found = after.next().map_or_else(Vec::new, |from| {
             view(look).map_or_else(
                 |_| Vec::new(),
-                |streams| streams.pendings(&turn.key, group, Some(consumer), from, RecordId::MAX, max),
+                |streams| streams.pendings(&turn.key, group, Some(consumer), from, RecordId::MAX, limit),
             )
         });
         w.session.touch(found.len() as u64)?;
@@ -602,6 +602,7 @@ pub(crate) fn xautoclaim(w: &mut Writing<'_>) -> Answer {
     }
     let time = now(w.look());
     // Ten times as many are looked at as are wanted; one more tells where to go on.
+    let count = at_once(count);
     let looks = count.saturating_mul(10);
     let (_, numbers) = named(w.look(), &key, group)?;
     w.session.touch(looks.min(numbers.pending))?;

@@ -916,6 +916,12 @@ fn range(r: &mut Reading<'_>, start: usize, end: usize, newest_first: bool) -> A
     Ok(Reply::array(entries.iter().map(entry_reply).collect()))
 }
 
+/// How many records a command hands out that may give fewer than asked for, and all for 0: who reads on by the last id misses none.
+pub(crate) fn at_once(count: u64) -> u64 {
+    const RECORDS_MAX: u64 = 5_000;
+    if count == 0 { RECORDS_MAX } else { count.min(RECORDS_MAX) }
+}
+
 /// Records between two ids, `count` of them, or all for 0; within what a command may touch.
 pub(crate) fn entries(
     look: &dyn Look,
@@ -1031,7 +1037,8 @@ pub(crate) fn xread(r: &mut Reading<'_>) -> Answer {
     let mut served = Vec::new();
     for (key, facts, after) in wanted {
         let Some(from) = after.next().filter(|_| facts.top.is_some_and(|top| top > after)) else { continue };
-        let found = entries(r.look, r.session, &key, &facts, (from, RecordId::MAX), false, asked.limit)?;
+        let found =
+            entries(r.look, r.session, &key, &facts, (from, RecordId::MAX), false, at_once(asked.limit))?;
         served.push(Reply::bulk(key.name));
         served.push(Reply::array(found.iter().map(entry_reply).collect()));
     }

@@ -16,7 +16,7 @@ use crate::keys::{Hang, Kind, Row};
 use crate::rows::Slot;
 use crate::users::{Rights, refused};
 use crate::{Event, Machine, Now, Outputs};
-use quorate_calls::collections::{Change, Changed, Value};
+use quorate_calls::collections::{Change, Changed, Long, Value};
 use quorate_calls::streams::{ChangeStreams, LookStreams};
 use quorate_calls::{Deadline, Error, Found, Look, NoScripts, Session, Spec, Store};
 use quorate_types::{Blob, Key, Keyspace, LogTime, Mode, OpError, OpResult, Payload, Reply, Verbs, WallTime};
@@ -59,6 +59,23 @@ impl Machine {
     ) -> Result<Reply, Error> {
         let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
         quorate_calls::read(&View { machine: self, times, rights }, session, words, seed)
+    }
+
+    /// As [`Machine::call_as`], for who can hand out an answer in slices: one of many elements is left in `long`, and the reply is nil.
+    ///
+    /// # Errors
+    /// As for [`Machine::call_as`].
+    pub fn call_long(
+        &self,
+        rights: &Rights,
+        times: Times,
+        session: &mut Session,
+        words: &[Blob],
+        seed: u64,
+        long: &mut Option<Long>,
+    ) -> Result<Reply, Error> {
+        let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
+        quorate_calls::read_long(&View { machine: self, times, rights }, session, words, seed, long)
     }
 
     /// Runs a call as an operation of a commit. `record` is what an XADD appends, if it came beside the words.

@@ -211,6 +211,11 @@ impl<'a> Live<'a> {
         self.passed > 0
     }
 
+    /// The pairs as they are, cheap, and not to be changed; nothing while there are gaps.
+    pub(super) fn pin(&self) -> Option<Hash> {
+        (!self.has_gaps()).then(|| self.hash.pin())
+    }
+
     /// Bytes in memory, nearly.
     #[must_use]
     pub fn bytes(&self) -> u64 {

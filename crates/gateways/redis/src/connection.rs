@@ -18,6 +18,7 @@ use crate::pubsub::Kind;
 use crate::resp::{self, Bounds, Input, Protocol, ProtocolError};
 use crate::stream::Stream;
 use crate::transaction::{Transaction, Watched};
+use quorate_calls::collections::Long;
 use quorate_calls::permissions::noperm;
 use quorate_calls::{Flags, Session, Spec, streams};
 use quorate_machine::{Machine, Rights, Times};
@@ -33,12 +34,15 @@ use tokio::sync::watch;
 
 /// Calls of one commit, and bytes, at most: so that none holds the partition for long.
 const CALLS_MAX: usize = 512;
-const CALL_BYTES_MAX: usize = 1 << 20;
+const CALL_BYTES_MAX: usize = 256 << 10;
 /// Reads under one look at the state, and bytes of their replies, at most ([`TURN_MAX`] ends a look too): others want it.
 const READS_MAX: usize = 256;
 const READ_BYTES_MAX: usize = 256 << 10;
 /// How long a connection goes on with what its client has sent before others have their turn.
 const TURN_MAX: Duration = Duration::from_millis(5);
+/// Elements of a long answer that are handed out, and freed, before others have their turn.
+const SLICE_MAX: u64 = 1_000;
+const FREED_MAX: usize = 10_000;
 /// Room that an output buffer keeps when nothing is in it.
 const KEEP_BYTES: usize = 1 << 10;
 /// Bytes that are read ahead for a client that waits; what follows stays in the socket.
@@ -431,7 +435,7 @@ impl Connection {
             Plan::Write => self.write().await,
             Plan::Read => {
                 self.flush().await;
-                in_hand = self.read(muted).await;
+                in_hand = self.read(muted).await?;
             }
             Plan::Wait(spec) => {
                 self.flush().await;
@@ -580,7 +584,7 @@ impl Connection {
     }
 
     /// Answers the read in hand, and all reads that follow it. True when another command is in hand then.
-    async fn read(&mut self, alone: bool) -> bool {
+    async fn read(&mut self, alone: bool) -> Result<bool, Gone> {
         if self.gateway.pause.holds(false).is_some() {
             self.gateway.pause.wait(false).await;
         }
@@ -595,12 +599,20 @@ impl Connection {
         };
         let consistency = reader.state.consistency;
         let reading = gateway.handle.read_at(consistency, |machine, times| reader.run(machine, times, alone));
-        match tokio::time::timeout(gateway.config.command_timeout, reading).await {
+        Ok(match tokio::time::timeout(gateway.config.command_timeout, reading).await {
             Ok(Ok(After::Nothing)) => false,
             Ok(Ok(After::Command)) => true,
             Ok(Ok(After::Records(reply))) => {
                 let reply = self.gateway.resolved(reply).await;
                 self.answer(&reply);
+                false
+            }
+            Ok(Ok(After::Long(mut long))) => {
+                let handed = if alone { Ok(()) } else { self.hand_out(&mut long).await };
+                while !long.drop_some(FREED_MAX) {
+                    tokio::task::yield_now().await;
+                }
+                handed?;
                 false
             }
             Ok(Ok(After::Broken(error))) => {
@@ -617,7 +629,24 @@ impl Connection {
                 ));
                 false
             }
+        })
+    }
+
+    /// Answers with a collection as it was when it was asked for: a slice, then others have their turn. A client that does not take what it has
+    /// asked for makes nobody wait, and of the answer no more than `output_bytes_max` and a slice is in memory.
+    async fn hand_out(&mut self, long: &mut Long) -> Result<(), Gone> {
+        let (mut elements, protocol) = (long.left(), self.state.protocol);
+        resp::long_head(&long.next(0), elements, protocol, &mut self.out);
+        while elements > 0 {
+            resp::items(&long.next(SLICE_MAX), protocol, &mut self.out);
+            assert!(long.left() < elements, "a slice of a long answer has an element");
+            elements = long.left();
+            if self.out.len() >= self.gateway.config.output_bytes_max {
+                self.send().await?;
+            }
+            tokio::task::yield_now().await;
         }
+        Ok(())
     }
 }
 
@@ -792,6 +821,8 @@ enum After {
     Command,
     /// The command in hand is answered once the records that this names are read.
     Records(Reply),
+    /// The command in hand has a long answer.
+    Long(Long),
     Broken(ProtocolError),
 }
 
@@ -804,7 +835,13 @@ impl Reader<'_> {
         let rights = machine.rights(&self.state.who.principal);
         for _ in 0..READS_MAX {
             let seed = self.gateway.random();
-            match machine.call_as(&rights, times, &mut self.state.session, self.words, seed) {
+            let mut long = None;
+            let called =
+                machine.call_long(&rights, times, &mut self.state.session, self.words, seed, &mut long);
+            if let Some(long) = long {
+                return After::Long(long);
+            }
+            match called {
                 Ok(reply) if !streams::refs(&reply).is_empty() => return After::Records(reply),
                 Ok(reply) => resp::write(&reply, self.state.protocol, self.out),
                 Err(error) => {

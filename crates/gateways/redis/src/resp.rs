@@ -427,6 +427,32 @@ pub fn write(reply: &Reply, protocol: Protocol, out: &mut Vec<u8>) {
     }
 }
 
+/// Writes the head of a reply of this type that has so many elements, whose items follow; a pair is one element.
+pub fn long_head(kind: &Reply, elements: u64, protocol: Protocol, out: &mut Vec<u8>) {
+    let three = protocol == Protocol::Three;
+    let elements = i64::try_from(elements).unwrap_or(i64::MAX);
+    match kind {
+        Reply::Set { .. } if three => number(b'~', elements, out),
+        Reply::Map { .. } if three => number(b'%', elements, out),
+        Reply::Pairs { .. } if three => number(b'*', elements, out),
+        Reply::Map { .. } | Reply::Pairs { .. } => number(b'*', elements.saturating_mul(2), out),
+        _ => number(b'*', elements, out),
+    }
+}
+
+/// Writes the items of a reply whose head was written.
+pub fn items(reply: &Reply, protocol: Protocol, out: &mut Vec<u8>) {
+    match reply {
+        Reply::Pairs { items } if protocol == Protocol::Three => {
+            items.0.chunks(2).for_each(|pair| all(b'*', pair.len(), pair, protocol, out));
+        }
+        Reply::Array { items } | Reply::Set { items } | Reply::Map { items } | Reply::Pairs { items } => {
+            items.0.iter().for_each(|item| write(item, protocol, out));
+        }
+        other => write(other, protocol, out),
+    }
+}
+
 /// Writes the head of an array, whose items follow.
 pub fn array_head(length: usize, out: &mut Vec<u8>) {
     number(b'*', length as i64, out);

@@ -21,7 +21,7 @@ use support::Server;
 const DIFFERENCES: &[(&str, &str)] = &[
     ("acl|getuser acl|list acl|setuser", "passwords are SCRAM verifiers; no selectors: docs/security.md"),
     ("acl|log", "of this node"),
-    ("append setrange setbit bitfield", "at most 64 MiB"),
+    ("append setrange setbit bitfield", "at most 8 MiB"),
     ("bf.info", "SIZE counts the bits alone"),
     ("bgrewriteaof", "takes a snapshot"),
     ("bgsave", "takes a snapshot; a crash needs none"),
@@ -55,7 +55,12 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("publish spublish", "reaches the listeners of every node, counts those of this one"),
     ("readonly", "reads of this connection may be stale, on any node"),
     ("role", "master, on every node"),
-    ("scan hscan sscan zscan", "cursors hold on every node; COUNT is obeyed"),
+    ("scan hscan sscan zscan", "cursors hold on every node; a step looks at 20,000 at most"),
+    (
+        "hgetall hkeys hvals smembers lrange zrange zrangebyscore zrangebylex zrevrange zrevrangebyscore zrevrangebylex",
+        "of any length: handed out in slices, as it was when it was asked for",
+    ),
+    ("xautoclaim xreadgroup xread", "5,000 records at once"),
     ("script|kill", "no script is ever found running"),
     ("sentinel", "this node is the master, by any name"),
     ("slowlog", "of this node; writes with the wait for their sync"),

@@ -97,6 +97,88 @@ async fn others_have_their_turn_within_a_long_pipeline() {
 }
 
 #[tokio::test]
+async fn a_long_answer_is_what_was_there_when_it_was_asked_for() {
+    let server = Server::start().await;
+    let (mut client, mut other) = (server.client().await, server.client().await);
+    let value = "v".repeat(90);
+    for from in (0..100_000).step_by(1000) {
+        let mut words = vec!["HSET".to_owned(), "h".to_owned()];
+        (from..from + 1000).for_each(|n| words.extend([format!("field:{n:06}"), value.clone()]));
+        let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+        client.send_words(&words).await;
+        assert_eq!(client.reply().await, "1000");
+    }
+    // Far more than sockets hold, ten times, and nobody reads yet.
+    let before = resident_bytes();
+    client.raw("HGETALL h\r\n".repeat(10).as_bytes()).await;
+    for n in 0..100_000 {
+        other.send(&format!("HSET h field:{n:06} new")).await;
+    }
+    for _ in 0..100_000 {
+        assert_eq!(other.reply().await, "0");
+    }
+    other.check("DEL h", "1").await;
+    assert!(resident_bytes() < before + (120 << 20), "{} bytes more", resident_bytes() - before);
+    let first = client.reply().await;
+    assert_eq!(first.matches(&value).count(), 100_000, "what was changed meanwhile is as it was");
+    assert_eq!(first.matches("field:").count(), 100_000);
+    for _ in 1..10 {
+        assert!(client.reply().await == "[]", "the others were asked once it was gone");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_answer_is_that_of_a_short_one() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    for (command, element) in [("HSET h", "HASH"), ("RPUSH l", ""), ("SADD s", ""), ("ZADD z", "SCORE")] {
+        let elements = (0..5000).map(|n| match element {
+            "HASH" => format!("m{n} {n}"),
+            "SCORE" => format!("{} m{n}", n % 100),
+            _ => format!("m{n}"),
+        });
+        let line = format!("{command} {}", elements.collect::<Vec<_>>().join(" "));
+        client.check(&line, "5000").await;
+    }
+    for line in [
+        "HGETALL h",
+        "HKEYS h",
+        "HVALS h",
+        "SMEMBERS s",
+        "LRANGE l 0 -1",
+        "LRANGE l 1000 -500",
+        "ZRANGE z 0 -1",
+        "ZRANGE z 0 -1 REV",
+        "ZRANGE z 100 -1 WITHSCORES",
+        "ZRANGE z 0 -1 REV WITHSCORES",
+        "ZRANGEBYSCORE z 5 +inf WITHSCORES LIMIT 10 3500",
+        "ZREVRANGEBYSCORE z 90 -inf WITHSCORES LIMIT 10 3500",
+        "ZREVRANGE z 0 4000",
+        "ZRANGEBYLEX z - +",
+        "ZREVRANGEBYLEX z + -",
+    ] {
+        for hello in ["HELLO 2", "HELLO 3"] {
+            client.ask(hello).await;
+            let long = client.ask(line).await;
+            // In a transaction it is answered at once.
+            client.check("MULTI", "OK").await;
+            client.check(line, "QUEUED").await;
+            let short = client.ask("EXEC").await;
+            assert!(
+                long.len() > 10_000 && format!("[{long}]") == short,
+                "{line} after {hello}: {long:.200} {short:.200}"
+            );
+        }
+    }
+    client.ask("HELLO 2").await;
+    client.check("LRANGE l 5 3", "[]").await;
+    client.raw(b"CLIENT REPLY SKIP\r\nHGETALL h\r\nPING\r\n").await;
+    assert_eq!(client.reply().await, "PONG");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn hello_chooses_the_dialect() {
     let server = Server::start().await;
     let mut client = server.client().await;
