@@ -25,4 +25,4 @@ cargo build --release --quiet --bin "$target" --target "$triple" --target-dir "$
 found=$built/corpus/$target
 mkdir -p "$found" "corpus/$target" "artifacts/$target"
 exec "$built/$triple/release/$target" "$found" "corpus/$target" "-artifact_prefix=artifacts/$target/" \
-    "-max_total_time=$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
+    "-max_total_time=$seconds" -max_len=4096 -timeout=300 -rss_limit_mb=2048 -print_final_stats=1
