@@ -168,16 +168,17 @@ impl Until {
     }
 }
 
-/// Wall time as Redis computes with it.
+/// Wall time as Redis computes with it, to show and to set deadlines: what is there is not decided by it.
 pub(crate) fn wall(look: &dyn Look) -> i64 {
-    i64::try_from(look.wall().0).unwrap_or(i64::MAX)
+    i64::try_from(look.clock().0.0).unwrap_or(i64::MAX)
 }
 
-/// Milliseconds until a deadline.
+/// Milliseconds until a deadline; 0 for one that has passed by the clock while the key is still there.
 pub(crate) fn left(look: &dyn Look, deadline: Deadline) -> i64 {
+    let (wall, time) = look.clock();
     let millis = match deadline {
-        Deadline::Log(at) => at.millis_since(look.time()).0,
-        Deadline::Wall(at) => at.0.saturating_sub(look.wall().0),
+        Deadline::Log(at) => at.millis_since(time).0,
+        Deadline::Wall(at) => at.0.saturating_sub(wall.0),
     };
     i64::try_from(millis).unwrap_or(i64::MAX)
 }

@@ -29,7 +29,7 @@ pub(crate) fn echo(r: &mut Reading<'_>) -> Answer {
 
 /// Wall time as the log has it; a connection outside transactions may look at a clock instead.
 pub(crate) fn time(r: &mut Reading<'_>) -> Answer {
-    let millis = r.look.wall().0;
+    let millis = r.look.clock().0.0;
     let parts = [millis / 1000, millis % 1000 * 1000];
     Ok(Reply::array(parts.iter().map(|part| Reply::bulk(part.to_string())).collect()))
 }

@@ -57,10 +57,15 @@ impl Found<'_> {
 
 /// Reading.
 pub trait Look {
-    /// Wall time of the entry in hand; for a read, of the last entry.
+    /// Wall time of the entry in hand; for a read, of the last entry. What is there, and what has passed, is decided by it.
     fn wall(&self) -> WallTime;
     /// Log time, likewise.
     fn time(&self) -> LogTime;
+    /// Wall and log time of now, as far as a reader knows them: for what is shown of a time that is left or gone by, never for what is there.
+    /// A later leader may begin with a clock that is a heartbeat behind, and would show again what a read had found gone.
+    fn clock(&self) -> (WallTime, LogTime) {
+        (self.wall(), self.time())
+    }
     /// The value of a key.
     fn find(&self, key: &Key) -> Option<Found<'_>>;
     /// Until when a key that is there lives; nothing if it has no deadline.

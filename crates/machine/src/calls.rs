@@ -3,7 +3,9 @@
 //! Read [`Machine::call`] (reads, at the reader's times) and [`Machine::call_op`] (one operation of a commit). What a command means is
 //! decided in the crate `quorate-calls`; here is only what keys, types and deadlines are.
 //!
-//! Invariant: a key whose deadline has passed is not there, nor is a field of a hash, whether or not an entry has ended it yet.
+//! Invariant: a key whose deadline has passed by the times of the last entry is not there, nor is a field of a hash, whether or not it has been
+//! ended yet. A clock of now hides nothing: a read waits for an entry that ends what is due, so that what one read has found gone no later one
+//! finds again.
 //! Invariant: a hash goes with its last field, also when that field's deadline passes.
 //! Invariant: an operation that fails has changed nothing: its commit rolls it back.
 //! Called by: `commit::op`; gateways, through the node's reads.
@@ -21,7 +23,7 @@ use quorate_calls::streams::{ChangeStreams, LookStreams};
 use quorate_calls::{Deadline, Error, Found, Look, NoScripts, Session, Spec, Store};
 use quorate_types::{Blob, Key, Keyspace, LogTime, Mode, OpError, OpResult, Payload, Reply, Verbs, WallTime};
 
-/// The times at which a read looks: at or after those of the last entry.
+/// The times of now as a reader knows them, at or after those of the last entry: they tell how much is left of what is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     /// For absolute deadlines.
@@ -31,7 +33,7 @@ pub struct Times {
 }
 
 impl Machine {
-    /// Answers a call that only reads, as of `times`. `seed` is for the random ones.
+    /// Answers a call that only reads. `times` are those of now. `seed` is for the random ones.
     ///
     /// # Errors
     /// In Redis' words; also when the command could change something.
@@ -115,7 +117,7 @@ fn passed(row: &Row, times: Times) -> bool {
     })
 }
 
-/// The state at a time.
+/// The state, and the times of now.
 #[derive(Clone, Copy)]
 struct View<'a> {
     machine: &'a Machine,
@@ -124,8 +126,13 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
+    /// The times of the last entry, or of the one in hand.
+    fn applied(self) -> Times {
+        Times { wall: self.machine.wall, time: self.machine.time }
+    }
+
     fn passed(self, row: &Row) -> bool {
-        self.machine.passed(row, self.times)
+        self.machine.passed(row, self.applied())
     }
 
     fn row(self, key: &Key) -> Option<&'a Row> {
@@ -144,7 +151,7 @@ impl<'a> View<'a> {
         Some(match row.kind {
             Kind::Plain => Found::String(&row.value),
             Kind::Stream => Found::Stream,
-            _ => self.machine.bodies.get(row.body).found(self.times.wall, self.times.time),
+            _ => self.machine.bodies.get(row.body).found(self.machine.wall, self.machine.time),
         })
     }
 
@@ -195,10 +202,14 @@ macro_rules! look {
     ($name:ty) => {
         impl Look for $name {
             fn wall(&self) -> WallTime {
-                self.view().times.wall
+                self.view().applied().wall
             }
             fn time(&self) -> LogTime {
-                self.view().times.time
+                self.view().applied().time
+            }
+            fn clock(&self) -> (WallTime, LogTime) {
+                let times = self.view().times;
+                (times.wall, times.time)
             }
             fn find(&self, key: &Key) -> Option<Found<'_>> {
                 self.view().found(key)

@@ -570,7 +570,8 @@ impl<T> Partition<T> {
         self.published.drain(..)
     }
 
-    /// The times at which a read looks now: as far as this node knows them, and never before those of the last entry.
+    /// The times of now, as far as this node knows them and never before those of the last entry: they tell a reader how much is left of what
+    /// is there. What is there is decided by the last entry alone.
     #[must_use]
     pub fn times(&self, now: Instant) -> Times {
         let (wall, time) = if self.engine.standing().orders {

@@ -1011,14 +1011,18 @@ impl<T> Partition<T> {
             replica.recovery_asked = true;
             replica.waiting.push(ReadFor::Recovery);
         }
-        if !replica.waiting.is_empty() && replica.asked.len() < READS_ASKED_MAX && standing.leader.is_some() {
+        let may_ask = !replica.waiting.is_empty() && replica.asked.len() < READS_ASKED_MAX;
+        let (wall, time) = self.clock.clone().tick(now);
+        let due = may_ask && standing.leads && self.due(wall, time);
+        let Some(replica) = self.replica.as_mut() else { return Ok(()) };
+        // A leader that hands over orders nothing: what is due cannot end, so a read that must not find it waits for whoever leads then.
+        if may_ask && standing.leader.is_some() && (!due || standing.orders) {
             let id = replica.next_read;
             replica.next_read += 1;
             let reads = std::mem::take(&mut replica.waiting);
             let at_ns = now.monotonic_ns;
             replica.asked.push_back(Asked { id, since_ns: at_ns, at_ns, floor: LogIndex::ZERO, reads });
-            let (wall, time) = self.clock.clone().tick(now);
-            if standing.orders && self.due(wall, time) {
+            if due {
                 // What is due ends before anybody reads past it.
                 self.order(Vec::new(), Vec::new(), (wall, time, id))?;
                 let floor = self.engine.last();

@@ -50,11 +50,13 @@ pub enum Plant {
     SnapshotUnpinned,
     /// A restart sets relative deadlines anew.
     DeadlineRestarts,
+    /// A read holds a key for gone that is past its deadline by the node's clock, though no entry has ended it.
+    ReadByClock,
 }
 
 impl Plant {
     /// Every planted bug.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::LyingSync,
         Self::SwallowedWrite,
         Self::EarlyAnswer,
@@ -73,6 +75,7 @@ impl Plant {
         Self::UndoForgotten,
         Self::SnapshotUnpinned,
         Self::DeadlineRestarts,
+        Self::ReadByClock,
     ];
 
     /// Its name on the command line.
@@ -97,6 +100,7 @@ impl Plant {
             Self::UndoForgotten => "undo-forgotten",
             Self::SnapshotUnpinned => "snapshot-unpinned",
             Self::DeadlineRestarts => "deadline-restarts",
+            Self::ReadByClock => "read-by-clock",
         }
     }
 

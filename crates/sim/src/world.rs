@@ -8,7 +8,7 @@
 //! Called by: the binary and the tests.
 
 use crate::calls::FREE;
-use crate::calls::model::{Calls, Told, passed};
+use crate::calls::model::{Calls, Told, ask, passed};
 use crate::model::{Check, ensure};
 use crate::oracle::{OpId, Oracle};
 use crate::plant::{Counts, Plant, Seam};
@@ -21,8 +21,8 @@ use quorate_log::{LogConfig, SimDisk};
 use quorate_machine::{Machine, Times};
 use quorate_node::{Config, Done, Partition, Refused, Reply, Work};
 use quorate_types::{
-    Command, CommandBody, FencingToken, Guard, LogIndex, LogTime, Millis, Op, OpResult, Outcome, Settings,
-    WallTime,
+    Command, CommandBody, FencingToken, Guard, Key, LogIndex, LogTime, Millis, Op, OpResult, Outcome, Revision,
+    Settings, WallTime,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -175,6 +175,8 @@ struct World {
     /// What this life has told subscribers since the log was followed to `told_from`.
     told: Vec<Told>,
     told_from: LogIndex,
+    /// Keys as they were last changed that a read has found gone.
+    gone: BTreeSet<(Key, Revision)>,
     /// A full disk, until it is given room.
     squeezed: bool,
     /// The next byte that is written and not synced is to be flipped.
@@ -230,6 +232,7 @@ impl World {
             next_op: 1,
             told: Vec::new(),
             told_from: LogIndex::ZERO,
+            gone: BTreeSet::new(),
             squeezed: false,
             flip_next: false,
             failing: None,
@@ -359,14 +362,15 @@ impl World {
         Ok(())
     }
 
-    /// A client reads what calls have written, at the times that the node knows now: what has passed its deadline must be gone, though
-    /// no entry has ended it yet, and nothing else.
+    /// A client reads what calls have written: at once where nothing is due, and then nothing past its deadline may be there; what the state
+    /// holds is read in any case, and must be what the last entry says, whatever the clock says meanwhile.
     fn read(&mut self) -> Check {
         self.follow()?;
         let Some(node) = self.node.as_ref().filter(|_| !self.disk.crashed()) else { return Ok(()) };
         let elapsed = self.ticked_ns.map_or(0, |ticked| self.now_ns - ticked).min(1_000_000_000);
         let wall_ms = self.wall_ms();
-        let times = node.times(Instant { monotonic_ns: self.now_ns - self.origin_ns, wall_ms });
+        let now = Instant { monotonic_ns: self.now_ns - self.origin_ns, wall_ms };
+        let (times, overdue) = (node.times(now), node.overdue(now));
         if !matches!(self.options.plant, Some(Plant::ClockJump | Plant::StuckClock)) {
             let office = LogTime(self.oracle.office.0 + elapsed);
             ensure!(times.time == office, "a read was at log time {}, in office were {office}", times.time);
@@ -381,7 +385,28 @@ impl World {
             let Some((key, deadline, _)) = self.random.pick(&keys) else { break };
             calls.shows(node.machine(), times, key)?;
             if deadline.is_some_and(|deadline| passed(deadline, times) && !passed(deadline, last)) {
+                ensure!(
+                    overdue,
+                    "{key} is past its deadline by the clock, and a read would not wait for an entry"
+                );
                 self.probes.hit("calls: a read past a deadline, before its entry");
+            }
+        }
+        let by_clock = self.options.plant == Some(Plant::ReadByClock);
+        for (key, deadline, touched) in &keys {
+            let Some(deadline) = deadline else { continue };
+            let name = key.name.as_text().unwrap_or_default();
+            let there = ask(node.machine(), times, key.space, &["EXISTS", name])? == quorate_types::Reply::integer(1);
+            let this = ((*key).clone(), *touched);
+            // Under the other durabilities a power loss may take back what a read has seen.
+            if !there || (by_clock && passed(*deadline, times)) {
+                self.gone.insert(this);
+            } else if self.durability == Durability::Always {
+                ensure!(
+                    !self.gone.contains(&this),
+                    "{key} is there until {deadline:?} at log time {}, after a read had found it gone",
+                    times.time
+                );
             }
         }
         // What reads at random may not change: the state is behind a shared reference. That it answers is all there is to see.

@@ -120,6 +120,11 @@ fn deadlines_that_restart_with_the_node_are_found() {
 }
 
 #[test]
+fn reads_that_go_by_the_clock_of_their_node_are_found() {
+    found(Plant::ReadByClock, Scenario::Calls, &["a read had found it gone"]);
+}
+
+#[test]
 fn every_plant_has_a_name_of_its_own() {
     for plant in Plant::ALL {
         assert_eq!(Plant::parse(plant.name()), Some(plant));

@@ -121,12 +121,30 @@ fn a_deadline_ends_a_key_by_log_time_and_an_absolute_one_by_wall_time() {
 #[test]
 fn a_read_past_a_deadline_does_not_see_the_key_even_before_an_entry_ends_it() {
     let mut d = driver();
+    // One is ended with each entry; the others are due too.
+    d.configure(|settings| settings.expiries_per_entry = 1);
+    for key in ["a", "b", "c"] {
+        d.say(&format!("SET {key} v PX 500"));
+    }
+    d.sleep(500);
+    assert_eq!(d.machine.sizes().keys, 2, "one key was ended");
+    assert_eq!(d.ask("EXISTS a b c"), Reply::integer(0));
+    assert_eq!(d.ask("KEYS *"), Reply::array(vec![]));
+}
+
+#[test]
+fn a_clock_ahead_of_the_log_shows_what_is_left_and_hides_nothing() {
+    let mut d = driver();
     d.say("SET k v PX 500");
-    let times = Times { wall: d.machine.wall(), time: d.machine.log_time().plus(Millis(500)) };
-    let mut session = Session::new(Keyspace::DEFAULT);
-    let reply = d.machine.call(times, &mut session, &words("GET k"), 0).unwrap();
-    assert_eq!(reply, Reply::Nil);
-    assert_eq!(d.ask("GET k"), Reply::bulk("v"));
+    let at = |millis: u64, text: &str| {
+        let times = Times { wall: d.machine.wall(), time: d.machine.log_time().plus(Millis(millis)) };
+        d.machine.call(times, &mut Session::new(Keyspace::DEFAULT), &words(text), 0).unwrap()
+    };
+    assert_eq!(at(499, "PTTL k"), Reply::integer(1));
+    for millis in [500, 501, 10_000] {
+        assert_eq!(at(millis, "GET k"), Reply::bulk("v"), "another leader may not have come so far");
+        assert_eq!(at(millis, "PTTL k"), Reply::integer(0));
+    }
 }
 
 #[test]

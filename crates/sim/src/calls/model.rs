@@ -542,9 +542,10 @@ impl Calls {
         Ok(())
     }
 
-    /// Compares one key as it is read at `times`.
+    /// Compares one key as it is read at `times`: whether it is there is told by the last entry, what is left of it by the reader's clock.
     pub(crate) fn shows(&self, machine: &Machine, times: Times, key: &Key) -> Check {
-        let kept = self.keys.get(key).filter(|kept| !past(kept, times));
+        let applied = Times { wall: self.wall, time: self.time };
+        let kept = self.keys.get(key).filter(|kept| !past(kept, applied));
         let name = key.name.as_text().unwrap_or_default();
         let (words, wanted): (&[&str], Reply) = match kept.map(|kept| &kept.value) {
             None => (&["EXISTS", name], Reply::integer(0)),
@@ -631,8 +632,8 @@ pub(crate) fn passed(deadline: Deadline, times: Times) -> bool {
 /// Milliseconds to live, begun ones counted.
 fn left(deadline: Deadline, times: Times) -> i64 {
     let left = match deadline {
-        Deadline::Log(at) => (at.0 - times.time.0).div_ceil(1_000_000),
-        Deadline::Wall(at) => at.0 - times.wall.0,
+        Deadline::Log(at) => at.0.saturating_sub(times.time.0).div_ceil(1_000_000),
+        Deadline::Wall(at) => at.0.saturating_sub(times.wall.0),
     };
     i64::try_from(left).unwrap_or(i64::MAX)
 }

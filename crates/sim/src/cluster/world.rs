@@ -15,7 +15,7 @@ use super::safety::{RATE_MAX, RATE_MIN, Safety};
 use super::server::{Copying, Server};
 use super::truth::Truth;
 use super::{ClusterOptions, ClusterReport};
-use crate::calls::model::{Told, passed};
+use crate::calls::model::{Told, ask, passed};
 use crate::model::{Check, ensure};
 use crate::oracle::OpId;
 use crate::plant::{Counts, Plant, Seam};
@@ -75,15 +75,24 @@ pub(crate) enum Flight {
         hope: Hope,
         command: Command,
     },
-    /// A read that was asked for when `floor` had been applied somewhere.
+    /// A read that was asked for when `floor` had been applied somewhere, at those times of its node, after so many elections.
     Read {
         floor: LogIndex,
-        asked_ns: u64,
+        asked: Asked,
     },
     Admin {
         removes: Option<NodeId>,
         adds: Option<NodeId>,
     },
+}
+
+/// When a read was asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    at_ns: u64,
+    /// By the clock of the node, if it led then; none otherwise.
+    times: Times,
+    elections: u64,
 }
 
 pub(crate) struct Seat {
@@ -122,7 +131,7 @@ pub(crate) struct World {
     restarts: u64,
     reads: u64,
     /// Deadlines that some read has found passed, when it was answered, and after how many elections; named by key and its last change.
-    lapsed: BTreeMap<(Key, Revision), (Deadline, u64, u64)>,
+    lapsed: BTreeMap<(Key, Revision), (Deadline, u64)>,
     frames_hash: u64,
     compared_ns: u64,
     /// Retries without a new number, for a planted bug.
@@ -1265,6 +1274,7 @@ impl World {
         let op = self.next_op;
         self.next_op += 1;
         let floor = self.truth.applied();
+        let newest = self.leader();
         let Some(server) = self.servers.get_mut(&node) else { return Ok(()) };
         let instant = server.instant(self.now_ns);
         let Some(process) = server.process.as_ref() else { return Ok(()) };
@@ -1278,8 +1288,11 @@ impl World {
             Some(ClusterPlant::FollowerRead) => !leads,
             _ => false,
         };
-        let asked_ns = self.now_ns;
-        self.flights.insert(op, (node, Flight::Read { floor, asked_ns }));
+        let (at_ns, elections) = (self.now_ns, self.safety.elections());
+        // One that was deposed and has not heard of it goes by a clock that is nobody's any more.
+        let times = if newest == Some(node) { process.times(instant) } else { Times::default() };
+        let asked = Asked { at_ns, times, elections };
+        self.flights.insert(op, (node, Flight::Read { floor, asked }));
         if unasked {
             return self.answer(node, vec![(op, Reply::MayRead)]);
         }
@@ -1302,7 +1315,7 @@ impl World {
             }
             let Some((_, flight)) = self.flights.remove(&op) else { continue };
             match flight {
-                Flight::Read { floor, asked_ns } => self.may_read(node, floor, asked_ns, &reply)?,
+                Flight::Read { floor, asked } => self.may_read(node, floor, asked, &reply)?,
                 Flight::Admin { removes, adds } => self.admin_done(removes, adds, &reply),
                 Flight::Command { client, hope, command } => {
                     self.truth.answered(op, &reply)?;
@@ -1336,7 +1349,7 @@ impl World {
         Ok(())
     }
 
-    fn may_read(&mut self, node: NodeId, floor: LogIndex, asked_ns: u64, reply: &Reply) -> Check {
+    fn may_read(&mut self, node: NodeId, floor: LogIndex, asked: Asked, reply: &Reply) -> Check {
         if *reply != Reply::MayRead {
             return Ok(());
         }
@@ -1352,38 +1365,48 @@ impl World {
         if !process.engine().standing().leads {
             self.probes.hit("read: answered by a follower");
         }
-        self.deadlines_read(node, asked_ns, times)
+        self.deadlines_read(node, asked, times)
     }
 
-    /// Reads the keys that have a deadline: one that a read has found passed is there for no read that is asked for afterwards, anywhere,
-    /// while nobody else is elected. (A leader reads by its clock of now; a new one goes on from what it has heard, which may be a heartbeat less.)
-    fn deadlines_read(&mut self, node: NodeId, asked_ns: u64, times: Times) -> Check {
+    /// Reads the keys that have a deadline. One that a read has found gone is there for no read that is asked for afterwards, anywhere, unless
+    /// it was written meanwhile, whoever leads. And none is there for a read that was asked for past its deadline, by the clock in office then.
+    fn deadlines_read(&mut self, node: NodeId, asked: Asked, times: Times) -> Check {
         let process = self.servers.get(&node).and_then(|server| server.process.as_ref());
         let Some(process) = process.filter(|process| process.machine().applied() == self.truth.applied())
         else {
             return Ok(());
         };
-        let last = Times { wall: process.machine().wall(), time: process.machine().log_time() };
+        let same_office = asked.elections == self.safety.elections();
+        let machine = process.machine();
+        let last = Times { wall: machine.wall(), time: machine.log_time() };
         let calls = self.truth.model().calls();
         for (key, deadline, touched) in calls.known() {
-            let Some(deadline @ Deadline::Log(_)) = deadline else { continue };
-            calls.shows(process.machine(), times, key).map_err(|why| format!("node {node}: {why}"))?;
-            let name = (key.clone(), touched);
-            if passed(deadline, times) {
-                if !passed(deadline, last) {
-                    self.probes.hit("calls: a read past a deadline, before its entry");
-                }
-                let elections = self.safety.elections();
-                self.lapsed.entry(name).or_insert((deadline, self.now_ns, elections));
-            } else if let Some((first, at_ns, elections)) = self.lapsed.get(&name)
+            let Some(deadline) = deadline else { continue };
+            calls.shows(machine, times, key).map_err(|why| format!("node {node}: {why}"))?;
+            if passed(deadline, times) && !passed(deadline, last) {
+                self.probes.hit("calls: a read past a deadline, before its entry");
+            }
+            let name = key.name.as_text().unwrap_or_default();
+            let there =
+                ask(machine, times, key.space, &["EXISTS", name])? == quorate_types::Reply::integer(1);
+            if !there {
+                self.lapsed.entry((key.clone(), touched)).or_insert((deadline, self.now_ns));
+                continue;
+            }
+            ensure!(
+                !same_office || !passed(deadline, asked.times),
+                "node {node} shows {key} until {deadline:?} to a read that was asked for at {} / {}",
+                asked.times.time,
+                asked.times.wall
+            );
+            if let Some((first, at_ns)) = self.lapsed.get(&(key.clone(), touched))
                 && *first == deadline
-                && *elections == self.safety.elections()
             {
                 ensure!(
-                    *at_ns > asked_ns,
-                    "node {node} shows {key} until {first:?} at log time {}, a read asked for {} us after another had found it gone",
+                    *at_ns > asked.at_ns,
+                    "node {node} shows {key} until {first:?} again at log time {}, to a read asked for {} us after another had found it gone",
                     times.time,
-                    (asked_ns - at_ns) / 1000
+                    (asked.at_ns - at_ns) / 1000
                 );
             }
         }
