@@ -558,7 +558,7 @@ impl Calls {
             }
             Some(Value::Hash(hash)) => {
                 let there = |(_, (_, deadline)): &(&Blob, &(Blob, Option<Deadline>))| {
-                    !deadline.is_some_and(|deadline| passed(deadline, times))
+                    !deadline.is_some_and(|deadline| passed(deadline, applied))
                 };
                 let pairs = hash.iter().filter(there).flat_map(|(name, (value, _))| [name, value]);
                 (&["HGETALL", name], Reply::map(pairs.cloned().map(Reply::bulk).collect()))
