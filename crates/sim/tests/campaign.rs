@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test may panic.
 
 use quorate_engine::Durability;
-use quorate_sim::{Options, Plant, Probes, Scenario, run};
+use quorate_sim::{Options, Plant, Probes, Scenario, USER_PROBES, run};
 
 #[test]
 fn a_campaign_finds_nothing_and_reaches_every_probe() {
@@ -52,4 +52,17 @@ fn a_failure_is_one_line_to_paste_and_fails_again_alike() {
     );
     assert_eq!(failure.to_string().lines().last(), Some(line.as_str()));
     assert_eq!(run(failure.seed, 2_000, options), Err(failure));
+}
+
+#[test]
+fn users_are_held_to_the_rights_that_the_log_gives_them() {
+    let mut probes = Probes::default();
+    for seed in 5000..5030 {
+        let options = Options { scenario: Scenario::Users, ..Options::default() };
+        match run(seed, 4_000, options) {
+            Ok(report) => probes.merge(&report.probes),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert_eq!(probes.missing_of(USER_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
 }
