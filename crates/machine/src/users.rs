@@ -656,11 +656,10 @@ impl Machine {
             user.can_enter() && Access::of(name, user.clone(), LogIndex::ZERO).may_run(b"acl|setuser")
         };
         let names = self.user_names();
-        let kept = names.iter().any(|name| match instead(name) {
+        names.iter().any(|name| match instead(name) {
             Some(user) => user.is_some_and(|user| manages(name, user)),
             None => self.user(name).is_some_and(|access| manages(name, &access.user)),
-        });
-        kept
+        })
     }
 }
 

@@ -12,6 +12,7 @@ mod names;
 mod net;
 mod output;
 mod progress;
+mod scheduling;
 mod signals;
 
 use clap::Parser;

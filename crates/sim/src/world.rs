@@ -21,8 +21,8 @@ use quorate_log::{LogConfig, SimDisk};
 use quorate_machine::{Machine, Times};
 use quorate_node::{Config, Done, Partition, Refused, Reply, Work};
 use quorate_types::{
-    Command, CommandBody, FencingToken, Guard, Key, LogIndex, LogTime, Millis, Op, OpResult, Outcome, Revision,
-    Settings, WallTime,
+    Command, CommandBody, FencingToken, Guard, Key, LogIndex, LogTime, Millis, Op, OpResult, Outcome,
+    Revision, Settings, WallTime,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -396,7 +396,8 @@ impl World {
         for (key, deadline, touched) in &keys {
             let Some(deadline) = deadline else { continue };
             let name = key.name.as_text().unwrap_or_default();
-            let there = ask(node.machine(), times, key.space, &["EXISTS", name])? == quorate_types::Reply::integer(1);
+            let there =
+                ask(node.machine(), times, key.space, &["EXISTS", name])? == quorate_types::Reply::integer(1);
             let this = ((*key).clone(), *touched);
             // Under the other durabilities a power loss may take back what a read has seen.
             if !there || (by_clock && passed(*deadline, times)) {

@@ -67,9 +67,7 @@ pub(crate) fn redacted(words: &[Blob]) -> Option<Vec<Blob>> {
     };
     let from = if is(0, "auth") {
         1
-    } else if is(0, "acl") && is(1, "setuser") {
-        2
-    } else if is(0, "hello") && words.len() > 2 {
+    } else if is(0, "acl") && is(1, "setuser") || is(0, "hello") && words.len() > 2 {
         2
     } else {
         return None;

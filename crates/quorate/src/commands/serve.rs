@@ -7,6 +7,7 @@ use crate::commands::node::{self, NodeOptions};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::scheduling::Scheduling;
 use quorate_http::config::principal_of;
 use quorate_http::{TlsFiles, Token, check_bind};
 use quorate_runtime::{ClusterConfig, Durability, Handle, OpenError, OpenReport, Quorate};
@@ -68,6 +69,9 @@ pub(crate) struct Serve {
     /// Origin of web pages that may call, such as https://app.example; `*` for all. May be given again.
     #[arg(long, value_name = "ORIGIN")]
     origin: Vec<String>,
+    /// How threads of the server are woken while the processors are busy.
+    #[arg(long, value_name = "POLICY", default_value = "batch")]
+    scheduling: Scheduling,
     /// Stop in good order when stdin ends: for who starts servers and must not leave them behind.
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
@@ -293,6 +297,7 @@ impl Serve {
                 .map_err(|refused| Failure::new(Exit::Usage, refused.to_string(), ""))?;
         }
         let node = self.node.checked(self.insecure, settings.node.durability)?;
+        self.scheduling.apply();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
