@@ -464,7 +464,10 @@ pub(crate) fn hsetex(w: &mut Writing<'_>) -> Answer {
                     Clock::of(word).ok_or_else(|| Error::reply(format!("ERR unknown argument: {word}")))?;
                 twice(true, keeps || given.is_some())?;
                 at += 1;
-                given = Some((w.words.get(at).ok_or_else(wrong)?, clock));
+                let word = w.words.get(at).ok_or_else(wrong)?;
+                // What is no number is told ahead of what comes behind it.
+                int(word)?;
+                given = Some((word, clock));
             }
         }
         at += 1;

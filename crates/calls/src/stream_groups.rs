@@ -327,9 +327,6 @@ fn distance(facts: &Facts, id: RecordId) -> Option<u64> {
     if length == 0 && id <= last {
         return Some(added);
     }
-    if id != RecordId::ZERO && id < max_deleted {
-        return None;
-    }
     if id >= last {
         return (id == last).then_some(added);
     }

@@ -305,6 +305,7 @@ fn streams_arrive_with_ids_groups_and_what_is_pending() {
 fn fields_that_expire_by_themselves_move_to_who_knows_them_and_are_named_elsewhere() {
     let (source, other, target) =
         (Redis::start("redis-new", &[]), Redis::start("redis-new", &[]), Target::start());
+    let older = Redis::start("redis-server", &[]);
     let mut from = connect(&source.url(), 0);
     rows(&mut from, "HSET", "large", 3000, 2);
     rows(&mut from, "HSET", "small", 5, 2);
@@ -313,20 +314,22 @@ fn fields_that_expire_by_themselves_move_to_who_knows_them_and_are_named_elsewhe
         let set = ["HPEXPIREAT", key, "4000000000123", "FIELDS", "2", "1", "3"];
         assert_eq!(ask(&mut from, &set), Value::Array(vec![Value::Int(1), Value::Int(1)]));
     }
-    let done = import(&source.url(), &other.url(), &[]);
-    assert_eq!((done.code, done.json()["keys"].clone()), (0, 3.into()), "{done:?}");
-    same(&source.url(), &other.url(), 0);
-    let mut at = connect(&other.url(), 0);
-    for key in ["large", "small"] {
-        let question = ["HPEXPIRETIME", key, "FIELDS", "3", "1", "2", "3"];
-        let told = Value::Array([4_000_000_000_123, -1, 4_000_000_000_123].map(Value::Int).to_vec());
-        assert_eq!(ask(&mut at, &question), told, "{key}");
+    for to in [other.url(), target.redis.clone()] {
+        let done = import(&source.url(), &to, &[]);
+        assert_eq!((done.code, done.json()["keys"].clone()), (0, 3.into()), "{done:?}");
+        same(&source.url(), &to, 0);
+        let mut at = connect(&to, 0);
+        for key in ["large", "small"] {
+            let question = ["HPEXPIRETIME", key, "FIELDS", "3", "1", "2", "3"];
+            let told = Value::Array([4_000_000_000_123, -1, 4_000_000_000_123].map(Value::Int).to_vec());
+            assert_eq!(ask(&mut at, &question), told, "{key} at {to}");
+        }
     }
-    let refused = import(&source.url(), &target.redis, &[]);
+    let refused = import(&source.url(), &older.url(), &[]);
     let json = refused.json();
     assert_eq!((refused.code, &json["keys"], &json["failed"]), (1, &1.into(), &2.into()), "{refused:?}");
     assert!(refused.err.to_lowercase().contains("hpexpireat"), "{refused:?}");
-    assert_eq!(keys(&mut connect(&target.redis, 0)), [b"plain".to_vec()], "nothing is there in part");
+    assert_eq!(keys(&mut connect(&older.url(), 0)), [b"plain".to_vec()], "nothing is there in part");
 }
 
 #[test]

@@ -124,15 +124,14 @@ pub(crate) const BY_DESIGN: &[Allowed] = &[
             unbalanced(reference) && unbalanced(subject)
         },
     },
+    // Of any command: in RESP2 the several replies of an UNSUBSCRIBE shift those that follow it.
     Allowed {
-        command: "READONLY",
-        why: "a follower serves stale reads to a connection that asks for them, as a Redis in cluster mode does",
-        applies: |reference, _| error(reference) == Some("ERR This instance has cluster support disabled"),
-    },
-    Allowed {
-        command: "ASKING",
-        why: "taken as a Redis in cluster mode takes it",
-        applies: |reference, _| error(reference) == Some("ERR This instance has cluster support disabled"),
+        command: "",
+        why: "READONLY, READWRITE and ASKING are taken as a Redis in cluster mode takes them",
+        applies: |reference, subject| {
+            error(reference) == Some("ERR This instance has cluster support disabled")
+                && !matches!(subject, Reply::Error(_))
+        },
     },
     Allowed {
         command: "",
@@ -145,7 +144,7 @@ pub(crate) const BY_DESIGN: &[Allowed] = &[
         applies: |reference, subject| {
             error(subject)
                 .is_some_and(|text| text.ends_with("not a float") || text.ends_with("not a valid float"))
-                && !matches!(reference, Reply::Error(_))
+                && error(reference).is_none_or(|text| text.starts_with("WRONGTYPE "))
         },
     },
 ];
