@@ -786,7 +786,7 @@ fn blank_header(file: &dyn DiskFile, at: u64, end: u64) -> std::io::Result<()> {
     let mut head = [0u8; BATCH_HEADER];
     let read = file.read_at(at, &mut head[..end.saturating_sub(at).min(BATCH_HEADER as u64) as usize])?;
     match head.iter().any(|byte| *byte != 0) {
-        true => write_zeros(file, at, at + read as u64),
+        true => file.write_at(at, &[0; BATCH_HEADER][..read]),
         false => Ok(()),
     }
 }

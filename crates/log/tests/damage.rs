@@ -232,8 +232,8 @@ fn a_damaged_only_snapshot_is_refused_by_name_once_the_log_no_longer_reaches_bac
     assert!(matches!(&error, LogError::Damage { file, .. } if file.starts_with("snap-")), "{error}");
 }
 
-#[test]
-fn stale_batches_of_a_recycled_segment_never_parse() {
+/// A folder whose newest segment is a recycled one, not in use yet; its name, and what it holds.
+fn recycled_segment() -> (SimDisk, Log, String, Vec<u8>) {
     let disk = SimDisk::new(1);
     let (mut log, _) = open(&disk).unwrap();
     append_synced(&mut log, 60).unwrap();
@@ -243,8 +243,14 @@ fn stale_batches_of_a_recycled_segment_never_parse() {
         log.complete_clean(job.run()).unwrap();
     }
     prepare(&mut log).unwrap();
-    let recycled = files(&disk, "seg-").last().unwrap().name.clone();
-    let stale = disk.bytes(&recycled).unwrap();
+    let name = files(&disk, "seg-").last().unwrap().name.clone();
+    let held = disk.bytes(&name).unwrap();
+    (disk, log, name, held)
+}
+
+#[test]
+fn stale_batches_of_a_recycled_segment_never_parse() {
+    let (disk, mut log, recycled, stale) = recycled_segment();
     assert!(stale[512..].windows(4).any(|bytes| bytes == b"QBAT"), "the file was recycled, not made anew");
     // Fill up to the first entry in a recycled segment: right behind it lie whole, valid batches of another epoch.
     while log.reader().entries(log.last()).is_ok()
@@ -285,17 +291,7 @@ fn a_batch_in_a_prepared_segment_whose_header_was_lost_never_comes_back() {
 
 /// A folder whose last segment was recycled and is in use; the segment's name.
 fn in_a_recycled_segment() -> (SimDisk, Log, String) {
-    let disk = SimDisk::new(1);
-    let (mut log, _) = open(&disk).unwrap();
-    append_synced(&mut log, 60).unwrap();
-    snapshot(&mut log, 60).unwrap();
-    for item in log.clean_plan(Index(60), &|_, _| 0) {
-        let job = log.clean(item, Vec::new()).unwrap();
-        log.complete_clean(job.run()).unwrap();
-    }
-    prepare(&mut log).unwrap();
-    let recycled = files(&disk, "seg-").last().unwrap().name.clone();
-    let unused = disk.bytes(&recycled).unwrap();
+    let (disk, mut log, recycled, unused) = recycled_segment();
     while disk.bytes(&recycled).unwrap()[..512] == unused[..512] {
         append_synced(&mut log, 1).unwrap();
     }

@@ -59,8 +59,7 @@ impl Machine {
         words: &[Blob],
         seed: u64,
     ) -> Result<Reply, Error> {
-        let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
-        quorate_calls::read(&View { machine: self, times, rights }, session, words, seed)
+        quorate_calls::read(&self.view(rights, times), session, words, seed)
     }
 
     /// As [`Machine::call_as`], for who can hand out an answer in slices: one of many elements is left in `long`, and the reply is nil.
@@ -76,8 +75,13 @@ impl Machine {
         seed: u64,
         long: &mut Option<Long>,
     ) -> Result<Reply, Error> {
+        quorate_calls::read_long(&self.view(rights, times), session, words, seed, long)
+    }
+
+    /// What a reader with these rights sees; its clock is never behind the last entry's.
+    fn view<'a>(&'a self, rights: &'a Rights, times: Times) -> View<'a> {
         let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
-        quorate_calls::read_long(&View { machine: self, times, rights }, session, words, seed, long)
+        View { machine: self, times, rights }
     }
 
     /// Runs a call as an operation of a commit. `record` is what an XADD appends, if it came beside the words.

@@ -568,7 +568,6 @@ impl Handle {
         Ok(receive)
     }
 
-    /// Waits until what is applied here is all that was answered anywhere before.
     /// Whether what is applied here is fresh enough as it is.
     fn is_enough(&self, consistency: Consistency) -> Result<bool, RuntimeError> {
         Ok(match consistency {
@@ -581,6 +580,7 @@ impl Handle {
         })
     }
 
+    /// Waits until what is applied here is all that was answered anywhere before.
     async fn barrier(&self) -> Result<(), RuntimeError> {
         let now = self.shared.now();
         let barrier_kind = {
