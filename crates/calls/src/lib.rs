@@ -17,6 +17,7 @@ mod dice;
 mod dump;
 mod error;
 pub mod fields;
+mod functions;
 mod geo;
 mod glob;
 mod hashes;
@@ -39,8 +40,9 @@ mod throttle;
 
 pub use call::{Reading, SCRIPT_TOUCH_MAX, Session, TOUCH_MAX, VALUE_MAX, Writing, read, read_long, write};
 pub use error::Error;
+pub use functions::{FUNCTION_NAMES_MAX, LIBRARIES_BYTES_MAX, LIBRARIES_MAX};
 pub use glob::matches;
 pub use permissions::{Permission, permission};
-pub use script::{Host, Interpreter, NoScripts, Run};
+pub use script::{FunctionSpec, Host, Interpreter, Library, NoScripts, Run};
 pub use store::{Deadline, Found, Look, Store};
 pub use table::{Flags, KeyPositions, Kind, Spec, check, keys_of, lookup, specs, wait_of};

@@ -34,6 +34,8 @@ const SET_LISTPACK: u8 = 20;
 const HASH_TIMED: u8 = 24;
 const HASH_TIMED_LISTPACK: u8 = 25;
 const STREAMS: [u8; 3] = [15, 19, 21];
+/// Before the text of a library of functions (RDB_OPCODE_FUNCTION2).
+const FUNCTION: u8 = 245;
 
 /// Why bytes are no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +109,32 @@ pub(crate) fn encode(look: &dyn Look, found: Found<'_>) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Libraries of functions as FUNCTION DUMP answers them: their texts.
+pub(crate) fn encode_functions<'a>(texts: impl Iterator<Item = &'a Blob>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for text in texts {
+        out.push(FUNCTION);
+        put_text(&mut out, text);
+    }
+    out.extend(VERSION_TIMED.to_le_bytes());
+    let sum = crc64(&out);
+    out.extend(sum.to_le_bytes());
+    out
+}
+
+/// The texts of a FUNCTION DUMP. [`Damaged::Format`] is of bytes that are something else.
+pub(crate) fn decode_functions(bytes: &[u8]) -> Taken<Vec<Blob>> {
+    let mut from = Source(payload(bytes)?);
+    let mut texts = Vec::new();
+    while !from.0.is_empty() {
+        if from.byte()? != FUNCTION {
+            return Err(Damaged::Format);
+        }
+        texts.push(from.text()?);
+    }
+    Ok(texts)
+}
+
 /// How many elements the bytes of a DUMP may hold, by a look at their beginning.
 pub(crate) fn elements(bytes: &[u8]) -> u64 {
     // No element takes less than a byte; a text is one.
@@ -115,6 +143,16 @@ pub(crate) fn elements(bytes: &[u8]) -> u64 {
 
 /// The value of a DUMP.
 pub(crate) fn decode(bytes: &[u8]) -> Taken<Value> {
+    let mut from = Source(payload(bytes)?);
+    let value = take_value(&mut from)?;
+    if !from.0.is_empty() || value.is_empty() {
+        return Err(Damaged::Format);
+    }
+    Ok(value)
+}
+
+/// What stands before version and sum, which fit it.
+fn payload(bytes: &[u8]) -> Taken<&[u8]> {
     let body = bytes.len().checked_sub(8).filter(|end| *end >= 3).ok_or(Damaged::Footer)?;
     let (body, sum) = bytes.split_at(body);
     let (payload, version) = body.split_at(body.len() - 2);
@@ -124,12 +162,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Taken<Value> {
     if version > VERSION_TIMED || (sum != 0 && sum != crc64(body)) {
         return Err(Damaged::Footer);
     }
-    let mut from = Source(payload);
-    let value = take_value(&mut from)?;
-    if !from.0.is_empty() || value.is_empty() {
-        return Err(Damaged::Format);
-    }
-    Ok(value)
+    Ok(payload)
 }
 
 fn take_value(from: &mut Source<'_>) -> Taken<Value> {

@@ -18,6 +18,11 @@ pub trait Interpreter: Send {
     /// # Errors
     /// Where it is not.
     fn check(&mut self, text: &Blob) -> Result<(), Error>;
+    /// Runs the text of a library, which may do nothing but register functions: those, and the units of work that took.
+    ///
+    /// # Errors
+    /// [`Error::Reply`], in Redis' words; also when it would take more than `units_max` units.
+    fn load(&mut self, text: &Blob, units_max: u64) -> Result<(Vec<FunctionSpec>, u64), Error>;
     /// SHA-1 (RFC 3174), by which scripts are named.
     fn sha1(&self, bytes: &[u8]) -> [u8; 20];
 }
@@ -33,7 +38,43 @@ pub struct Run<'a> {
     pub args: &'a [Blob],
     /// From which `math.random` starts.
     pub seed: u64,
+    /// The function to call, where the text is a library's; it gets keys and arguments as its own.
+    pub function: Option<&'a Blob>,
 }
+
+/// A function that a library has registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionSpec {
+    /// Its name. Names of functions are told apart without regard to case.
+    pub name: Blob,
+    /// What it says of itself.
+    pub description: Option<Blob>,
+    /// What it may do: bits, in the order of [`FunctionSpec::FLAGS`].
+    pub flags: u32,
+}
+quorate_types::wire_struct!(FunctionSpec { name, description, flags });
+
+impl FunctionSpec {
+    /// Names of the flags.
+    pub const FLAGS: [&'static str; 5] =
+        ["no-writes", "allow-oom", "allow-stale", "no-cluster", "allow-cross-slot-keys"];
+
+    /// Whether it must not change anything.
+    #[must_use]
+    pub fn no_writes(&self) -> bool {
+        self.flags & 1 == 1
+    }
+}
+
+/// A library of functions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Library {
+    /// Its text, with the first line that names it.
+    pub code: Blob,
+    /// What it registers, in order.
+    pub functions: Vec<FunctionSpec>,
+}
+quorate_types::wire_struct!(Library { code, functions });
 
 /// What a running script may ask for.
 pub trait Host {
@@ -60,6 +101,9 @@ impl Interpreter for NoScripts {
         Err(Error::reply("ERR this server was built without an interpreter for scripts"))
     }
     fn check(&mut self, _: &Blob) -> Result<(), Error> {
+        Err(Error::reply("ERR this server was built without an interpreter for scripts"))
+    }
+    fn load(&mut self, _: &Blob, _: u64) -> Result<(Vec<FunctionSpec>, u64), Error> {
         Err(Error::reply("ERR this server was built without an interpreter for scripts"))
     }
     fn sha1(&self, _: &[u8]) -> [u8; 20] {

@@ -74,10 +74,14 @@ impl<'a> Arguments<'a> {
 fn run(w: &mut Writing<'_>, text: &Blob, arguments: &Arguments<'_>, read_only: bool) -> Answer {
     let shebang = Shebang::read(text)?;
     let seed = w.store.random();
-    let run = Run { text: &shebang.script, keys: arguments.keys, args: arguments.args, seed };
-    let read_only = read_only || shebang.no_writes;
+    let run = Run { text: &shebang.script, keys: arguments.keys, args: arguments.args, seed, function: None };
+    hosted(w, &run, read_only || shebang.no_writes)
+}
+
+/// Runs a script, or a function of a library.
+pub(crate) fn hosted(w: &mut Writing<'_>, run: &Run<'_>, read_only: bool) -> Answer {
     let mut host = Running { store: &mut *w.store, session: w.session.script(), read_only, abort: None };
-    let ended = w.interpreter.run(&run, &mut host);
+    let ended = w.interpreter.run(run, &mut host);
     match (host.abort, ended) {
         // A script cannot catch what takes it back.
         (Some(abort), _) | (None, Err(abort @ Error::Abort(_))) => Err(abort),

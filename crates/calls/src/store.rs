@@ -8,7 +8,7 @@
 
 use crate::collections::{Bloom, Change, Changed, List, Live, Set, Sorted, Value};
 use crate::streams::{ChangeStreams, LookStreams};
-use crate::{Error, Spec};
+use crate::{Error, Library, Spec};
 use quorate_types::{Blob, Key, Keyspace, LogTime, WallTime};
 
 /// Until when a key lives.
@@ -80,6 +80,12 @@ pub trait Look {
     fn random_key(&self, space: Keyspace, random: u64) -> Option<Blob>;
     /// A script that was loaded, by the SHA-1 of its text.
     fn script(&self, sha: &[u8; 20]) -> Option<&Blob>;
+    /// A library of functions.
+    fn library(&self, name: &Blob) -> Option<&Library>;
+    /// Names of all libraries, sorted.
+    fn libraries(&self) -> Vec<Blob>;
+    /// The library that has registered a function, whose name is given in lower case.
+    fn library_of(&self, function: &Blob) -> Option<&Library>;
     /// Streams, if the store has any.
     fn streams(&self) -> Option<Box<dyn LookStreams + '_>> {
         None
@@ -139,6 +145,8 @@ pub trait Store: Look {
     fn keep_script(&mut self, sha: [u8; 20], text: Blob);
     /// Forgets all scripts.
     fn forget_scripts(&mut self);
+    /// Puts a library under a name, or takes it away. Whoever puts one has seen to it that no other library has a function of the same name.
+    fn put_library(&mut self, name: &Blob, library: Option<Library>);
     /// Streams, if the store has any.
     fn change_streams(&mut self) -> Option<&mut dyn ChangeStreams> {
         None

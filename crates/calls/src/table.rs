@@ -6,7 +6,8 @@
 
 use crate::{Error, Reading, Writing, args};
 use crate::{
-    bits, bloom, dump, geo, hashes, hyper, keys, lists, scripts, sets, sort, sorted, strings, throttle,
+    bits, bloom, dump, functions, geo, hashes, hyper, keys, lists, scripts, sets, sort, sorted, strings,
+    throttle,
 };
 use crate::{stream_groups, streams};
 use quorate_types::{Blob, Millis, Reply};
@@ -618,6 +619,18 @@ specs! {
         write "eval_ro" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "7.0.0" "Runs a script that only reads." => scripts::eval_ro;
         write "evalsha" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "2.6.0" "Runs a script that was loaded." => scripts::evalsha;
         write "evalsha_ro" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "7.0.0" "Runs a script that was loaded and only reads." => scripts::evalsha_ro;
+        write "fcall" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "7.0.0" "Calls a function of a library." => functions::fcall;
+        write "fcall_ro" -3 [NOSCRIPT STALE NO_MANDATORY_KEYS] AT_2, "7.0.0" "Calls a function that only reads." => functions::fcall_ro;
+        container "function" -2 [] NONE, "7.0.0" "Commands about libraries of functions.";
+        write "function|delete" 3 [NOSCRIPT] NONE, "7.0.0" "Deletes a library and its functions." => functions::delete;
+        read "function|dump" 2 [NOSCRIPT] NONE, "7.0.0" "Returns all libraries as bytes for FUNCTION RESTORE." => functions::dump;
+        write "function|flush" -2 [NOSCRIPT] NONE, "7.0.0" "Deletes all libraries." => functions::flush;
+        read "function|help" 2 [LOADING STALE] NONE, "7.0.0" "Lists the subcommands." => functions::help;
+        read "function|kill" 2 [NOSCRIPT] NONE, "7.0.0" "Ends a running function; none is ever found running." => functions::kill;
+        read "function|list" -2 [NOSCRIPT] NONE, "7.0.0" "Lists libraries and their functions." => functions::list;
+        write "function|load" -3 [DENYOOM NOSCRIPT] NONE, "7.0.0" "Creates a library of functions." => functions::load;
+        write "function|restore" -3 [DENYOOM NOSCRIPT] NONE, "7.0.0" "Creates libraries from the bytes of FUNCTION DUMP." => functions::restore;
+        read "function|stats" 2 [NOSCRIPT] NONE, "7.0.0" "Counts libraries and functions." => functions::stats;
         container "script" -2 [] NONE, "2.6.0" "Commands about scripts.";
         read "script|exists" -3 [NOSCRIPT] NONE, "2.6.0" "Tells which scripts are loaded." => scripts::exists;
         write "script|flush" -2 [NOSCRIPT] NONE, "2.6.0" "Forgets all scripts." => scripts::flush;

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Redis, show, words};
 use quorate_calls::collections::Value;
-use quorate_calls::{Deadline, Error, Host, Interpreter, Kind, Run, Session, Store, specs};
+use quorate_calls::{Deadline, Error, FunctionSpec, Host, Interpreter, Kind, Run, Session, Store, specs};
 use quorate_types::{Blob, Keyspace, LogTime, Reply, WallTime};
 
 #[track_caller]
@@ -690,6 +690,17 @@ impl Interpreter for Lines {
     fn check(&mut self, text: &Blob) -> Result<(), Error> {
         if text.contains(&b'!') { Err(Error::reply("ERR not a script")) } else { Ok(()) }
     }
+    /// Each line `NAME FLAGS COST` registers a function.
+    fn load(&mut self, text: &Blob, units_max: u64) -> Result<(Vec<FunctionSpec>, u64), Error> {
+        let (mut functions, mut spent) = (Vec::new(), 0);
+        for line in text.as_text().unwrap().lines().skip(1) {
+            let parts: Vec<&str> = line.split(' ').collect();
+            spent += parts[2].parse::<u64>().unwrap();
+            let flags = parts[1].parse().unwrap();
+            functions.push(FunctionSpec { name: parts[0].into(), description: None, flags });
+        }
+        if spent > units_max { Err(Error::reply("ERR too long")) } else { Ok((functions, spent)) }
+    }
     fn sha1(&self, bytes: &[u8]) -> [u8; 20] {
         let mut sha = [bytes.len() as u8; 20];
         sha[..bytes.len().min(20)].copy_from_slice(&bytes[..bytes.len().min(20)]);
@@ -748,6 +759,89 @@ fn scripts_may_not_call_everything() {
         "-ERR Unexpected engine in script shebang: js"
     );
     assert_eq!(eval(&mut redis, "EVAL", "BLPOP l 0", "0"), "nil[]");
+}
+
+fn function(redis: &mut Redis, words: &[&str]) -> String {
+    let words: Vec<Blob> = words.iter().map(|word| Blob::from(*word)).collect();
+    show(&redis.call(&words))
+}
+
+#[test]
+fn libraries_come_and_go_whole() {
+    let mut redis = with_scripts();
+    let load = |redis: &mut Redis, text: &str| function(redis, &["FUNCTION", "LOAD", text]);
+    assert_eq!(load(&mut redis, "#!lua name=a\nf 0 1\ng 1 1"), "\"a\"");
+    assert_eq!(load(&mut redis, "#!lua name=a\nh 0 1"), "-ERR Library 'a' already exists");
+    assert_eq!(load(&mut redis, "#!lua name=b\nh 0 1\nF 0 1"), "-ERR Function F already exists");
+    assert_eq!(load(&mut redis, "#!lua name=b"), "-ERR Invalid library metadata");
+    assert_eq!(load(&mut redis, "#!lua name=b\n"), "-ERR No functions registered");
+    assert_eq!(load(&mut redis, "#!lua name=b\nh 0 500001"), "-ERR too long");
+    assert_eq!(redis.store.libraries.len(), 1);
+    let replaced = function(&mut redis, &["FUNCTION", "LOAD", "REPLACE", "#!lua name=a\nf 0 1\nh 1 1"]);
+    assert_eq!(replaced, "\"a\"");
+    assert_eq!(function(&mut redis, &["FCALL", "g", "0"]), "-ERR Function not found");
+    let read_only = "-ERR Can not execute a script with write flag using *_ro command.";
+    assert_eq!(function(&mut redis, &["FCALL_RO", "f", "0"]), read_only);
+    for (words, wanted) in [
+        ("FCALL none x", "-ERR Function not found"),
+        ("FCALL f x", "-ERR Bad number of keys provided"),
+        ("FCALL f -1", "-ERR Number of keys can't be negative"),
+        ("FCALL f 2 k", "-ERR Number of keys can't be greater than number of args"),
+        ("FUNCTION DELETE b", "-ERR Library not found"),
+        ("FUNCTION LIST LIBRARYNAME", "-ERR library name argument was not given"),
+        ("FUNCTION LIST NOPE", "-ERR Unknown argument NOPE"),
+        ("FUNCTION KILL", "-NOTBUSY No scripts in execution right now."),
+        ("FUNCTION FLUSH NOW", "-ERR FUNCTION FLUSH only supports SYNC|ASYNC option"),
+        ("FUNCTION RESTORE x", "-ERR DUMP payload version or checksum are wrong"),
+    ] {
+        assert_eq!(redis.run(words), wanted, "{words}");
+    }
+}
+
+#[test]
+fn what_function_dump_gives_function_restore_takes_whole_or_not_at_all() {
+    let mut redis = with_scripts();
+    let load = |redis: &mut Redis, text: &str| function(redis, &["FUNCTION", "LOAD", text]);
+    load(&mut redis, "#!lua name=a\nf 0 300000");
+    load(&mut redis, "#!lua name=b\ng 0 1");
+    let all = redis.store.libraries.clone();
+    let Reply::Bulk { value: dump } = redis.call(&words("FUNCTION DUMP")) else { panic!("bytes") };
+    let restore = |redis: &mut Redis, policy: &str| {
+        show(&redis.call(&["FUNCTION".into(), "RESTORE".into(), dump.clone(), policy.into()]))
+    };
+    assert_eq!(restore(&mut redis, "APPEND"), "-ERR Library a already exists");
+    assert_eq!(restore(&mut redis, "REPLACE"), "OK");
+    assert_eq!(redis.run("FUNCTION FLUSH"), "OK");
+    load(&mut redis, "#!lua name=c\nG 0 1");
+    assert_eq!(restore(&mut redis, "REPLACE"), "-ERR Function g already exists");
+    assert_eq!(redis.store.libraries.len(), 1);
+    assert_eq!(restore(&mut redis, "FLUSH"), "OK");
+    assert_eq!(redis.store.libraries, all);
+    load(&mut redis, "#!lua name=d\nh 0 300000");
+    let Reply::Bulk { value: dump } = redis.call(&words("FUNCTION DUMP")) else { panic!("bytes") };
+    let long = redis.call(&["FUNCTION".into(), "RESTORE".into(), dump, "FLUSH".into()]);
+    assert_eq!((show(&long).as_str(), redis.store.libraries.len()), ("-ERR too long", 3));
+}
+
+#[test]
+fn libraries_are_bounded() {
+    let mut redis = with_scripts();
+    let load = |redis: &mut Redis, text: &str| function(redis, &["FUNCTION", "LOAD", text]);
+    for number in 0..quorate_calls::LIBRARIES_MAX {
+        assert_eq!(
+            load(&mut redis, &format!("#!lua name=l{number}\nf{number} 0 1")),
+            format!("\"l{number}\"")
+        );
+    }
+    let more = load(&mut redis, "#!lua name=more\nmore 0 1");
+    assert!(more.starts_with("-ERR there would be 257 libraries"), "{more}");
+    redis.run("FUNCTION FLUSH");
+    let long = format!("#!lua name=a {}\nf 0 1", " ".repeat(quorate_calls::LIBRARIES_BYTES_MAX));
+    assert!(load(&mut redis, &long).starts_with("-ERR there would be 1 libraries of 2097171 bytes"));
+    let many: String =
+        (0..=quorate_calls::FUNCTION_NAMES_MAX).map(|number| format!("\nf{number} 0 1")).collect();
+    let many = load(&mut redis, &format!("#!lua name=a{many}"));
+    assert_eq!(many, "-ERR a library has at most 1000 functions: divide it");
 }
 
 #[test]

@@ -34,7 +34,7 @@ mod strings;
 mod structs;
 
 use mlua::Function;
-use quorate_calls::{Error, Host, Interpreter, Run};
+use quorate_calls::{Error, FunctionSpec, Host, Interpreter, Run};
 use quorate_types::{Blob, Reply};
 use redis::Tape;
 use state::{Bounds, Ran, State};
@@ -65,7 +65,7 @@ pub struct Scripts {
 
 /// The state in which scripts run, and those it has compiled.
 struct Shared {
-    kept: HashMap<Blob, (Function, u64)>,
+    kept: HashMap<(bool, Blob), (Function, u64)>,
     kept_bytes: usize,
     clock: u64,
     state: State,
@@ -97,7 +97,7 @@ impl Scripts {
     fn run_apart(run: &Run<'_>, tape: &mut Tape<'_>, wall_ms: u64) -> Result<Reply, Error> {
         tape.rewind();
         let state = State::new().map_err(internal)?;
-        let main = state.compile(run.text)?;
+        let main = state.compile(run.text, run.function.is_some())?;
         match state.run(run, &main, tape, wall_ms, OWN).map_err(internal)? {
             Ran::Through(answer) => answer,
             Ran::Stopped(why) => Err(Error::Abort(stopped(why, tape))),
@@ -110,7 +110,7 @@ impl Interpreter for Scripts {
         let wall_ms = host.wall().0;
         let mut tape = Tape::new(host);
         let shared = self.shared()?;
-        let main = shared.compiled(run.text)?;
+        let main = shared.compiled(run.text, run.function.is_some())?;
         match shared.state.run(run, &main, &mut tape, wall_ms, SHARED).map_err(internal)? {
             Ran::Through(answer) => {
                 drop(main);
@@ -126,7 +126,14 @@ impl Interpreter for Scripts {
     }
 
     fn check(&mut self, text: &Blob) -> Result<(), Error> {
-        self.shared()?.state.compile(text).map(drop)
+        self.shared()?.state.compile(text, false).map(drop)
+    }
+
+    /// In a state of its own, so that what it takes is the same everywhere.
+    fn load(&mut self, text: &Blob, units_max: u64) -> Result<(Vec<FunctionSpec>, u64), Error> {
+        let state = State::new().map_err(internal)?;
+        let main = state.compile(text, true)?;
+        state.register(&main, text.len(), Bounds { units: units_max, ..OWN }).map_err(internal)?
     }
 
     fn sha1(&self, bytes: &[u8]) -> [u8; 20] {
@@ -135,23 +142,24 @@ impl Interpreter for Scripts {
 }
 
 impl Shared {
-    fn compiled(&mut self, text: &Blob) -> Result<Function, Error> {
+    fn compiled(&mut self, text: &Blob, is_library: bool) -> Result<Function, Error> {
         self.clock += 1;
-        if let Some((main, used)) = self.kept.get_mut(text) {
+        let chunk = (is_library, text.clone());
+        if let Some((main, used)) = self.kept.get_mut(&chunk) {
             *used = self.clock;
             return Ok(main.clone());
         }
-        let main = self.state.compile(text)?;
+        let main = self.state.compile(text, is_library)?;
         if text.len() <= KEPT_BYTES_MAX / 4 {
             while self.kept.len() >= KEPT_MAX || self.kept_bytes + text.len() > KEPT_BYTES_MAX {
                 let oldest =
-                    self.kept.iter().min_by_key(|(_, (_, used))| *used).map(|(text, _)| text.clone());
+                    self.kept.iter().min_by_key(|(_, (_, used))| *used).map(|(chunk, _)| chunk.clone());
                 let oldest = oldest.expect("a cache over its bound is not empty");
-                self.kept_bytes -= oldest.len();
+                self.kept_bytes -= oldest.1.len();
                 self.kept.remove(&oldest);
             }
             self.kept_bytes += text.len();
-            self.kept.insert(text.clone(), (main.clone(), self.clock));
+            self.kept.insert(chunk, (main.clone(), self.clock));
         }
         Ok(main)
     }

@@ -50,6 +50,10 @@ impl Meter {
             Some(_) => Err(aborted()),
         }
     }
+    /// Units spent since the start of the run.
+    pub(crate) fn spent(&self) -> u64 {
+        self.units.load(Relaxed)
+    }
     /// Spends what going over so many bytes takes.
     pub(crate) fn charge_bytes(&self, bytes: usize) -> Result<(), Error> {
         self.charge(bytes as u64 / 32)

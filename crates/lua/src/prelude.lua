@@ -5,7 +5,7 @@ local settle, charge = native.settle, native.charge
 local raw_pcall, raw_xpcall, raw_next, raw_type, raw_tostring = raw.pcall, raw.xpcall, raw.next, raw.type, raw.tostring
 local raw_getmetatable, raw_setmetatable, raw_rawset, raw_rawget, raw_error = raw.getmetatable, raw.setmetatable, raw.rawset, raw.rawget, raw.error
 local raw_setfenv, format, sub, find = raw.setfenv, raw.format, raw.sub, raw.find
-local create, resume = raw.create, raw.resume
+local create, resume, lower = raw.create, raw.resume, raw.lower
 local pointer = { table = true, ["function"] = true, thread = true, userdata = true }
 
 local shelf = {}   -- globals: fixed functions, and what belongs to the run in hand
@@ -13,6 +13,7 @@ local proxies      -- of this run: proxy -> what it shows
 local ids, last_id -- of this run: numbers shown in the place of addresses
 local shot_of, shot, shot_place, shot_at -- of this run: the keys of the table that `next` walks
 local made = {}    -- names of the libraries of which this run has a proxy
+local in_library   -- whether this run is of a function of a library
 local string_meta
 
 local function readonly()
@@ -33,7 +34,7 @@ end
 
 raw_setmetatable(shelf, { __index = function(_, name)
   local real = lib[name]
-  if real then
+  if real and not (in_library and name == "server") then
     local made_now = proxy(real)
     made[#made + 1] = name
     shelf[name] = made_now
@@ -153,7 +154,9 @@ end
 local function keys_of(t)
   local real = proxies[t]
   if real == shelf then
-    for name in raw_next, lib do local _ = shelf[name] end
+    for name in raw_next, lib do
+      if not (in_library and name == "server") then local _ = shelf[name] end
+    end
   end
   real = real or t
   local keys, n = {}, 0
@@ -235,12 +238,16 @@ lib.server = lib.redis
 local function first(ok, value)
   return ok, value
 end
-local function enter(main, keys, args, call, pcall, acl_check_cmd)
+local function begin(library)
   proxies, ids, string_meta, shot_of, shot = {}, nil, nil, nil, nil
+  in_library = library
   for i = #made, 1, -1 do
     shelf[made[i]] = nil
     made[i] = nil
   end
+end
+local function enter(main, keys, args, call, pcall, acl_check_cmd)
+  begin(false)
   local redis = lib.redis
   redis.call, redis.pcall, redis.acl_check_cmd = call, pcall, acl_check_cmd
   local globals = raw_setmetatable({}, global_meta)
@@ -249,4 +256,117 @@ local function enter(main, keys, args, call, pcall, acl_check_cmd)
   raw_setfenv(main, globals)
   return first(raw_xpcall(main, native.handler))
 end
-return enter
+
+-- Libraries of functions. A library's text runs before each call of one of its functions, so that nothing it keeps outlives a run. While it runs it
+-- sees nothing but `redis`, and of that only what registers functions; what it has registered sees the globals of a run.
+local flag_bits = { ["no-writes"] = 1, ["allow-oom"] = 2, ["allow-stale"] = 4, ["no-cluster"] = 8, ["allow-cross-slot-keys"] = 16 }
+local named = { function_name = true, callback = true, description = true, flags = true }
+local registered, callbacks, names -- of this run: what was registered, in order; by name; names in lower case
+
+local function refuse(text)
+  raw_error({ err = "ERR " .. text })
+end
+local function text_of(value)
+  local kind = raw_type(value)
+  if kind == "string" then return value end
+  if kind == "number" then return raw_tostring(value) end
+end
+local function add(name, callback, description, bits)
+  if not find(name, "^[%w_]+$") then
+    refuse("Library names can only contain letters, numbers, or underscores(_) and must be at least one character long")
+  end
+  local folded = lower(name)
+  if names[folded] then refuse("Function already exists in the library") end
+  names[folded] = true
+  callbacks[name] = callback
+  registered[#registered + 1] = { name, description or false, bits }
+end
+local function add_named(given)
+  if raw_type(given) ~= "table" then
+    refuse("calling redis.register_function with a single argument is only applicable to Lua table (representing named arguments).")
+  end
+  -- In two steps, so that which error comes does not depend on the order of the table.
+  for k in raw_next, given do
+    if text_of(k) == nil then refuse("named argument key given to redis.register_function is not a string") end
+  end
+  for k in raw_next, given do
+    if not named[k] then refuse("unknown argument given to redis.register_function") end
+  end
+  local get = function(k) return raw_rawget(given, k) end
+  local name, callback, description, flags = get("function_name"), get("callback"), get("description"), get("flags")
+  if callback ~= nil and raw_type(callback) ~= "function" then
+    refuse("callback argument given to redis.register_function must be a function")
+  end
+  if name ~= nil and text_of(name) == nil then
+    refuse("function_name argument given to redis.register_function must be a string")
+  end
+  if description ~= nil and text_of(description) == nil then
+    refuse("description argument given to redis.register_function must be a string")
+  end
+  if flags ~= nil and raw_type(flags) ~= "table" then
+    refuse("flags argument to redis.register_function must be a table representing function flags")
+  end
+  local bits, seen = 0, {}
+  for i = 1, flags and #flags or 0 do
+    local flag = raw_rawget(flags, i)
+    local bit = raw_type(flag) == "string" and flag_bits[flag]
+    if not bit then refuse("unknown flag given") end
+    if not seen[bit] then bits = bits + bit end
+    seen[bit] = true
+  end
+  if name == nil then refuse("redis.register_function must get a function name argument") end
+  if callback == nil then refuse("redis.register_function must get a callback argument") end
+  add(text_of(name), callback, text_of(description), bits)
+end
+local loading = { log = lib.redis.log }
+for _, name in raw.ipairs { "LOG_DEBUG", "LOG_VERBOSE", "LOG_NOTICE", "LOG_WARNING", "REDIS_VERSION", "REDIS_VERSION_NUM" } do
+  loading[name] = lib.redis[name]
+end
+function loading.register_function(...)
+  if not registered then refuse("redis.register_function can only be called on FUNCTION LOAD command") end
+  local count = raw.select("#", ...)
+  if count ~= 1 and count ~= 2 then refuse("wrong number of arguments to redis.register_function") end
+  local name, callback = ...
+  if count == 1 then return add_named(name) end
+  name = text_of(name)
+  if name == nil then refuse("first argument to redis.register_function must be a string") end
+  if raw_type(callback) ~= "function" then refuse("second argument to redis.register_function must be a function") end
+  add(name, callback, nil, 0)
+end
+local function nonexistent(_, name)
+  raw_error("Script attempted to access nonexistent global variable '" .. raw_tostring(name) .. "'", 2)
+end
+raw_setmetatable(loading, { __index = nonexistent })
+local load_shelf = raw_setmetatable({}, { __index = nonexistent })
+local running = {}
+for _, name in raw.ipairs {
+  "LOG_DEBUG", "LOG_VERBOSE", "LOG_NOTICE", "LOG_WARNING", "REDIS_VERSION", "REDIS_VERSION_NUM", "REPL_NONE", "REPL_AOF", "REPL_SLAVE",
+  "REPL_REPLICA", "REPL_ALL", "error_reply", "status_reply", "sha1hex", "log", "setresp", "set_repl",
+} do
+  running[name] = lib.redis[name]
+end
+local library_meta = { __newindex = readonly, __metatable = false }
+
+-- Runs a library's text and, where one is named, a function that it registers. Answers as `enter`; without a name, what was registered.
+local function enter_library(main, name, keys, args, call, pcall, acl_check_cmd)
+  begin(true)
+  registered, callbacks, names = {}, {}, {}
+  load_shelf.redis = proxy(loading)
+  library_meta.__index = load_shelf
+  local globals = raw_setmetatable({}, library_meta)
+  proxies[globals] = shelf
+  shelf.KEYS, shelf.ARGV, shelf._G = nil, nil, globals
+  raw_setfenv(main, globals)
+  local ok, failure = raw_xpcall(main, native.handler)
+  local all = registered
+  registered = nil
+  if not ok then return false, failure end
+  if name == nil then return true, all end
+  running.call, running.pcall, running.acl_check_cmd = call, pcall, acl_check_cmd
+  shelf.redis = proxy(running)
+  made[#made + 1] = "redis"
+  library_meta.__index = shelf
+  local f = callbacks[name]
+  return first(raw_xpcall(function() return f(keys, args) end, native.handler))
+end
+return enter, enter_library

@@ -13,7 +13,7 @@ use mlua::{
     Function, HookTriggers, Lua, LuaOptions, MultiValue, Result, StdLib, Table, Value, VmState,
     chunk::ChunkMode,
 };
-use quorate_calls::{Error, Run};
+use quorate_calls::{Error, FunctionSpec, Run};
 use quorate_types::{Blob, Reply};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -42,12 +42,16 @@ pub(crate) enum Ran {
 
 /// Bytes of garbage that a shared state keeps between two runs.
 const GARBAGE_BYTES_MAX: usize = 2 << 20;
+/// What loading a library costs before its text runs, and bytes of the text that cost one more unit.
+const LOAD_UNITS: u64 = 500;
+const LOAD_UNIT_BYTES: u64 = 16;
 /// Bytes allocated that cost a unit, where that is counted.
 const UNIT_BYTES: u64 = 64;
 
 pub(crate) struct State {
     lua: Lua,
     enter: Function,
+    enter_library: Function,
     meter: Arc<Meter>,
     json: Json,
     used_bytes: usize,
@@ -60,26 +64,60 @@ impl State {
         let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(true))?;
         lua.gc_stop();
         let (meter, json) = (Arc::new(Meter::default()), Json::default());
-        let enter = furnish(&lua, &meter, &json)?;
+        let (enter, enter_library) = furnish(&lua, &meter, &json)?;
         lua.gc_collect()?;
         lua.gc_stop(); // A full collection starts the collector again.
         let used_bytes = lua.used_memory();
-        Ok(Self { lua, enter, meter, json, used_bytes })
+        Ok(Self { lua, enter, enter_library, meter, json, used_bytes })
     }
 
-    /// A script's text as a function.
+    /// A script's text as a function, or a library's.
     ///
     /// # Errors
     /// As Redis words them.
-    pub(crate) fn compile(&self, text: &[u8]) -> std::result::Result<Function, Error> {
-        let body = after_shebang(text)?;
-        load(&self.lua, body, "@user_script").map_err(|error| {
+    pub(crate) fn compile(&self, text: &[u8], is_library: bool) -> std::result::Result<Function, Error> {
+        let (body, name, what) = if is_library {
+            // What the first line says is for who keeps libraries; its end stays, so that lines count as they are.
+            let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
+            (&text[end..], "@user_function", "function")
+        } else {
+            (after_shebang(text)?, "@user_script", "script (new function)")
+        };
+        load(&self.lua, body, name).map_err(|error| {
             let why = match &error {
                 mlua::Error::SyntaxError { message, .. } => message.clone(),
                 other => other.to_string(),
             };
-            Error::Reply(one_line(format!("ERR Error compiling script (new function): {why}").as_bytes()))
+            Error::Reply(one_line(format!("ERR Error compiling {what}: {why}").as_bytes()))
         })
+    }
+
+    /// Runs a library's text; the functions that it registers, and the units that took.
+    ///
+    /// # Errors
+    /// As Redis words them.
+    pub(crate) fn register(
+        &self,
+        main: &Function,
+        text_bytes: usize,
+        bounds: Bounds,
+    ) -> Result<std::result::Result<(Vec<FunctionSpec>, u64), Error>> {
+        let refused = |why: &[u8]| {
+            Ok(Err(Error::Reply(one_line(&[b"ERR Error registering functions: ", why].concat()))))
+        };
+        self.meter.start(bounds.units, 0, 0);
+        self.json.reset();
+        let entered = self.bounded(bounds, |memory_max| {
+            self.meter.charge(LOAD_UNITS + text_bytes as u64 / LOAD_UNIT_BYTES)?;
+            self.lua.set_memory_limit(memory_max)?;
+            self.enter_library.call::<(bool, Value)>(main.clone())
+        })?;
+        match entered {
+            Err(Stop::Memory) => refused(b"ERR FUNCTION LOAD needs too much memory"),
+            Err(Stop::Work | Stop::Host) => refused(b"ERR FUNCTION LOAD timeout"),
+            Ok((true, Value::Table(all))) => Ok(Ok((registered(&all)?, self.meter.spent()))),
+            Ok((_, value)) => refused(&error_text(&value)?.0),
+        }
     }
 
     /// Runs a script.
@@ -93,27 +131,38 @@ impl State {
     ) -> Result<Ran> {
         self.meter.start(bounds.units, run.seed, wall_ms);
         self.json.reset();
+        let entered = self.bounded(bounds, |memory_max| self.enter(run, main, tape, memory_max))?;
+        let (ended, value) = match entered {
+            Ok(answer) => answer,
+            Err(stop) => return Ok(Ran::Stopped(stop)),
+        };
+        let answer =
+            if ended { Ok(to_reply(&value, self.meter.resp3())?) } else { Err(failure(run, &value)?) };
+        drop(value);
+        Ok(Ran::Through(answer))
+    }
+
+    /// Enters the language under bounds: whether what was entered ended well, and its value; or the bound that it met.
+    fn bounded(
+        &self,
+        bounds: Bounds,
+        enter: impl FnOnce(usize) -> Result<(bool, Value)>,
+    ) -> Result<std::result::Result<(bool, Value), Stop>> {
         self.watch(bounds)?;
         let before = self.lua.used_memory();
-        let entered = self.enter(run, main, tape, before + bounds.memory_bytes);
+        let entered = enter(before + bounds.memory_bytes);
         self.lua.set_memory_limit(0)?;
         self.lua.remove_global_hook();
         let (ended, value) = match entered {
             Ok(answer) => answer,
-            Err(mlua::Error::MemoryError(_)) => return Ok(Ran::Stopped(Stop::Memory)),
+            Err(mlua::Error::MemoryError(_)) => return Ok(Err(Stop::Memory)),
             // The hook may meet the bound after the script's last instruction, outside what catches its errors.
-            Err(other) => return self.meter.stopped().map(Ran::Stopped).ok_or(other),
+            Err(other) => return self.meter.stopped().map(Err).ok_or(other),
         };
         if !ended && matches!(&value, Value::String(text) if text.as_bytes() == b"not enough memory") {
             self.meter.halt(Stop::Memory);
         }
-        if let Some(stop) = self.meter.stopped() {
-            return Ok(Ran::Stopped(stop));
-        }
-        let answer =
-            if ended { Ok(to_reply(&value, self.meter.resp3())?) } else { Err(failure(run.text, &value)?) };
-        drop(value);
-        Ok(Ran::Through(answer))
+        Ok(self.meter.stopped().map_or(Ok((ended, value)), Err))
     }
 
     /// Frees what runs have left, once it is much.
@@ -156,7 +205,14 @@ impl State {
                 redis::acl_check_cmd(lua, meter, &mut tape, &values)
             })?;
             self.lua.set_memory_limit(memory_max)?;
-            self.enter.call::<(bool, Value)>((main, keys, args, call, pcall, check))
+            match run.function {
+                None => self.enter.call::<(bool, Value)>((main, keys, args, call, pcall, check)),
+                Some(name) => {
+                    let name = self.lua.create_string(name)?;
+                    let given = (main, name, keys, args, call, pcall, check);
+                    self.enter_library.call::<(bool, Value)>(given)
+                }
+            }
         })
     }
 
@@ -221,8 +277,20 @@ fn after_shebang(text: &[u8]) -> std::result::Result<&[u8], Error> {
 }
 
 /// What a script ended with, as the error that Redis answers.
-fn failure(text: &Blob, value: &Value) -> Result<Error> {
-    let (mut whole, line) = match value {
+fn failure(run: &Run<'_>, value: &Value) -> Result<Error> {
+    let (mut whole, line) = error_text(value)?;
+    let (name, source) = match run.function {
+        None => (hex(&sha1(run.text)), "user_script"),
+        Some(function) => (String::from_utf8_lossy(function).into_owned(), "user_function"),
+    };
+    let place = line.map_or_else(|| ".".to_owned(), |line| format!(", on @{source}:{line}."));
+    whole.extend_from_slice(format!(" script: {name}{place}").as_bytes());
+    Ok(Error::Reply(one_line(&whole)))
+}
+
+/// The text of what was raised, and its line.
+fn error_text(value: &Value) -> Result<(Vec<u8>, Option<f64>)> {
+    Ok(match value {
         Value::Table(table) => {
             let line: Value = table.raw_get("line")?;
             let line = matches!(line, Value::Integer(_) | Value::Number(_)).then(|| float(&line));
@@ -236,11 +304,25 @@ fn failure(text: &Blob, value: &Value) -> Result<Error> {
         }
         Value::String(text) => ([b"ERR ", &*text.as_bytes()].concat(), None),
         _ => (b"ERR unknown error".to_vec(), None),
+    })
+}
+
+/// What a library has registered, as the prelude tells it.
+fn registered(all: &Table) -> Result<Vec<FunctionSpec>> {
+    let bytes = |value: Value| match value {
+        Value::String(text) => Some(Blob::copy_from(&text.as_bytes())),
+        _ => None,
     };
-    let name = hex(&sha1(text));
-    let place = line.map_or_else(|| ".".to_owned(), |line| format!(", on @user_script:{line}."));
-    whole.extend_from_slice(format!(" script: {name}{place}").as_bytes());
-    Ok(Error::Reply(one_line(&whole)))
+    let mut functions = Vec::with_capacity(all.raw_len());
+    for row in all.sequence_values::<Table>() {
+        let row = row?;
+        functions.push(FunctionSpec {
+            name: bytes(row.raw_get(1)?).unwrap_or_default(),
+            description: bytes(row.raw_get(2)?),
+            flags: row.raw_get(3)?,
+        });
+    }
+    Ok(functions)
 }
 
 /// What the handler of errors makes of one: a table with its text and its line.
@@ -271,7 +353,8 @@ fn handle(lua: &Lua, meter: &Meter, failure: Value) -> Result<Value> {
     };
     for level in 1..200 {
         let line = lua.inspect_stack(level, |frame| {
-            let here = frame.source().source.is_some_and(|source| source == "@user_script");
+            let source = frame.source().source;
+            let here = source.is_some_and(|source| matches!(&*source, "@user_script" | "@user_function"));
             here.then(|| frame.current_line()).flatten()
         });
         match line {
@@ -286,8 +369,8 @@ fn handle(lua: &Lua, meter: &Meter, failure: Value) -> Result<Value> {
     Ok(Value::Table(table))
 }
 
-/// Puts the libraries into a state. Gives the function through which runs enter.
-fn furnish(lua: &Lua, meter: &Arc<Meter>, json: &Json) -> Result<Function> {
+/// Puts the libraries into a state. Gives the functions through which runs enter: of scripts, and of functions.
+fn furnish(lua: &Lua, meter: &Arc<Meter>, json: &Json) -> Result<(Function, Function)> {
     let globals = lua.globals();
     let raw = lua.create_table()?;
     for name in [
@@ -314,7 +397,7 @@ fn furnish(lua: &Lua, meter: &Arc<Meter>, json: &Json) -> Result<Function> {
         ["string", "table", "math", "coroutine"].map(|name| globals.raw_get::<Table>(name));
     let (string, table, math, coroutine) = (string?, table?, math?, coroutine?);
     for (library, names) in [
-        (&string, &["format", "sub", "find"][..]),
+        (&string, &["format", "sub", "find", "lower"][..]),
         (&coroutine, &["create", "resume"]),
         (&table, &["concat", "sort"]),
     ] {

@@ -42,7 +42,7 @@ impl Host for Counter {
 fn eval_in(lua: &mut Scripts, host: &mut Counter, text: &str) -> Result<Reply, Error> {
     let text = Blob::from(text.as_bytes());
     let (keys, args) = ([Blob::from(&b"key"[..])], [Blob::from(&b"arg"[..])]);
-    lua.run(&Run { text: &text, keys: &keys, args: &args, seed: 7 }, host)
+    lua.run(&Run { text: &text, keys: &keys, args: &args, seed: 7, function: None }, host)
 }
 fn eval(text: &str) -> Result<Reply, Error> {
     eval_in(&mut Scripts::new(), &mut Counter::default(), text)
@@ -340,4 +340,158 @@ fn a_check_says_whether_a_text_is_a_script() {
     assert!(lua.check(&Blob::from(&b"return 1"[..])).is_ok());
     assert!(lua.check(&Blob::from(&b"return ("[..])).is_err());
     assert!(lua.check(&Blob::from(&b"\x1bLua"[..])).is_err());
+}
+
+fn load(text: &str) -> Result<Vec<String>, String> {
+    let loaded = Scripts::new().load(&Blob::from(format!("#!lua name=x\n{text}")), 500_000);
+    match loaded {
+        Ok((functions, units)) => {
+            assert!(units > 0, "loading costs something");
+            let shown = functions.iter().map(|function| {
+                let description = function.description.as_ref().map(|text| format!("({text})"));
+                format!("{}{} {}", function.name, description.unwrap_or_default(), function.flags)
+            });
+            Ok(shown.collect())
+        }
+        Err(error) => Err(error.text().to_string()),
+    }
+}
+
+#[test]
+fn a_library_registers_functions_and_can_do_nothing_else() {
+    let registered = |text: &str, wanted: &[&str]| {
+        let wanted: Vec<String> = wanted.iter().map(|&text| text.to_owned()).collect();
+        assert_eq!(load(text), Ok(wanted), "{text}");
+    };
+    registered("redis.register_function('f', function() end)", &["f 0"]);
+    registered("redis.register_function(1, function() end)", &["1 0"]);
+    registered(
+        "redis.register_function{function_name='f', callback=function() end, description='d', flags={'no-writes', 'no-cluster', 'no-writes'}}",
+        &["f(d) 9"],
+    );
+    registered("return 5", &[]);
+    let refused = |text: &str, wanted: &str| {
+        assert_eq!(load(text), Err(format!("ERR Error registering functions: ERR {wanted}")), "{text}");
+    };
+    for name in ["error", "pairs", "math", "KEYS", "server", "_G", "print"] {
+        let wanted =
+            format!("user_function:2: Script attempted to access nonexistent global variable '{name}'");
+        refused(&format!("local v = {name}"), &wanted);
+    }
+    for name in ["call", "pcall", "setresp", "sha1hex", "REPL_ALL"] {
+        let wanted =
+            format!("user_function:2: Script attempted to access nonexistent global variable '{name}'");
+        refused(&format!("local v = redis.{name}"), &wanted);
+    }
+    for (text, wanted) in [
+        ("foo = 1", "user_function:2: Attempt to modify a readonly table"),
+        ("redis.foo = 1", "user_function:2: Attempt to modify a readonly table"),
+        ("local x = nil + 1", "user_function:2: attempt to perform arithmetic on a nil value"),
+        ("redis.log(1)", "redis.log() requires two arguments or more."),
+        ("while true do end", "FUNCTION LOAD timeout"),
+    ] {
+        refused(text, wanted);
+    }
+    let said = |text: &str, wanted: &str| refused(&format!("redis.register_function{text}"), wanted);
+    let of_functions = |why: &str| format!("redis.register_function {why}");
+    said("()", "wrong number of arguments to redis.register_function");
+    said("('g', function() end, 1)", "wrong number of arguments to redis.register_function");
+    said("('g', 1)", "second argument to redis.register_function must be a function");
+    said("({}, function() end)", "first argument to redis.register_function must be a string");
+    said("{}", &of_functions("must get a function name argument"));
+    said("{function_name='g'}", &of_functions("must get a callback argument"));
+    said(
+        "{function_name=1, callback=1}",
+        "callback argument given to redis.register_function must be a function",
+    );
+    said(
+        "{function_name='g', callback=function() end, foo=1}",
+        "unknown argument given to redis.register_function",
+    );
+    said("{function_name='g', callback=function() end, flags={'foo'}}", "unknown flag given");
+    said(
+        "{function_name='g', callback=function() end, flags=1}",
+        "flags argument to redis.register_function must be a table representing function flags",
+    );
+    said(
+        "('g', function() end) redis.register_function('G', function() end)",
+        "Function already exists in the library",
+    );
+    assert_eq!(
+        load("return ((("),
+        Err("ERR Error compiling function: user_function:2: unexpected symbol near '<eof>'".to_owned())
+    );
+}
+
+#[test]
+fn a_function_gets_keys_and_arguments_and_keeps_nothing() {
+    let library = r#"#!lua name=x
+local count = 0
+redis.register_function('args', function(keys, args) return {keys[1], args[1], #keys + #args} end)
+redis.register_function('count', function() count = count + 1 return {count, redis.call('INCR')} end)
+redis.register_function('global', function() foo = 1 end)
+redis.register_function('keys', function() return KEYS end)
+redis.register_function('late', function() redis.register_function('z', function() end) end)
+redis.register_function('raise', function()
+  error('x')
+end)
+redis.register_function('server', function() return server end)
+redis.register_function('walk', function()
+  local names = {}
+  for name in pairs(_G) do names[#names + 1] = name end
+  for name in pairs(redis) do names[#names + 1] = name end
+  return table.concat(names, ',')
+end)
+redis.register_function('write', function() redis.foo = 1 end)
+redis.register_function('spin', function() while true do end end)
+"#;
+    let text = Blob::from(library);
+    let (mut lua, mut host) = (Scripts::new(), Counter::default());
+    let (keys, args) = ([Blob::from("k")], [Blob::from("a")]);
+    let mut call = |name: &str| {
+        let function = Blob::from(name);
+        let run = Run { text: &text, keys: &keys, args: &args, seed: 7, function: Some(&function) };
+        shown(&lua.run(&run, &mut host))
+    };
+    assert_eq!(call("args"), r#"["k" "a" 2]"#);
+    assert_eq!((call("count"), call("count")), ("[1 1]".to_owned(), "[1 2]".to_owned()));
+    for (name, wanted) in [
+        (
+            "global",
+            "user_function:5: Attempt to modify a readonly table script: global, on @user_function:5.",
+        ),
+        (
+            "keys",
+            "user_function:6: Script attempted to access nonexistent global variable 'KEYS' script: keys, on @user_function:6.",
+        ),
+        (
+            "late",
+            "user_function:7: attempt to call field 'register_function' (a nil value) script: late, on @user_function:7.",
+        ),
+        ("raise", "user_function:9: x script: raise, on @user_function:9."),
+        (
+            "server",
+            "user_function:11: Script attempted to access nonexistent global variable 'server' script: server, on @user_function:11.",
+        ),
+        (
+            "write",
+            "user_function:18: Attempt to modify a readonly table script: write, on @user_function:18.",
+        ),
+    ] {
+        assert_eq!(call(name), format!("-ERR {wanted}"));
+    }
+    let walked = call("walk");
+    assert!(
+        walked.contains("sha1hex") && walked.contains("tonumber") && !walked.contains("server"),
+        "{walked}"
+    );
+    assert!(call("spin").starts_with("!ERR script went over its budget"));
+    assert_eq!(call("args"), r#"["k" "a" 2]"#);
+    // A script after it sees its own library again, and none of what functions see.
+    let script = eval_in(
+        &mut lua,
+        &mut host,
+        "return {redis.register_function == nil, KEYS[1], type(server.call), type(redis.debug)}",
+    );
+    assert_eq!(shown(&script), r#"[1 "key" "function" "function"]"#);
 }

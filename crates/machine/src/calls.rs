@@ -20,7 +20,7 @@ use crate::users::{Rights, refused};
 use crate::{Event, Machine, Now, Outputs};
 use quorate_calls::collections::{Change, Changed, Long, Value};
 use quorate_calls::streams::{ChangeStreams, LookStreams};
-use quorate_calls::{Deadline, Error, Found, Look, NoScripts, Session, Spec, Store};
+use quorate_calls::{Deadline, Error, Found, Library, Look, NoScripts, Session, Spec, Store};
 use quorate_types::{Blob, Key, Keyspace, LogTime, Mode, OpError, OpResult, Payload, Reply, Verbs, WallTime};
 
 /// The times of now as a reader knows them, at or after those of the last entry: they tell how much is left of what is there.
@@ -233,6 +233,15 @@ macro_rules! look {
             fn script(&self, sha: &[u8; 20]) -> Option<&Blob> {
                 self.view().kept_script(sha)
             }
+            fn library(&self, name: &Blob) -> Option<&Library> {
+                self.view().machine.libraries.get(name)
+            }
+            fn libraries(&self) -> Vec<Blob> {
+                self.view().machine.libraries.names()
+            }
+            fn library_of(&self, function: &Blob) -> Option<&Library> {
+                self.view().machine.libraries.of(function)
+            }
             fn streams(&self) -> Option<Box<dyn LookStreams + '_>> {
                 Some(Box::new(self.view()))
             }
@@ -433,6 +442,10 @@ impl Store for Effects<'_, '_> {
         for sha in all {
             self.machine.scripts.set(sha, None);
         }
+    }
+
+    fn put_library(&mut self, name: &Blob, library: Option<Library>) {
+        self.machine.libraries.set(name, library);
     }
 
     fn change_streams(&mut self) -> Option<&mut dyn ChangeStreams> {

@@ -25,6 +25,7 @@ struct Savepoint {
     keys: keys::Mark,
     bodies: usize,
     scripts: usize,
+    libraries: usize,
     leases: usize,
     locks: locks::Mark,
     idempotency: idempotency::Mark,
@@ -676,6 +677,7 @@ impl Machine {
             keys: self.keys.mark(),
             bodies: self.bodies.mark(),
             scripts: self.scripts.mark(),
+            libraries: self.libraries.mark(),
             leases: self.leases.mark(),
             locks: self.locks.mark(),
             idempotency: self.idempotency.mark(),
@@ -695,6 +697,7 @@ impl Machine {
         self.keys.rollback(&to.keys);
         self.bodies.rollback(to.bodies);
         self.scripts.rollback(to.scripts, |_, _, _| {});
+        self.libraries.rollback(to.libraries);
         self.leases.rollback(to.leases);
         self.locks.rollback(&to.locks);
         self.idempotency.rollback(&to.idempotency);

@@ -16,6 +16,7 @@ mod groups;
 mod idempotency;
 mod keys;
 mod leases;
+mod libraries;
 mod limits;
 mod locks;
 mod reads;
@@ -172,6 +173,8 @@ pub struct Machine {
     bodies: bodies::Bodies,
     /// Scripts that EVALSHA may name, by the SHA-1 of their text.
     scripts: table::Table<Blob, Blob>,
+    /// Libraries of functions.
+    libraries: libraries::Libraries,
     interpreter: Box<dyn Interpreter>,
     /// Random numbers drawn in the entry in hand.
     draws: u64,
@@ -215,6 +218,7 @@ impl Machine {
             producers: xgroups::XGroups::default(),
             bodies: bodies::Bodies::default(),
             scripts: table::Table::default(),
+            libraries: libraries::Libraries::default(),
             interpreter: Box::new(NoScripts),
             draws: 0,
             inline_records: 0,
@@ -761,6 +765,7 @@ impl Machine {
         self.keys.forget();
         self.bodies.forget();
         self.scripts.forget();
+        self.libraries.forget();
         self.leases.forget();
         self.users.forget();
         self.locks.forget();

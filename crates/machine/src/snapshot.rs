@@ -35,7 +35,8 @@ const SCRIPTS: u64 = 13;
 const XGROUPS: u64 = 14;
 const PRODUCERS: u64 = 15;
 const USERS: u64 = 16;
-const END: u64 = 17;
+const LIBRARIES: u64 = 17;
+const END: u64 = 18;
 /// Where the first two versions ended.
 const END_FIRST: u64 = 12;
 
@@ -139,6 +140,7 @@ impl Machine {
         self.keys.walk_begin();
         self.bodies.walk_begin();
         self.scripts.walk_begin();
+        self.libraries.walk_begin();
         self.leases.table().walk_begin();
         self.users.walk_begin();
         self.locks.walk_begin();
@@ -180,6 +182,7 @@ impl Machine {
         self.keys.walk_end();
         self.bodies.walk_end();
         self.scripts.walk_end();
+        self.libraries.walk_end();
         self.leases.table().walk_end();
         self.users.walk_end();
         self.locks.walk_end();
@@ -216,6 +219,7 @@ impl Machine {
             GROUPS => (0, self.groups.walk_next(rows, out)),
             BODIES => self.bodies.walk_next(rows, &self.keys, out),
             SCRIPTS => full(self.scripts.walk_next(rows, out)),
+            LIBRARIES => full(self.libraries.walk_next(rows, out)),
             XGROUPS => (0, self.xgroups.walk_next(rows, out)),
             PRODUCERS => (0, self.producers.walk_next(rows, out)),
             _ => (0, true),
@@ -256,6 +260,7 @@ impl Machine {
             self.keys.digest(&mut scratch),
             self.bodies.digest(self.keys.bodied(), &mut scratch),
             self.scripts.digest(&mut scratch),
+            self.libraries.digest(&mut scratch),
             self.leases.digest(&mut scratch),
             self.users.digest(&mut scratch),
             self.locks.digest(&mut scratch),
@@ -351,6 +356,7 @@ impl Restorer {
                         BODIES => machine.restore_body(&mut from)?,
                         USERS => machine.users.restore_row(&mut from)?,
                         SCRIPTS => drop(machine.scripts.restore_row(&mut from)?),
+                        LIBRARIES => machine.libraries.restore_row(&mut from)?,
                         found => return Err(DecodeError::Tag { what: "snapshot section", found }.into()),
                     }
                 }

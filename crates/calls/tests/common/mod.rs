@@ -4,7 +4,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use quorate_calls::collections::{Change, Changed, Value};
-use quorate_calls::{Deadline, Error, Found, Interpreter, Look, NoScripts, Session, Store};
+use quorate_calls::{Deadline, Error, Found, Interpreter, Library, Look, NoScripts, Session, Store};
 use quorate_types::{Blob, Key, Keyspace, LogTime, Millis, Reply, WallTime};
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ pub struct Memory {
     keys: BTreeMap<Key, (Value, Option<Deadline>)>,
     places: BTreeMap<Keyspace, Vec<Option<Blob>>>,
     pub scripts: BTreeMap<[u8; 20], Blob>,
+    pub libraries: BTreeMap<Blob, Library>,
     pub published: Vec<(Blob, Blob, bool)>,
     /// Names that may not be written.
     pub protected: Vec<Blob>,
@@ -114,6 +115,18 @@ impl Look for Memory {
     fn script(&self, sha: &[u8; 20]) -> Option<&Blob> {
         self.scripts.get(sha)
     }
+    fn library(&self, name: &Blob) -> Option<&Library> {
+        self.libraries.get(name)
+    }
+    fn libraries(&self) -> Vec<Blob> {
+        self.libraries.keys().cloned().collect()
+    }
+    fn library_of(&self, function: &Blob) -> Option<&Library> {
+        let named = |library: &&Library| {
+            library.functions.iter().any(|other| other.name.eq_ignore_ascii_case(function))
+        };
+        self.libraries.values().find(named)
+    }
 }
 
 impl Store for Memory {
@@ -181,6 +194,12 @@ impl Store for Memory {
     }
     fn forget_scripts(&mut self) {
         self.scripts.clear();
+    }
+    fn put_library(&mut self, name: &Blob, library: Option<Library>) {
+        match library {
+            Some(library) => self.libraries.insert(name.clone(), library),
+            None => self.libraries.remove(name),
+        };
     }
 }
 

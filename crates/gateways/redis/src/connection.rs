@@ -698,7 +698,8 @@ fn is_web_page(name: &Blob) -> bool {
 
 fn is_script(name: &Blob) -> bool {
     let evaluates = name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"eval"));
-    evaluates || name.eq_ignore_ascii_case(b"script")
+    let calls = ["fcall", "fcall_ro", "function", "script"];
+    evaluates || calls.iter().any(|word| name.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Whether a write's work may grow with what is there, instead of with its words.

@@ -43,6 +43,15 @@ const DIFFERENCES: &[(&str, &str)] = &[
         "relative times run in log time: no failover restarts or skips them",
     ),
     ("expireat pexpireat hexpireat hpexpireat", "in wall time"),
+    (
+        "fcall fcall_ro",
+        "as EVAL; the text of its library runs anew before each call: variables outside functions keep nothing from call to call",
+    ),
+    ("function|kill", "no function is ever found running"),
+    (
+        "function|load function|restore",
+        "256 libraries of 2 MiB in all; FUNCTION DUMP and RESTORE exchange them with Redis",
+    ),
     ("flushall flushdb", "leaves protected streams; elements are freed later, in slices"),
     ("hello", "says Redis 7.2"),
     ("info", "`role:master` on every node, `quorate_*` fields"),
@@ -88,7 +97,6 @@ const REFUSED: &[(&str, &str)] = &[
         "failover replicaof slaveof psync sync replconf",
         "members change with `quorate cluster add`, `remove` and `transfer`; every node serves everything",
     ),
-    ("fcall fcall_ro function", "not built yet: EVAL and EVALSHA run scripts"),
     (
         "client command config latency lolwut memory module pubsub script slowlog",
         "nothing here that it could tell or do",

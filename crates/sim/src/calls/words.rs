@@ -261,7 +261,8 @@ impl Caller {
             44 => vec!["SET", &a, &number, "KEEPTTL", "GET"],
             45..=53 if !self.scripts => vec!["HSET", &a, &member, &number],
             45..=49 => vec!["EVAL", script, "1", &a, &number],
-            50 => vec!["SCRIPT", "LOAD", script],
+            50 if random.chance(2) => vec!["SCRIPT", "LOAD", script],
+            50 => return library(random, &a, &number),
             51 | 52 => return evalsha(script, &a, &number),
             53 if random.chance(12) => vec!["SCRIPT", "FLUSH"],
             53 if random.chance(3) => {
@@ -279,6 +280,22 @@ impl Caller {
 /// A call that is always refused for its words.
 pub(crate) fn bogus() -> Op {
     call(JUDGED, &["SET", "s0", "v", "BOGUS"])
+}
+
+/// Something about libraries of functions: few names, so that they collide.
+fn library(random: &mut Random, key: &str, argument: &str) -> Op {
+    let (name, function) = (random.below(3), random.below(4));
+    let text = format!(
+        "#!lua name=l{name}\nredis.register_function('f{function}', function(keys, args) return redis.call('INCRBY', keys[1], args[1]) end)"
+    );
+    let (name, function) = (format!("l{name}"), format!("f{function}"));
+    match random.below(9) {
+        0 => call(FREE, &["FUNCTION", "LOAD", &text]),
+        1 | 2 => call(FREE, &["FUNCTION", "LOAD", "REPLACE", &text]),
+        3 => call(FREE, &["FUNCTION", "DELETE", &name]),
+        4 if random.chance(4) => call(FREE, &["FUNCTION", "FLUSH"]),
+        _ => call(FREE, &["FCALL", &function, "1", key, argument]),
+    }
 }
 
 fn evalsha(script: &str, key: &str, argument: &str) -> Op {

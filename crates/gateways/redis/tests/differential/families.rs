@@ -575,6 +575,29 @@ pub(crate) const FAMILIES: &[Family] = &[
         )
     },
     Family {
+        second: 10,
+        with: &["strings"],
+        ..family(
+            "functions",
+            &[
+                "=12 FUNCTION LOAD [ REPLACE ] 0library",
+                "=6 FUNCTION LOAD REPLACE 0library",
+                "=20 FCALL 0function 2 k k v v",
+                "=5 FCALL_RO 0function 2 k k v v",
+                "=3 FCALL 0function n k k",
+                "=2 FUNCTION DELETE 0named",
+                "*3 FUNCTION LIST LIBRARYNAME 0pattern [ WITHCODE ]",
+                "#2 FUNCTION STATS",
+                "= FUNCTION KILL",
+                "= FUNCTION FLUSH c",
+                "= FUNCTION RESTORE v",
+                "= FUNCTION NOPE",
+                "=2 MULTI",
+                "=2 EXEC",
+            ],
+        )
+    },
+    Family {
         second: 20,
         spoiled: 3,
         ..family(

@@ -44,6 +44,13 @@ pub(crate) enum Word {
     Id(usize),
     /// The number of the second database that a run has to itself.
     Database,
+    /// A text in which `@` is that number.
+    Own(Vec<u8>),
+}
+
+/// A text with the number of a run in it.
+pub(crate) fn owned(text: &[u8], number: usize) -> Vec<u8> {
+    String::from_utf8_lossy(text).replace('@', &number.to_string()).into_bytes()
 }
 
 /// A command from a grammar.
@@ -225,6 +232,7 @@ const BAD: [&str; 20] = [
 /// One random word, or several, of the kind that a letter names.
 fn fill(dice: &mut Dice, name: &str, words: &mut Vec<Word>) {
     let plain = |text: &str| Word::Plain(text.as_bytes().to_vec());
+    let own = |text: &str| Word::Own(text.as_bytes().to_vec());
     let word = match name {
         "k" => plain(dice.pick(&KEYS)),
         "j" => {
@@ -267,6 +275,10 @@ fn fill(dice: &mut Dice, name: &str, words: &mut Vec<Word>) {
         "0lon" => plain(dice.pick(&["13.361389", "15.087269", "-122.4194", "2.3522", "0", "181", "-0.1276"])),
         "0lat" => plain(dice.pick(&["38.115556", "37.502669", "37.7749", "48.8566", "0", "86", "51.5072"])),
         "0script" => plain(dice.pick(&SCRIPTS)),
+        "0library" => own(dice.pick(&LIBRARIES)),
+        "0function" => own(dice.pick(&["f@", "f@", "g@", "G@", "ro@", "boom@", "sand@", "none@"])),
+        "0named" => own(dice.pick(&["a@", "b@", "c@", "d@", "f@", "z@"])),
+        "0pattern" => own(dice.pick(&["*@", "a@", "[A-C]@", "[^a]@"])),
         "0sha" => plain(&sha1(dice.pick(&SCRIPTS).as_bytes())),
         _ => plain(name.strip_prefix('\'').unwrap_or(name)),
     };
@@ -330,6 +342,35 @@ const SCRIPTS: [&str; 36] = [
     "local s = 0 for i = 1, 1000 do s = s + i end return s",
     "redis.call('set', KEYS[1], ARGV[1], 'px', 100000) return redis.call('pttl', KEYS[1]) > 90000",
     "local t = {} for w in string.gmatch('a,b,,c', '([^,]*)') do t[#t+1] = w end return {#ARGV[1], string.upper(ARGV[1]), string.format('%05.1f|%s|%d', 3.14159, 'x', 42), unpack({7,8})}",
+];
+
+/// Libraries of one function each, so that LIST gives them in an order; and some that are none. Libraries are those of the whole server: `@` is the
+/// number that a run has to itself.
+const LIBRARIES: [&str; 24] = [
+    "#!lua name=a@\nredis.register_function('f@', function(keys, args) return {#keys, #args, keys[1], args[1]} end)",
+    "#!lua name=a@\nredis.register_function('f@', function(keys, args) return redis.call('set', keys[1], args[1]) end)",
+    "#!lua name=b@\nredis.register_function{function_name='g@', callback=function(keys) return redis.call('get', keys[1]) end, flags={'no-writes'}, description='reads'}",
+    "#!lua name=b@\nredis.register_function{function_name='g@', callback=function(keys, args) redis.call('rpush', keys[1], unpack(args)) return redis.call('llen', keys[1]) end, flags={'allow-oom', 'allow-stale'}}",
+    "#!lua name=c@\nredis.register_function{function_name='ro@', callback=function(keys, args) return redis.call('set', keys[1], args[1]) end, flags={'no-writes'}}",
+    "#!lua name=d@\nlocal function no() error('boom') end\nredis.register_function('boom@', function(keys, args)\n  redis.call('incr', keys[1])\n  no()\nend)",
+    "#!lua name=e@\nredis.register_function('sand@', function(keys, args) return {redis.pcall('fcall', 'f', 0).err, redis.register_function == nil, redis.sha1hex('x'), redis.setresp(3), redis.call('ping')} end)",
+    "#!lua name=f@\nredis.register_function('sand@', function() return {type(cjson), type(math.random()), type(os.clock()), #redis.status_reply('x').ok} end)",
+    "#!lua name=g@\nredis.register_function('f@', function() return KEYS end)",
+    "#!lua name=h@\nredis.register_function('g@', function() x = 1 end)",
+    "#!lua name=i@\nredis.register_function('ro@', function() return {err='MINE it is'} end)",
+    "#!lua name=a@\nredis.call('get', 'x')",
+    "#!lua name=a@\nlocal x = math.random()",
+    "#!lua name=a@\nredis.register_function('f@', 1)",
+    "#!lua name=a@\nredis.register_function('f-g', function() end)",
+    "#!lua name=a@\nredis.register_function{function_name='f@', callback=function() end, flags={'none'}}",
+    "#!lua name=a@\nredis.register_function{function_name='f@', callback=function() end, more=1}",
+    "#!lua name=a@\nredis.register_function{callback=function() end}",
+    "#!lua name=a@\nreturn 1",
+    "#!lua name=a@\nreturn (((",
+    "#!lua name=a-b\nreturn 1",
+    "#!lua\nreturn 1",
+    "#!js name=a@\nreturn 1",
+    "return 1",
 ];
 
 /// The SHA-1 of a text in hexadecimal, by which EVALSHA names a script. Source: FIPS 180-4, §6.1.

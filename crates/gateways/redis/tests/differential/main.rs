@@ -255,6 +255,7 @@ fn line(step: &families::Step) -> String {
             Word::Seconds(from_now) => format!("<now+{from_now}s>").into_bytes(),
             Word::Millis(from_now) => format!("<now+{from_now}ms>").into_bytes(),
             Word::Database => b"8".to_vec(),
+            Word::Own(text) => grammar::owned(text, 8),
             Word::Id(place) => format!("<id {place}>").into_bytes(),
         })
         .collect();

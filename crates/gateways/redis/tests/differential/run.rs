@@ -141,6 +141,12 @@ impl Side {
         for command in [&format!("SELECT {other}"), "FLUSHDB", &format!("SELECT {database}"), "FLUSHDB"] {
             expect(&mut wires[0], command).map_err(|error| (name, error))?;
         }
+        for library in 'a'..='i' {
+            // It is there or not: either way it is not there then.
+            let delete =
+                ["FUNCTION", "DELETE", &format!("{library}{other}")].map(|word| word.as_bytes().to_vec());
+            wires[0].ask(&delete).map_err(|error| (name, error))?;
+        }
         Ok(Self { name, wires, ids: vec![], other })
     }
 
@@ -153,6 +159,7 @@ impl Side {
                 Word::Seconds(from_now) => (now / 1000 + from_now).to_string().into_bytes(),
                 Word::Millis(from_now) => (now + from_now).to_string().into_bytes(),
                 Word::Database => self.other.to_string().into_bytes(),
+                Word::Own(text) => crate::grammar::owned(text, self.other),
                 Word::Id(_) if self.ids.is_empty() => b"1-1".to_vec(),
                 Word::Id(place) => self.ids[place % self.ids.len()].clone(),
             })
