@@ -259,6 +259,7 @@ static PERMISSIONS: &[Permission] = &[
     row("bzpopmin", "write sortedset fast blocking", "rw", "rw"),
     row("cl.throttle", "write fast", "rw", "rw"),
     row("client", "slow", "", ""),
+    row("client|caching", "slow connection", "", ""),
     row("client|getname", "slow connection", "", ""),
     row("client|getredir", "slow connection", "", ""),
     row("client|id", "slow connection", "", ""),

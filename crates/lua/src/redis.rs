@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// What a call costs, in units, beside its bytes.
 const CALL_UNITS: u64 = 100;
 /// The version whose behaviour scripts find.
-const VERSION: (&str, i64) = ("7.2.4", 0x0007_0204);
+const VERSION: (&str, i64) = ("7.4.0", 0x0007_0400);
 
 /// The calls that a run has made, with their answers.
 pub(crate) struct Tape<'a> {

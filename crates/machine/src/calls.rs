@@ -412,6 +412,7 @@ impl Store for Effects<'_, '_> {
 
     fn clear(&mut self, space: Keyspace) -> Result<(), Error> {
         not_internal(space)?;
+        self.out.events.push(Event::Flushed { space });
         for key in self.machine.keys.keys_of_space(space) {
             self.machine.drop_key(&key, self.context.now);
         }

@@ -133,6 +133,11 @@ pub enum Event {
         /// The lease.
         lease: LeaseId,
     },
+    /// A call has emptied a keyspace.
+    Flushed {
+        /// The keyspace.
+        space: Keyspace,
+    },
     /// A call told the subscribers of a channel something.
     Published {
         /// The channel.

@@ -118,6 +118,11 @@ impl Machine {
     pub fn changes(&self, range: &KeyRange, from: Revision, max: usize) -> Result<Changes, OpError> {
         self.keys.changes(range, from, max, self.revision)
     }
+    /// The revision up to which changes are no longer retained.
+    #[must_use]
+    pub fn compacted(&self) -> Revision {
+        self.keys.compacted()
+    }
     /// Keys changed at or after a revision, each as often as it changed: whose watchers to wake.
     pub fn touched_since(&self, from: Revision) -> impl Iterator<Item = &Key> {
         self.keys.touched_since(from)

@@ -24,7 +24,9 @@ pub use admission::Refused;
 pub use background::{Done, Work};
 pub use cluster::AdminRequest;
 pub use config::Config;
-pub use partition::{Fatal, NotAdmitted, OpenError, OpenReport, Partition, Published, Reply, Status};
+pub use partition::{
+    Changes, Fatal, NotAdmitted, OpenError, OpenReport, Partition, Published, Reply, Status,
+};
 pub use replica::{ALONE, ClusterStatus, MemberStatus, ReadBarrier, ReplicaConfig};
 pub use router::{PartitionId, Router, SLOTS};
 pub use waiters::{Interest, WatchId};

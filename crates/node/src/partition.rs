@@ -166,6 +166,9 @@ pub struct Partition<T> {
     pub(crate) replies: Vec<(T, Reply)>,
     /// What was told to subscribers and not yet taken.
     pub(crate) published: Vec<Published>,
+    /// Whether somebody remembers what it has read, and what has changed and was not taken.
+    follows: bool,
+    changes: Changes,
     outputs: Outputs,
     pub(crate) decisions: Decisions,
     background: Background,
@@ -192,6 +195,18 @@ pub(crate) struct InFlight<T> {
     /// The commands, when they were sent to another node; the engine keeps those that were ordered here.
     pub(crate) commands: Option<Vec<Command>>,
 }
+
+/// What has changed, for who remembers what it has read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Keys whose values may have changed.
+    pub keys: Vec<quorate_types::Key>,
+    /// Everything may have changed.
+    pub all: bool,
+}
+
+/// Keys that are told of one by one, between two times that changes are taken: of more, everything may have changed.
+const CHANGES_MAX: usize = 10_000;
 
 /// Something that subscribers of a channel are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -317,6 +332,8 @@ impl<T> Partition<T> {
             waiters: Waiters::default(),
             replies: Vec::new(),
             published: Vec::new(),
+            follows: false,
+            changes: Changes::default(),
             outputs,
             decisions,
             background,
@@ -570,6 +587,42 @@ impl<T> Partition<T> {
         self.published.drain(..)
     }
 
+    /// Whether changes are kept to be taken from now on; whether they were. Those of the time before are not told.
+    pub fn follow(&mut self, on: bool) -> bool {
+        if !on {
+            self.changes = Changes::default();
+        }
+        std::mem::replace(&mut self.follows, on)
+    }
+
+    /// What has changed, if something has.
+    pub fn take_changes(&mut self) -> Option<Changes> {
+        let some = self.changes.all || !self.changes.keys.is_empty();
+        some.then(|| std::mem::take(&mut self.changes))
+    }
+
+    fn note_changes(&mut self, before: Revision) {
+        let Self { changes, machine, outputs, .. } = self;
+        for event in &outputs.events {
+            match event {
+                Event::Flushed { .. } => changes.all = true,
+                Event::StreamAppended { stream, .. } => changes.keys.push(stream.clone()),
+                _ => {}
+            }
+        }
+        if machine.revision() > before && !changes.all {
+            // What history has forgotten already cannot be told.
+            changes.all = machine.compacted() > before;
+            let left = CHANGES_MAX.saturating_sub(changes.keys.len());
+            let keys = machine.touched_since(before.next()).filter(|key| !key.space.is_internal());
+            changes.keys.extend(keys.take(left + 1).cloned());
+            changes.all |= changes.keys.len() > CHANGES_MAX;
+        }
+        if changes.all {
+            changes.keys = Vec::new();
+        }
+    }
+
     /// The times of now, as far as this node knows them and never before those of the last entry: they tell a reader how much is left of what
     /// is there. What is there is decided by the last entry alone.
     #[must_use]
@@ -793,6 +846,9 @@ impl<T> Partition<T> {
             }
         }
         drop(outcomes);
+        if self.follows {
+            self.note_changes(before);
+        }
         let (mut told, mut answered) = (Vec::new(), Vec::new());
         for event in &self.outputs.events {
             self.waiters.happened(event, &mut told, &mut answered);

@@ -14,7 +14,7 @@ use crate::error::RuntimeError;
 use crate::metrics::Syncs;
 use crate::replica::Peers;
 use quorate_engine::{Durability, Instant, Job};
-use quorate_node::{Config, Done, Partition, Published, Reply, Work};
+use quorate_node::{Changes, Config, Done, Partition, Published, Reply, Work};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -52,6 +52,9 @@ pub(crate) struct Core {
     pub(crate) notes: Vec<String>,
     /// Who is told what is published; they pass it on to the subscribers, who are many.
     pub(crate) subscribers: Vec<mpsc::UnboundedSender<Published>>,
+    /// Whether somebody at this node remembers what it has read, and who is told what has changed.
+    pub(crate) follows: bool,
+    pub(crate) followers: Vec<mpsc::UnboundedSender<Changes>>,
     /// Whom a change of users is told, and which of them was told last.
     users: watch::Sender<u64>,
     users_told: u64,
@@ -89,6 +92,8 @@ impl Shared {
             broken: None,
             notes: Vec::new(),
             subscribers: Vec::new(),
+            follows: false,
+            followers: Vec::new(),
             users: users.clone(),
             users_told,
             entropy,
@@ -227,6 +232,15 @@ impl Core {
             answer(partition);
             for published in partition.take_published() {
                 self.subscribers.retain(|subscriber| subscriber.send(published.clone()).is_ok());
+            }
+            if self.follows {
+                // A partition that was opened anew has not kept what came with its snapshot.
+                let kept = partition.follow(true);
+                let changes = partition.take_changes();
+                let changes = if kept { changes } else { Some(Changes { keys: Vec::new(), all: true }) };
+                if let Some(changes) = changes {
+                    self.followers.retain(|follower| follower.send(changes.clone()).is_ok());
+                }
             }
         }
     }

@@ -13,8 +13,8 @@ use quorate_engine::{Change, Identity};
 use quorate_log::{BackupReport, FileDisk, Index, LogReader};
 use quorate_machine::{Machine, Times};
 use quorate_node::{
-    ALONE, AdminRequest, ClusterStatus, Config, Interest, OpenError, OpenReport, Partition, PartitionId,
-    Published, ReadBarrier, Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
+    ALONE, AdminRequest, Changes, ClusterStatus, Config, Interest, OpenError, OpenReport, Partition,
+    PartitionId, Published, ReadBarrier, Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
 };
 use quorate_types::{
     Command, CommandBody, Commit, Committed, Limits, NodeId, Outcome, PayloadRef, Principal, Refusal,
@@ -294,6 +294,23 @@ impl Handle {
         let (send, receive) = mpsc::unbounded_channel();
         self.shared.lock().subscribers.push(send);
         receive
+    }
+
+    /// Names of what changes on this node's state, by whatever protocol and node, once [`Handle::follow`] is on. To be taken quickly.
+    #[must_use]
+    pub fn changes(&self) -> mpsc::UnboundedReceiver<Changes> {
+        let (send, receive) = mpsc::unbounded_channel();
+        self.shared.lock().followers.push(send);
+        receive
+    }
+
+    /// Begins or ends to tell what changes. A read that begins after this returns misses no change after it.
+    pub fn follow(&self, on: bool) {
+        let mut core = self.shared.lock();
+        core.follows = on;
+        if let Some(partition) = &mut core.partition {
+            partition.follow(on);
+        }
     }
 
     /// Looks at the state now and after each change that touches `interest`, until `look` finds something; nothing when

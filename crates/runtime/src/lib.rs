@@ -20,7 +20,7 @@ pub use metrics::Syncs;
 pub use quorate_engine::Durability;
 pub use quorate_log::{BackupReport, LogConfig};
 pub use quorate_node::{
-    ALONE, ClusterStatus, Config, Interest, MemberStatus, OpenError, OpenReport, Status, WhyRecord,
+    ALONE, Changes, ClusterStatus, Config, Interest, MemberStatus, OpenError, OpenReport, Status, WhyRecord,
     WhyVerdict, WhyWhat,
 };
 pub use quorate_peers::PeerTls;

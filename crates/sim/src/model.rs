@@ -597,7 +597,10 @@ impl Model {
                 Event::WaitEnded { error: OpError::LockHeld { .. }, .. } => {
                     probes.hit("lock: a wait timed out");
                 }
-                Event::WaitEnded { .. } | Event::GroupReady { .. } | Event::Published { .. } => {}
+                Event::WaitEnded { .. }
+                | Event::GroupReady { .. }
+                | Event::Flushed { .. }
+                | Event::Published { .. } => {}
                 Event::StreamAppended { stream, .. } => {
                     if stream.name.starts_with(DEAD) {
                         probes.hit("group: a dead letter");

@@ -72,6 +72,8 @@ pub(crate) struct Seen {
     pub(crate) no_evict: bool,
     pub(crate) no_touch: bool,
     pub(crate) readonly: bool,
+    /// Whom invalidations go to while it tracks what it reads (0: itself), and whether it tracks prefixes.
+    pub(crate) tracking: Option<(u64, bool)>,
     pub(crate) command: &'static str,
     pub(crate) last: Instant,
     pub(crate) input_bytes: usize,
@@ -98,6 +100,7 @@ impl Client {
             no_evict: false,
             no_touch: false,
             readonly: false,
+            tracking: None,
             command: "NULL",
             last: now,
             input_bytes: 0,
@@ -184,6 +187,11 @@ impl Client {
         locked(&self.seen).clone()
     }
 
+    /// What it speaks.
+    pub(crate) fn protocol(&self) -> Protocol {
+        locked(&self.seen).protocol
+    }
+
     /// How long it has been connected, in seconds.
     pub(crate) fn age(&self) -> u64 {
         self.created.elapsed().as_secs()
@@ -204,6 +212,8 @@ impl Client {
             ('P', seen.channels + seen.patterns + seen.shards > 0),
             ('b', seen.blocked),
             ('r', seen.readonly),
+            ('t', seen.tracking.is_some()),
+            ('B', seen.tracking.is_some_and(|(_, broadcast)| broadcast)),
             ('x', seen.queued.is_some()),
             ('e', seen.no_evict),
             ('T', seen.no_touch),
@@ -221,7 +231,7 @@ impl Client {
         // A string takes everything.
         let _ = write!(
             line,
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub={} psub={} ssub={} multi={queued} watch={} qbuf={} omem={waiting} user={} redir=-1 resp={} lib-name={} lib-ver={} cmd={}",
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub={} psub={} ssub={} multi={queued} watch={} qbuf={} omem={waiting} user={} redir={} resp={} lib-name={} lib-ver={} cmd={}",
             self.id,
             self.address,
             self.local,
@@ -235,6 +245,7 @@ impl Client {
             seen.watched,
             seen.input_bytes,
             user(&seen.principal),
+            seen.tracking.map_or(-1, |(redirect, _)| i64::try_from(redirect).unwrap_or(i64::MAX)),
             seen.protocol.number(),
             seen.library,
             seen.library_version,

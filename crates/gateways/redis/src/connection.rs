@@ -17,6 +17,7 @@ use crate::gateway::{Gateway, Who, locked};
 use crate::pubsub::Kind;
 use crate::resp::{self, Bounds, Input, Protocol, ProtocolError};
 use crate::stream::Stream;
+use crate::tracking::{self, Following};
 use crate::transaction::{Transaction, Watched};
 use quorate_calls::collections::Long;
 use quorate_calls::permissions::noperm;
@@ -88,6 +89,8 @@ pub(crate) struct State {
     pub(crate) shards: BTreeSet<Blob>,
     pub(crate) mute: Mute,
     pub(crate) monitor: bool,
+    /// What it has asked to be told of.
+    pub(crate) following: Option<Box<Following>>,
     pub(crate) consistency: Consistency,
     /// The connection ends once its replies are sent.
     pub(crate) closing: bool,
@@ -155,6 +158,7 @@ impl State {
             shards: BTreeSet::new(),
             mute: Mute::No,
             monitor: false,
+            following: None,
             consistency: Consistency::Linearizable,
             closing: false,
         }
@@ -163,6 +167,20 @@ impl State {
     /// How many channels, patterns and shard channels it listens to.
     pub(crate) fn subscriptions(&self) -> usize {
         self.channels.len() + self.patterns.len() + self.shards.len()
+    }
+
+    /// Whether it is to be told of changes of what the command in hand reads.
+    pub(crate) fn follows(&self) -> bool {
+        self.following.as_ref().is_some_and(|following| following.counts())
+    }
+
+    /// CLIENT CACHING is about one command, or one transaction.
+    pub(crate) fn forget_caching(&mut self) {
+        if let Some(following) = &mut self.following
+            && self.transaction.is_none()
+        {
+            following.caching = false;
+        }
     }
 
     pub(crate) fn names(&mut self, kind: Kind) -> &mut BTreeSet<Blob> {
@@ -370,6 +388,7 @@ impl Connection {
             seen.watched = state.watched.len();
             seen.monitor = state.monitor;
             seen.readonly = state.consistency == Consistency::Stale;
+            seen.tracking = state.following.as_ref().map(|following| following.shown());
         });
     }
 
@@ -430,9 +449,13 @@ impl Connection {
         }
         let before = self.out.len();
         self.note(&plan);
+        let names_caching = matches!(plan, Plan::Own("client|caching"));
         let mut in_hand = false;
         match plan {
-            Plan::Write => self.write().await,
+            Plan::Write => {
+                self.follow_script();
+                self.write().await;
+            }
             Plan::Read => {
                 self.flush().await;
                 in_hand = self.read(muted).await?;
@@ -440,8 +463,14 @@ impl Connection {
             Plan::Wait(spec) => {
                 self.flush().await;
                 let words = std::mem::take(&mut self.words);
+                let places = quorate_calls::keys_of(spec, &words).unwrap_or_default();
+                let names: Vec<Blob> = places.into_iter().filter_map(|at| words.get(at).cloned()).collect();
                 let reply = self.wait_for(spec, words).await?;
                 self.answer(&reply);
+                if self.state.follows() && matches!(spec.kind, quorate_calls::Kind::Read(_)) {
+                    // Pushes were sent while it waited: what it has read is not to be remembered.
+                    self.gateway.tracking.disown(&self.gateway, self.client.id, &names);
+                }
             }
             Plan::Queue(step) => self.queue(step),
             Plan::Own(name) => {
@@ -467,7 +496,20 @@ impl Connection {
             self.flush().await;
             self.out.truncate(before);
         }
+        if !names_caching && !in_hand {
+            self.state.forget_caching();
+        }
         Ok(in_hand)
+    }
+
+    /// Of a script, the keys that it declares may be read.
+    fn follow_script(&mut self) {
+        if !self.state.follows() || !is_script(&self.words[0]) {
+            return;
+        }
+        if let Ok(spec) = quorate_calls::check(&self.words) {
+            self.gateway.tracking.remember(&self.gateway, self.client.id, spec, &self.words);
+        }
     }
 
     /// What a refused command means for the transaction it was to be in; its reply.
@@ -654,6 +696,9 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let id = self.client.id;
         self.gateway.monitors.remove(id);
+        if self.state.following.is_some() {
+            tracking::leave(&self.gateway, id);
+        }
         {
             let mut all = locked(&self.gateway.subscriptions);
             let State { channels, patterns, shards, .. } = &self.state;
@@ -835,6 +880,13 @@ impl Reader<'_> {
         // As of this state: what was allowed when the command arrived may be so no more.
         let rights = machine.rights(&self.state.who.principal);
         for _ in 0..READS_MAX {
+            if self.state.follows() {
+                // No later than the read: whatever changes after it is told, and after its reply.
+                let spec = quorate_calls::check(self.words).ok();
+                spec.into_iter().for_each(|spec| {
+                    self.gateway.tracking.remember(self.gateway, self.client.id, spec, self.words);
+                });
+            }
             let seed = self.gateway.random();
             let mut long = None;
             let called =
@@ -850,6 +902,7 @@ impl Reader<'_> {
                     resp::write(&Reply::Error { text }, self.state.protocol, self.out);
                 }
             }
+            self.state.forget_caching();
             let now = Instant::now();
             if self.gateway.slowlog.wants(now - begun) {
                 self.gateway.slowlog.note(now - begun, self.words, self.client);

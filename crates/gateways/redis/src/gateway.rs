@@ -43,6 +43,7 @@ pub(crate) struct Gateway {
     pub(crate) clients: Mutex<BTreeMap<u64, Arc<Client>>>,
     pub(crate) subscriptions: Mutex<Subscriptions>,
     pub(crate) monitors: Monitors,
+    pub(crate) tracking: crate::tracking::Tracking,
     pub(crate) slowlog: Slowlog,
     pub(crate) acl_log: crate::acl::Log,
     pub(crate) queues: Queues,
@@ -88,6 +89,7 @@ impl Gateway {
             clients: Mutex::default(),
             subscriptions: Mutex::default(),
             monitors: Monitors::default(),
+            tracking: crate::tracking::Tracking::default(),
             slowlog: Slowlog::default(),
             acl_log: crate::acl::Log::default(),
             queues: Queues::default(),
@@ -200,6 +202,13 @@ impl Gateway {
         while let Some(Published { channel, message, sharded }) = published.recv().await {
             let bytes_max = self.config.pushes_bytes_max;
             locked(&self.subscriptions).publish(&channel, &message, sharded, bytes_max);
+        }
+    }
+
+    /// Tells clients that track what they have read, as long as something may change.
+    pub(crate) async fn invalidate(&self, mut changes: UnboundedReceiver<quorate_runtime::Changes>) {
+        while let Some(changes) = changes.recv().await {
+            self.tracking.changed(self, &changes);
         }
     }
 

@@ -22,6 +22,7 @@ pub mod resp;
 mod serve;
 mod slowlog;
 mod stream;
+mod tracking;
 mod transaction;
 
 pub use config::{Config, Door};

@@ -123,6 +123,11 @@ impl Subscriptions {
         all.get(channel).map_or(0, BTreeMap::len)
     }
 
+    /// Whether a client listens to a channel.
+    pub(crate) fn hears(&self, channel: &[u8], client: u64) -> bool {
+        self.channels.get(&Blob::copy_from(channel)).is_some_and(|listeners| listeners.contains_key(&client))
+    }
+
     /// How many patterns are listened to.
     pub(crate) fn patterns(&self) -> usize {
         self.patterns.len()

@@ -48,6 +48,10 @@ pub async fn serve(
         let gateway = Arc::clone(&gateway);
         tokio::spawn(async move { gateway.mind_users().await })
     };
+    let following = {
+        let (gateway, changes) = (Arc::clone(&gateway), gateway.handle.changes());
+        tokio::spawn(async move { gateway.invalidate(changes).await })
+    };
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -77,6 +81,7 @@ pub async fn serve(
     }
     delivering.abort();
     minding.abort();
+    following.abort();
     Ok(())
 }
 

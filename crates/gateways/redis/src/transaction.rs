@@ -163,6 +163,15 @@ impl Connection {
         let mut committed = Committed::default();
         if !(ops.is_empty() && guards.is_empty()) {
             self.gateway.pause.wait(true).await;
+            if self.state.follows() {
+                for op in &ops {
+                    if let Op::Call { words, .. } = op
+                        && let Ok(spec) = quorate_calls::check(words)
+                    {
+                        self.gateway.tracking.remember(&self.gateway, self.client.id, spec, words);
+                    }
+                }
+            }
             let commit = Commit { idempotency, guards, then: ops, otherwise: None, mode };
             committed = match self.gateway.commit(&self.state.who, commit).await {
                 Ok(committed) => committed,

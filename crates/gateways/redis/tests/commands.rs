@@ -27,6 +27,10 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("bgsave", "takes a snapshot; a crash needs none"),
     ("client|pause", "of this node's clients"),
     ("client|list client|kill", "of this node"),
+    (
+        "client|tracking",
+        "no NOLOOP; of a script, the keys that it declares are tracked; what a blocking XREAD gave is invalidated at once",
+    ),
     ("command", "no tips and key specifications"),
     ("config|get config|set", "the settings of docs/redis.md; SET lasts until this node restarts"),
     ("copy", "streams are not copied"),
@@ -53,7 +57,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
         "256 libraries of 2 MiB in all; FUNCTION DUMP and RESTORE exchange them with Redis",
     ),
     ("flushall flushdb", "leaves protected streams; elements are freed later, in slices"),
-    ("hello", "says Redis 7.2"),
+    ("hello", "says Redis 7.4: some clients remember what they read only from there on"),
     ("info", "`role:master` on every node, `quorate_*` fields"),
     ("lastsave", "now: whatever was acknowledged is in the log"),
     ("latency", "nothing is sampled"),
@@ -85,10 +89,6 @@ const DIFFERENCES: &[(&str, &str)] = &[
 /// Why a command is refused, by its name or by how it begins; the first that fits.
 const REFUSED: &[(&str, &str)] = &[
     ("acl|load acl|save", "users are in the replicated log: what SETUSER has answered is kept"),
-    (
-        "client|tracking client|caching client|trackinginfo client|getredir",
-        "clients are not told what has changed",
-    ),
     ("cluster", "one log, no slots: clients connect without cluster mode, to any node"),
     ("debug pfdebug pfselftest", "for the developers of Redis"),
     ("bf.loadchunk bf.scandump", "a filter's bits are Quorate's own: they are in snapshots and backups"),

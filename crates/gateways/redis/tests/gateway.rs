@@ -759,9 +759,13 @@ async fn the_server_tells_what_clients_look_for() {
     assert!(count > 200, "{count}");
     let port = server.address.port();
     client.check("SENTINEL get-master-addr-by-name mymaster", &format!("[\"127.0.0.1\", \"{port}\"]")).await;
-    for refused in
-        ["SHUTDOWN", "REPLICAOF a 1", "DEBUG SLEEP 1", "CLIENT TRACKING on", "CLIENT MAINT_NOTIFICATIONS on"]
-    {
+    for refused in [
+        "SHUTDOWN",
+        "REPLICAOF a 1",
+        "DEBUG SLEEP 1",
+        "CLIENT TRACKING on NOLOOP",
+        "CLIENT MAINT_NOTIFICATIONS on",
+    ] {
         assert!(client.ask(refused).await.starts_with("(error) ERR "), "{refused}");
     }
     client.check("CLIENT NOPE", "(error) ERR unknown subcommand 'NOPE'. Try CLIENT HELP.").await;

@@ -6,6 +6,7 @@ use super::{hello, not_served};
 use crate::client::{Client, Unblock, user};
 use crate::connection::{Connection, Mute};
 use crate::resp;
+use crate::tracking;
 use quorate_types::{Blob, Reply};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,19 +35,10 @@ pub(super) async fn run(connection: &mut Connection, name: &'static str, words: 
             Reply::ok()
         }
         "client|unblock" => unblock(connection, &words[2..]),
-        "client|getredir" => Reply::integer(-1),
-        "client|trackinginfo" => Reply::map(vec![
-            Reply::bulk("flags"),
-            Reply::set(vec![Reply::bulk("off")]),
-            Reply::bulk("redirect"),
-            Reply::integer(-1),
-            Reply::bulk("prefixes"),
-            Reply::array(vec![]),
-        ]),
-        "client|tracking" if words[2].eq_ignore_ascii_case(b"off") => Reply::ok(),
-        "client|tracking" => {
-            Reply::error("ERR client side caching is not served here: read what you need again")
-        }
+        "client|getredir" => tracking::redirect(connection),
+        "client|trackinginfo" => tracking::info(connection),
+        "client|tracking" => tracking::track(connection, &words[2..]),
+        "client|caching" => tracking::caching(connection, &words[2]),
         // Clients that ask for it take an error for "there is nothing of the kind", and go on.
         "client|maint_notifications" => Reply::error("ERR there are no maintenance notifications here"),
         other => not_served(other),

@@ -53,6 +53,9 @@ pub(super) fn reset(connection: &mut Connection) -> Reply {
     state.session = Session::new(Keyspace::DEFAULT);
     state.mute = Mute::No;
     state.monitor = false;
+    if state.following.take().is_some() {
+        crate::tracking::leave(&connection.gateway, connection.client.id);
+    }
     state.consistency = Consistency::Linearizable;
     state.known = connection.gateway.is_open();
     state.entered = false;
@@ -215,6 +218,7 @@ async fn greet(connection: &mut Connection, words: &[Blob]) -> Result<(), Reply>
     }
     if protocol != connection.state.protocol {
         connection.state.protocol = protocol;
+        connection.client.note(|seen| seen.protocol = protocol);
         // What is published from now on is in the new dialect.
         let mut all = locked(&connection.gateway.subscriptions);
         for kind in [Kind::Channel, Kind::Pattern, Kind::Shard] {

@@ -18,7 +18,7 @@ use crate::transaction::Transaction;
 use quorate_types::{Blob, Reply};
 
 /// The version of Redis that clients are told: the one whose commands and replies these are.
-pub(crate) const REDIS_VERSION: &str = "7.2.4";
+pub(crate) const REDIS_VERSION: &str = "7.4.0";
 
 /// What the table of calls does not know: name, and how many words as COMMAND INFO has it.
 const OWN: &[(&str, i64)] = &[
@@ -39,6 +39,7 @@ const OWN: &[(&str, i64)] = &[
     ("acl|whoami", 2),
     ("bgrewriteaof", 1),
     ("bgsave", -1),
+    ("client|caching", 3),
     ("client|getname", 2),
     ("client|getredir", 2),
     ("client|id", 2),

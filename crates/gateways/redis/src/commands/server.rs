@@ -200,6 +200,17 @@ const PARAMETERS: &[Parameter] = &[
         }),
     },
     Parameter {
+        name: "tracking-table-max-keys",
+        read: |gateway| gateway.tracking.keys_max.load(Ordering::Relaxed).to_string(),
+        write: Some(|gateway, value| {
+            let max: usize = parsed(value)?;
+            // Bounded, so that nobody fills memory with it; without a bound there is the largest.
+            let max = if max == 0 { crate::tracking::KEYS_MAX } else { max.min(crate::tracking::KEYS_MAX) };
+            gateway.tracking.keys_max.store(max, Ordering::Relaxed);
+            Ok(())
+        }),
+    },
+    Parameter {
         name: "timeout",
         read: |gateway| gateway.idle_seconds.load(Ordering::Relaxed).to_string(),
         write: Some(|gateway, value| {
@@ -311,7 +322,7 @@ fn write_section(gateway: &Gateway, section: &str, out: &mut String) {
             line("connected_clients", &clients.len());
             line("maxclients", &gateway.connections_max.load(Ordering::Relaxed));
             line("blocked_clients", &gateway.queues.waiting());
-            line("tracking_clients", &0);
+            line("tracking_clients", &gateway.tracking.sizes().clients);
             line("pubsub_clients", &listening);
         }
         "memory" => {
@@ -351,6 +362,9 @@ fn write_section(gateway: &Gateway, section: &str, out: &mut String) {
             line("pubsub_channels", &channels);
             line("pubsub_patterns", &locked(&gateway.subscriptions).patterns());
             line("pubsubshard_channels", &shards);
+            let tracked = gateway.tracking.sizes();
+            line("tracking_total_keys", &tracked.keys);
+            line("tracking_total_prefixes", &tracked.prefixes);
             line("slowlog_entries", &gateway.slowlog.len());
         }
         "replication" => {

@@ -6,6 +6,7 @@ import time
 import uuid
 
 import redis
+from redis.cache import CacheConfig
 from redis.exceptions import LockError, ResponseError, WatchError
 
 HOST, PORT = sys.argv[1], int(sys.argv[2])
@@ -213,10 +214,30 @@ def fifty_connections_count_together(r):
     assert r.get(name) == "1000"
 
 
+def remembers(r):
+    cached = client(3, cache_config=CacheConfig())
+    r.mset({"k": 1, "other": 2})
+    assert cached.get("k") == "1" and cached.get("k") == "1" and cached.get("other") == "2"
+    assert cached.get_cache().size == 2
+    for n in range(200):
+        r.set("k", n)
+        until = time.monotonic() + 20
+        while cached.get("k") != str(n):
+            assert time.monotonic() < until, "it never heard of a change"
+    r.hset("h", mapping={"a": 1})
+    assert cached.hgetall("h") == {"a": "1"}
+    r.pexpire("h", 50)
+    until = time.monotonic() + 20
+    while cached.hgetall("h") != {}:
+        assert time.monotonic() < until, "it never heard of an end"
+    cached.close()
+
+
 for protocol in (2, 3):
     r = client(protocol)
     for story in (
         types, scans, transactions, scripts, locks, channels, blocking, streams, expiry, fifty_connections_count_together,
+        remembers,
     ):
         r.flushdb()
         began = time.monotonic()

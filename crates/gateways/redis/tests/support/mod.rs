@@ -46,7 +46,7 @@ impl Server {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        Client { stream: TcpStream::connect(self.address).await.unwrap(), read: Vec::new() }
+        Client::connect(self.address).await
     }
 }
 
@@ -57,6 +57,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    pub(crate) async fn connect(address: std::net::SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), read: Vec::new() }
+    }
+
     /// Sends words that are separated by spaces, as an array.
     pub(crate) async fn send(&mut self, line: &str) {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
