@@ -1,9 +1,9 @@
 //! One request on its way through: who asks, what for, and the way to the runtime and back.
 //!
 //! Invariant: a handler sees a request only after its principal, headers, query and body passed.
-//! Called by: `routes::dispatch` makes a [`Call`], handlers use it.
+//! Called by: `dispatch` makes a [`Call`], handlers use it.
 
-use crate::access::{Need, On, Permit};
+use crate::access::{Entered, Need, On, Permit};
 use crate::cluster::Leader;
 use crate::config::Config;
 use crate::error::{Place, Problem, Retry, TookEffect};
@@ -14,9 +14,10 @@ use crate::json::request::IDEMPOTENCY_TTL;
 use crate::json::units;
 use crate::json::write::Values;
 use crate::metrics::Metrics;
-use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use crate::reply::Body;
+use crate::routes::{Route, Routes};
 use bytes::Bytes;
+use hyper::{HeaderMap, Response};
 use quorate_machine::Machine;
 use quorate_runtime::{Consistency, Handle, RuntimeError};
 use quorate_types::{
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 /// What every request shares.
 pub(crate) struct Gateway {
     pub(crate) handle: Handle,
+    pub(crate) routes: Routes,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
     /// Where the leader is, for every answer's `Quorate-Leader`.
@@ -51,6 +53,14 @@ impl Gateway {
 /// What a handler gives back.
 pub(crate) type Answer = Result<Response<Body>, Problem>;
 
+/// What a request says beside its body.
+pub(crate) struct Asked {
+    pub(crate) headers: HeaderMap,
+    pub(crate) params: Vec<(&'static str, Blob)>,
+    pub(crate) query: Vec<(String, Blob)>,
+    pub(crate) values: Values,
+}
+
 /// One request.
 pub(crate) struct Call {
     pub(crate) gateway: Arc<Gateway>,
@@ -62,14 +72,45 @@ pub(crate) struct Call {
     pub(crate) values: Values,
     /// The log index that a read of the state saw; 0 until then.
     pub(crate) applied: Arc<AtomicU64>,
-    /// What its route needs.
-    pub(crate) need: Need,
+    /// What its route needs, with the names that it brought.
+    pub(crate) permit: Permit,
+    route: &'static Route,
 }
 
 impl Call {
+    /// A request whose body is yet to come.
+    ///
+    /// # Errors
+    /// What the route needs is not said as it has to be.
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        route: &'static Route,
+        entered: Entered,
+        asked: Asked,
+    ) -> Result<Self, Problem> {
+        let Asked { headers, params, query, values } = asked;
+        let mut call = Self {
+            gateway,
+            principal: entered.principal.clone(),
+            headers,
+            params,
+            query,
+            body: Bytes::new(),
+            values,
+            applied: Arc::default(),
+            permit: Permit::new(entered.clone(), None, On::Nothing),
+            route,
+        };
+        let (command, on) = call.need()?;
+        // A probe asks for nobody's rights.
+        let entered = if route.need == Need::Nothing { Entered::server() } else { entered };
+        call.permit = Permit::new(entered, command, on);
+        Ok(call)
+    }
+
     /// What its route needs, with the names that it brought.
-    pub(crate) fn permit(&self, need: Need) -> Result<Permit, Problem> {
-        let (command, on) = match need {
+    fn need(&self) -> Result<(Option<&'static str>, On), Problem> {
+        Ok(match self.route.need {
             Need::Nothing | Need::Entry => (None, On::Nothing),
             Need::Run(command) => (Some(command), On::Nothing),
             Need::Name(command, verbs, param) => {
@@ -84,10 +125,7 @@ impl Call {
             Need::Lease(command, verbs) => {
                 (Some(command), On::Lease(verbs, LeaseId(self.param_number("id")?)))
             }
-        };
-        // A probe asks for nobody's rights.
-        let principal = if need == Need::Nothing { "server".into() } else { self.principal.clone() };
-        Ok(Permit::new(principal, command, on))
+        })
     }
 
     /// A name of the path, percent-decoded.
@@ -253,17 +291,20 @@ impl Call {
         Ok(self.consistency()? != Consistency::Linearizable)
     }
 
-    /// Reads the state, as fresh as the request asks for; the answer tells up to which log index that was.
+    /// Reads the state, as fresh as the request asks for; the answer tells up to which log index that was. A request that only reads has
+    /// its rights looked at in the very state that it reads.
     pub(crate) async fn read<R>(&self, read: impl FnOnce(&Machine) -> R) -> Result<R, Problem> {
         let consistency = self.consistency()?;
         let applied = &self.applied;
+        let permit = (self.route.method == "GET").then_some(&self.permit);
         let seen = self.gateway.handle.read_with(consistency, |machine| {
+            permit.map_or(Ok(()), |permit| permit.check(machine))?;
             applied.store(machine.applied().0, Ordering::Relaxed);
-            read(machine)
+            Ok(read(machine))
         });
         let most = self.gateway.config.command_timeout;
         match tokio::time::timeout(most, seen).await {
-            Ok(seen) => Ok(seen?),
+            Ok(seen) => seen?,
             Err(_) => {
                 let why = format!("no read was confirmed within {} ms", most.as_millis());
                 Err(Problem::new(504, "timeout", why).retry(Retry::Same))
@@ -305,9 +346,9 @@ impl Call {
             (None, Some(header)) => commit.idempotency = Some(header),
             (Some(_), _) | (None, None) => {}
         }
-        let fingerprint = commit.fingerprint();
-        if let Some(idempotency) = &mut commit.idempotency {
-            idempotency.fingerprint = fingerprint;
+        if commit.idempotency.is_some() {
+            let fingerprint = commit.fingerprint();
+            commit.idempotency.iter_mut().for_each(|idempotency| idempotency.fingerprint = fingerprint);
         }
         match self.send(CommandBody::Commit { commit }).await? {
             Outcome::Committed { committed } => Ok(committed),
@@ -350,39 +391,6 @@ pub(crate) fn unexpected(outcome: &Outcome) -> Problem {
         Problem::new(500, "internal", format!("the server answered in an unexpected way: {outcome:?}"));
     problem.took_effect = TookEffect::Unknown;
     problem.retry(Retry::Ask)
-}
-
-/// A JSON answer.
-pub(crate) fn reply(status: u16, json: String) -> Response<Body> {
-    reply_as(status, "application/json", json)
-}
-
-/// An answer of some media type.
-pub(crate) fn reply_as(status: u16, media: &'static str, body: impl Into<Body>) -> Response<Body> {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = StatusCode::from_u16(status).expect("handlers give statuses from 200 to 304");
-    response.headers_mut().insert("content-type", HeaderValue::from_static(media));
-    // Stored bytes come from anybody: a browser must not guess a livelier type than was said.
-    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    response
-}
-
-/// The answer with one more header; a value that no header can hold is left out.
-pub(crate) fn with_header(
-    mut response: Response<Body>,
-    name: &'static str,
-    value: impl ToString,
-) -> Response<Body> {
-    if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
-        response.headers_mut().append(HeaderName::from_static(name), value);
-    }
-    response
-}
-
-/// The headers that every committed answer has.
-pub(crate) fn with_commit(response: Response<Body>, committed: &Committed) -> Response<Body> {
-    let response = with_header(response, "quorate-revision", committed.revision);
-    if committed.replayed { with_header(response, "idempotent-replayed", "true") } else { response }
 }
 
 /// The content of a Structured Field string, or the text itself when it is bare; nothing when it is neither.

@@ -2,10 +2,10 @@
 //!
 //! Invariant: looking for the leader costs an answer a short lock and a copy of a few bytes; the node is asked at most every
 //! [`FRESH`].
-//! Called by: `routes::answer`, `handlers::cluster`, `handlers::server`.
+//! Called by: `dispatch`, `handlers::cluster`, `handlers::server`.
 
 use crate::json::write::{Object, list};
-use axum::http::HeaderValue;
+use hyper::header::HeaderValue;
 use quorate_runtime::{ClusterStatus, Handle, MemberStatus};
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};

@@ -10,8 +10,9 @@ use crate::json::answer;
 use crate::json::read::JsonError;
 use crate::json::units::time_text;
 use crate::json::write::{Object, Values, list, quoted};
-use axum::body::Body;
-use axum::http::{HeaderValue, Response, StatusCode};
+use crate::reply::Body;
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
 use quorate_runtime::RuntimeError;
 use quorate_types::{Compare, Denied, GuardFailed, Invalid, KeyField, LimitReport, Millis, OpError, Refusal};
 
@@ -208,15 +209,15 @@ impl Problem {
 
     /// The whole answer.
     #[must_use]
-    pub fn response(&self) -> Response<Body> {
+    pub(crate) fn response(&self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() =
             StatusCode::from_u16(self.status).expect("statuses in this file are between 400 and 599");
         let headers = response.headers_mut();
-        headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Retry::After(after) = self.retry {
             // Whole seconds, rounded up: retrying early would only be refused again (RFC 9110 §10.2.3).
-            headers.insert("retry-after", HeaderValue::from(after.0.div_ceil(1000).max(1)));
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.0.div_ceil(1000).max(1)));
         }
         for (name, value) in &self.headers {
             if let Ok(value) = HeaderValue::from_str(value) {

@@ -1,7 +1,7 @@
 //! Quorate over HTTP/1.1: commits, keys, leases, locks, elections, streams, limits, timers and services as JSON.
 //!
 //! A thin translator: a request becomes a command or a read of the runtime, and what comes back becomes JSON,
-//! server-sent events or problem+json. Read [`json::request`] for the grammar of a commit, `routes` for the routes,
+//! server-sent events or problem+json. Read [`json::request`] for the grammar of a commit, `routes` for the routes, `dispatch` for a request's way,
 //! and [`error`] for what a client is told when something goes wrong.
 //!
 //! Invariant: nothing is decided here that another gateway would have to decide again.
@@ -12,11 +12,13 @@ mod access;
 mod call;
 mod cluster;
 pub mod config;
+mod dispatch;
 pub mod error;
 mod handlers;
 pub mod json;
 mod metrics;
 pub mod openapi;
+mod reply;
 mod routes;
 mod serve;
 mod sse;

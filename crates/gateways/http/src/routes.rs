@@ -1,30 +1,19 @@
 //! The one table of routes: the router, the OpenAPI document and the metrics are all made from it.
 //!
-//! Invariant: a request reaches its handler only after origin, token, query and body passed, in this order.
-//! Called by: `serve` builds the router; every request goes through [`dispatch`].
+//! Invariant: every route stands in it once; a path and a method find at most one.
+//! Called by: `dispatch` looks routes up; `openapi` and `metrics` list them.
 
-use crate::access::{self, Need};
-use crate::call::{Answer, Call, Gateway, with_header};
-use crate::error::{Problem, Retry, TookEffect};
+use crate::access::Need;
+use crate::call::{Answer, Call};
 use crate::handlers::{
     cluster, commit, groups, keys, leases, limits, locks, server, services, streams, tasks, users,
 };
-use crate::json::write::Values;
-use axum::Router;
-use axum::body::{Body, HttpBody, to_bytes};
-use axum::extract::Request;
-use axum::http::header::{HeaderName, ORIGIN};
-use axum::http::{HeaderValue, Method, Response, StatusCode, Uri};
-use axum::routing::{MethodFilter, MethodRouter, on};
-use bytes::Bytes;
-use quorate_types::{Blob, Principal, Verbs};
+use hyper::Method;
+use quorate_types::Verbs;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 /// What answers a route.
-type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
+pub(crate) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// The body that a route takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +46,7 @@ pub(crate) enum Kind {
 /// One route.
 pub(crate) struct Route {
     pub(crate) method: &'static str,
-    /// As axum writes it; `{*key}` takes the rest of the path.
+    /// `{name}` takes one segment, `{*key}` the rest of the path.
     pub(crate) path: &'static str,
     pub(crate) summary: &'static str,
     /// Names of the query parameters beside those of its kind; described in `openapi`.
@@ -66,7 +55,7 @@ pub(crate) struct Route {
     pub(crate) kind: Kind,
     /// What whoever asks has to be allowed.
     pub(crate) need: Need,
-    handler: Handler,
+    pub(crate) handler: Handler,
 }
 
 /// Query parameters of every read of the state.
@@ -191,275 +180,51 @@ routes! {
     GET "/openapi.json" (Read) [] server::openapi, Run("command"), "This interface as an OpenAPI 3.1 document";
 }
 
-/// The router made of [`ROUTES`].
-pub(crate) fn router(gateway: &Arc<Gateway>) -> Router {
-    let mut router = Router::new();
-    for (number, route) in ROUTES.iter().enumerate() {
-        let filter = match route.method {
-            "GET" => MethodFilter::GET,
-            "PUT" => MethodFilter::PUT,
-            "POST" => MethodFilter::POST,
-            _ => MethodFilter::DELETE,
-        };
-        let gateway = gateway.clone();
-        let method: MethodRouter =
-            on(filter, move |request: Request| async move { answer(gateway, number, request).await });
-        router = router.route(route.path, method);
-    }
-    let preflight = gateway.clone();
-    router
-        .method_not_allowed_fallback(
-            move |request: Request| async move { other_method(&preflight, &request) },
-        )
-        .fallback(|request: Request| async move { no_route(&request).response() })
+/// The routes by path, then by method.
+pub(crate) struct Routes {
+    paths: matchit::Router<Vec<usize>>,
 }
 
-fn no_route(request: &Request) -> Problem {
-    let (method, path) = (request.method(), request.uri().path());
-    Problem::not_found(
-        "no_route",
-        format!(
-            "there is no {method} {path}: see /openapi.json (a / inside a name is written %2F, except in keys)"
-        ),
-    )
+/// What stands where no route was found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Nothing.
+    Path,
+    /// Routes of these methods, as an `Allow` header lists them.
+    Method(String),
 }
 
-/// The CORS preflight of an allowed origin, or a 405 that names what is there.
-fn other_method(gateway: &Gateway, request: &Request) -> Response<Body> {
-    if request.method() == Method::OPTIONS
-        && let Some(origin) = request.headers().get(ORIGIN)
-        && origin_allowed(gateway, origin)
-    {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        let headers = response.headers_mut();
-        headers.insert("access-control-allow-methods", HeaderValue::from_static("GET, PUT, POST, DELETE"));
-        headers.insert(
-            "access-control-allow-headers",
-            HeaderValue::from_static(
-                "authorization, content-type, idempotency-key, idempotency-ttl, if-match, if-none-match, last-event-id, quorate-client, traceparent",
-            ),
-        );
-        headers.insert("access-control-max-age", HeaderValue::from_static("600"));
-        allow_origin(gateway, origin.clone(), &mut response);
-        return response;
-    }
-    let detail =
-        format!("{} is not a method of {}: see /openapi.json", request.method(), request.uri().path());
-    Problem::new(405, "method_not_allowed", detail).response()
-}
-
-/// Counts, bounds in time and answers one request.
-async fn answer(gateway: Arc<Gateway>, number: usize, request: Request) -> Response<Body> {
-    let (route, begun) = (&ROUTES[number], Instant::now());
-    let _in_flight = InFlight::enter(gateway.clone());
-    let origin = request.headers().get(ORIGIN).cloned();
-    let wait = if route.kind == Kind::Wait { gateway.config.wait_max } else { Duration::ZERO };
-    let handled =
-        tokio::time::timeout(gateway.config.request_timeout + wait, dispatch(&gateway, route, request));
-    let mut response = match handled.await {
-        Ok(Ok(response)) => response,
-        Ok(Err(problem)) => problem.response(),
-        Err(_) => timed_out(route, gateway.config.request_timeout).response(),
-    };
-    if let Some(leader) = gateway.leader.header(&gateway.handle) {
-        response.headers_mut().insert("quorate-leader", leader);
-    }
-    if let Some(origin) = origin.filter(|origin| origin_allowed(&gateway, origin)) {
-        allow_origin(&gateway, origin, &mut response);
-    }
-    gateway.metrics.answered(number, response.status().as_u16(), begun.elapsed());
-    response
-}
-
-fn timed_out(route: &Route, after: Duration) -> Problem {
-    let detail = format!("no answer within {} ms", after.as_millis());
-    if matches!(route.kind, Kind::State | Kind::Read | Kind::Probe) {
-        return Problem::new(504, "timeout", detail).retry(Retry::Same);
-    }
-    let mut problem = Problem::new(
-        504,
-        "timeout",
-        format!("{detail}; it may have taken effect: send it again under the same Idempotency-Key, or look"),
-    );
-    problem.took_effect = TookEffect::Unknown;
-    problem.retry(Retry::Ask)
-}
-
-struct InFlight(Arc<Gateway>);
-
-impl InFlight {
-    fn enter(gateway: Arc<Gateway>) -> Self {
-        gateway.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(gateway)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Checks a request and hands it to its handler.
-async fn dispatch(gateway: &Arc<Gateway>, route: &'static Route, request: Request) -> Answer {
-    let (parts, body) = request.into_parts();
-    if let Some(origin) = parts.headers.get(ORIGIN).filter(|origin| !origin_allowed(gateway, origin)) {
-        // Any web page can make a browser send requests to a server on localhost; only known pages may.
-        return Err(Problem::new(
-            403,
-            "origin_refused",
-            format!("pages of {origin:?} may not call: allow the origin in the server's configuration"),
-        ));
-    }
-    let principal = match route.kind {
-        Kind::Probe => Principal::from("anonymous"),
-        Kind::State | Kind::Read | Kind::Write | Kind::Wait | Kind::Admin => {
-            access::principal(gateway, &parts.headers).await?
-        }
-    };
-    let query = query(&parts.uri, &|| route.parameters())?;
-    let values = match query.iter().find(|(name, _)| name == "values").map(|(_, value)| value.as_slice()) {
-        None | Some(b"auto") => Values::Auto,
-        Some(b"base64") => Values::Base64,
-        Some(_) => return Err(Problem::bad_request("query parameter values: wanted auto or base64")),
-    };
-    let params = params(route.path, parts.uri.path())?;
-    let body = whole_body(body, gateway.config.body_bytes_max).await?;
-    if route.takes == Takes::Nothing && !body.is_empty() {
-        let detail = format!("{} {} takes no body, found {} bytes", route.method, route.path, body.len());
-        return Err(Problem::bad_request(detail));
-    }
-    let applied = Arc::new(AtomicU64::new(0));
-    let (gateway, headers) = (gateway.clone(), parts.headers);
-    let call = Call {
-        gateway,
-        principal,
-        headers,
-        params,
-        query,
-        body,
-        values,
-        applied: applied.clone(),
-        need: route.need,
-    };
-    let permit = call.permit(route.need)?;
-    permit.check_now(&call.gateway)?;
-    let gateway = call.gateway.clone();
-    let mut answer = (route.handler)(call).await;
-    if answer.is_ok() && route.method == "GET" {
-        // A linearizable read may have seen a later state than the one that was asked first, and so does this.
-        answer = permit.check_now(&gateway).and(answer);
-    }
-    match applied.load(Ordering::Relaxed) {
-        0 => answer,
-        applied => match answer {
-            Ok(response) => Ok(with_header(response, "quorate-applied", applied)),
-            Err(problem) => Err(problem.header("quorate-applied", applied.to_string())),
-        },
-    }
-}
-
-fn origin_allowed(gateway: &Gateway, origin: &HeaderValue) -> bool {
-    gateway.config.origins.iter().any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes())
-}
-
-fn allow_origin(gateway: &Gateway, origin: HeaderValue, response: &mut Response<Body>) {
-    debug_assert!(origin_allowed(gateway, &origin), "checked by the caller");
-    let headers = response.headers_mut();
-    headers.insert("access-control-allow-origin", origin);
-    headers.insert("vary", HeaderValue::from_static("Origin"));
-    headers.insert(
-        HeaderName::from_static("access-control-expose-headers"),
-        HeaderValue::from_static(
-            "etag, idempotent-replayed, quorate-applied, quorate-create-revision, quorate-leader, quorate-lease, quorate-mod-revision, quorate-revision, quorate-version, ratelimit, ratelimit-policy, retry-after, stream-next-offset, stream-up-to-date",
-        ),
-    );
-}
-
-/// The query parameters, decoded; one that the route does not know is refused.
-fn query<K: Iterator<Item = &'static str>>(
-    uri: &Uri,
-    known: &dyn Fn() -> K,
-) -> Result<Vec<(String, Blob)>, Problem> {
-    let mut found: Vec<(String, Blob)> = Vec::new();
-    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = String::from_utf8_lossy(&percent_decoded(name, true)?).into_owned();
-        if !known().any(|known| known == name) {
-            let known: Vec<&str> = known().collect();
-            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return Err(Problem::bad_request(format!(
-                "query parameter \"{name}\" is not known here; known: {known}"
-            )));
-        }
-        if found.iter().any(|(other, _)| *other == name) {
-            return Err(Problem::bad_request(format!("query parameter {name} is there twice")));
-        }
-        found.push((name, percent_decoded(value, true)?.into()));
-    }
-    Ok(found)
-}
-
-/// The names in a path, percent-decoded to bytes. The path matched the route, so segments stand side by side.
-fn params(route: &'static str, path: &str) -> Result<Vec<(&'static str, Blob)>, Problem> {
-    let mut found = Vec::new();
-    let mut rest = path.strip_prefix('/').unwrap_or(path);
-    for segment in route.split('/').skip(1) {
-        if let Some(name) = segment.strip_prefix("{*").and_then(|name| name.strip_suffix('}')) {
-            found.push((name, percent_decoded(rest, false)?.into()));
-            break;
-        }
-        let (one, after) = rest.split_once('/').unwrap_or((rest, ""));
-        if let Some(name) = segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
-            found.push((name, percent_decoded(one, false)?.into()));
-        }
-        rest = after;
-    }
-    Ok(found)
-}
-
-/// Undoes percent-encoding (RFC 3986 §2.1); in queries `+` is a space, as HTML forms have it.
-fn percent_decoded(text: &str, plus: bool) -> Result<Vec<u8>, Problem> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' if plus => out.push(b' '),
-            b'%' => {
-                let digit = |byte: Option<u8>| byte.and_then(|byte| (byte as char).to_digit(16));
-                let (Some(high), Some(low)) = (digit(bytes.next()), digit(bytes.next())) else {
-                    return Err(Problem::bad_request(format!(
-                        "\"{text}\" has a % without two hexadecimal digits"
-                    )));
-                };
-                out.push((high * 16 + low) as u8);
+impl Routes {
+    /// The routes of [`ROUTES`].
+    pub(crate) fn new() -> Self {
+        let mut paths = matchit::Router::new();
+        for (number, route) in ROUTES.iter().enumerate() {
+            if ROUTES[..number].iter().any(|earlier| earlier.path == route.path) {
+                continue;
             }
-            byte => out.push(byte),
+            let same = (number..ROUTES.len()).filter(|other| ROUTES[*other].path == route.path);
+            paths
+                .insert(route.path, same.collect())
+                .expect("the paths of the table do not contradict each other");
         }
+        Self { paths }
     }
-    Ok(out)
-}
 
-async fn whole_body(body: Body, max: usize) -> Result<Bytes, Problem> {
-    let too_large = |found: String| {
-        Problem::new(413, "too_large", format!("the body has {found}, at most {max} bytes are taken"))
-            .with("wanted", format!("[0,{max}]"))
-    };
-    // Refused before it is sent, where the client says how much it will be.
-    if body.size_hint().lower() > max as u64 {
-        return Err(too_large(format!("{} bytes", body.size_hint().lower())));
-    }
-    match to_bytes(body, max).await {
-        Ok(bytes) => Ok(bytes),
-        Err(error) => {
-            let source = std::error::Error::source(&error);
-            if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
-                Err(too_large(format!("more than {max} bytes")))
-            } else {
-                Err(Problem::bad_request(format!("the body broke off: {error}")))
+    /// The number of a request's route. `HEAD` is answered as `GET` is, without the body.
+    ///
+    /// # Errors
+    /// What stands there instead.
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Result<usize, Missing> {
+        let numbers = self.paths.at(path).map_err(|_| Missing::Path)?.value;
+        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+        let found = numbers.iter().find(|number| ROUTES[**number].method == method);
+        found.copied().ok_or_else(|| {
+            let mut methods: Vec<&str> = numbers.iter().map(|number| ROUTES[*number].method).collect();
+            if methods.contains(&"GET") {
+                methods.push("HEAD");
             }
-        }
+            Missing::Method(methods.join(", "))
+        })
     }
 }
 
@@ -468,38 +233,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_a_path_are_bytes() {
-        let found = |route, path| params(route, path).map_err(|problem| problem.detail);
-        assert_eq!(
-            found("/v1/keys/{*key}", "/v1/keys/a/b%2Fc%ff"),
-            Ok(vec![("key", (&b"a/b/c\xff"[..]).into())])
-        );
-        assert_eq!(
-            found("/v1/streams/{stream}/groups/{group}/take", "/v1/streams/a%2Fb/groups/g+h/take"),
-            Ok(vec![("stream", "a/b".into()), ("group", "g+h".into())])
-        );
-        assert!(found("/v1/keys/{*key}", "/v1/keys/%f").unwrap_err().contains("two hexadecimal digits"));
-        assert!(found("/v1/keys/{*key}", "/v1/keys/%zz").is_err());
-    }
-
-    #[test]
-    fn a_query_parameter_is_known_and_there_once() {
-        let read = |text: &str| {
-            query(&text.parse().unwrap(), &|| ["a", "b"].into_iter()).map_err(|problem| problem.detail)
-        };
-        assert_eq!(read("/?a=x+y%2B&b"), Ok(vec![("a".into(), "x y+".into()), ("b".into(), "".into())]));
-        assert_eq!(read("/"), Ok(vec![]));
-        assert!(read("/?c=1").unwrap_err().contains("\"c\" is not known here; known: a, b"));
-        assert!(read("/?a=1&a=2").unwrap_err().contains("twice"));
-        assert!(read("/?a=%").is_err());
-    }
-
-    #[test]
-    fn every_route_stands_once() {
+    fn every_route_stands_once_and_is_found() {
+        let routes = Routes::new();
         for (number, route) in ROUTES.iter().enumerate() {
             assert!(["GET", "PUT", "POST", "DELETE"].contains(&route.method), "{}", route.path);
             let same = |other: &Route| other.path == route.path && other.method == route.method;
             assert_eq!(ROUTES.iter().position(same), Some(number), "{} {}", route.method, route.path);
+            let path: String = route.path.replace("{*", "{");
+            let path: Vec<&str> =
+                path.split('/').map(|segment| if segment.starts_with('{') { "x" } else { segment }).collect();
+            let method = route.method.parse().unwrap();
+            assert_eq!(routes.find(&method, &path.join("/")), Ok(number), "{} {}", route.method, route.path);
         }
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_from_what_is_there_under_other_methods() {
+        let routes = Routes::new();
+        let find = |method: Method, path: &str| routes.find(&method, path).map(|number| ROUTES[number].path);
+        assert_eq!(find(Method::GET, "/v1/keys/a/b/c"), Ok("/v1/keys/{*key}"));
+        assert_eq!(find(Method::HEAD, "/v1/keys/a"), Ok("/v1/keys/{*key}"));
+        assert_eq!(find(Method::GET, "/v1/nothing"), Err(Missing::Path));
+        assert_eq!(find(Method::GET, "/v1/keys/"), Err(Missing::Path));
+        let allow = |text: &str| Err(Missing::Method(text.to_owned()));
+        assert_eq!(find(Method::PATCH, "/v1/keys/a"), allow("GET, PUT, DELETE, HEAD"));
+        assert_eq!(find(Method::GET, "/v1/commit"), allow("POST"));
+        assert_eq!(find(Method::HEAD, "/v1/commit"), allow("POST"));
     }
 }

@@ -7,14 +7,15 @@
 use crate::call::Gateway;
 use crate::cluster::Leader;
 use crate::config::Config;
+use crate::dispatch;
 use crate::metrics::Metrics;
-use crate::routes::{ROUTES, router};
+use crate::routes::{ROUTES, Routes};
 use crate::tls;
-use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use quorate_runtime::Handle;
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -53,8 +54,14 @@ pub async fn serve(
     let acceptor = config.tls.as_ref().map(|files| tls::acceptor(files, Some(b"http/1.1"))).transpose()?;
     let (stop, stopping) = watch::channel(false);
     let metrics = Metrics::new(ROUTES.iter().map(|route| (route.method, route.path)).collect());
-    let gateway = Arc::new(Gateway { handle, config, metrics, leader: Leader::default(), stopping });
-    let router = router(&gateway);
+    let gateway = Arc::new(Gateway {
+        handle,
+        routes: Routes::new(),
+        config,
+        metrics,
+        leader: Leader::default(),
+        stopping,
+    });
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -68,7 +75,7 @@ pub async fn serve(
                 refuse(&gateway, &stream)
             }
             Ok((stream, _)) => {
-                connections.spawn(connection(gateway.clone(), router.clone(), acceptor.clone(), stream));
+                connections.spawn(connection(gateway.clone(), acceptor.clone(), stream));
             }
             // Most often no file descriptors are left: some must be closed first, and spinning helps nobody.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -89,17 +96,17 @@ fn refuse(gateway: &Gateway, stream: &TcpStream) {
     let _ = stream.try_write(BUSY);
 }
 
-async fn connection(gateway: Arc<Gateway>, router: Router, acceptor: Option<TlsAcceptor>, stream: TcpStream) {
+async fn connection(gateway: Arc<Gateway>, acceptor: Option<TlsAcceptor>, stream: TcpStream) {
     gateway.metrics.accepted.fetch_add(1, Ordering::Relaxed);
     gateway.metrics.connections.fetch_add(1, Ordering::Relaxed);
     // Answers are small and somebody waits for each. Should it fail, they are only slower.
     let _ = stream.set_nodelay(true);
     // What goes wrong here concerns this connection alone, and its client sees it closed.
     let _: io::Result<()> = match acceptor {
-        None => requests(&gateway, router, stream).await,
+        None => requests(&gateway, stream).await,
         Some(acceptor) => {
             match tokio::time::timeout(gateway.config.header_timeout, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => requests(&gateway, router, stream).await,
+                Ok(Ok(stream)) => requests(&gateway, stream).await,
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
@@ -108,15 +115,19 @@ async fn connection(gateway: Arc<Gateway>, router: Router, acceptor: Option<TlsA
     gateway.metrics.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
-async fn requests<S>(gateway: &Gateway, router: Router, stream: S) -> io::Result<()>
+async fn requests<S>(gateway: &Arc<Gateway>, stream: S) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let service = service_fn(|request| {
+        let answered = dispatch::answer(gateway.clone(), request);
+        async move { Ok::<_, Infallible>(answered.await) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(gateway.config.header_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

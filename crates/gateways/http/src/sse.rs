@@ -4,9 +4,10 @@
 //! Invariant: a stream ends when the server stops or the client leaves; no task outlives it.
 //! Called by: the handlers of watch, observe, tail and services.
 
-use crate::call::{Answer, Call, Gateway, reply_as, with_header};
-use axum::body::Body;
+use crate::call::{Answer, Call, Gateway};
+use crate::reply::{Body, name, reply_as, with_header};
 use bytes::Bytes;
+use hyper::header::CACHE_CONTROL;
 use quorate_machine::Machine;
 use quorate_runtime::{Interest, RuntimeError};
 use std::future::Future;
@@ -89,8 +90,7 @@ pub(crate) async fn wait<R>(
 /// # Errors
 /// The request does not say what it needs.
 pub(crate) fn respond(call: &Call, source: impl Source) -> Answer {
-    let permit = call.permit(call.need)?;
-    let begin = (call.gateway.clone(), source, permit, false);
+    let begin = (call.gateway.clone(), source, call.permit.clone(), false);
     let events = futures_util::stream::unfold(begin, |(gateway, mut source, permit, over)| async move {
         if over {
             return None;
@@ -109,9 +109,9 @@ pub(crate) fn respond(call: &Call, source: impl Source) -> Answer {
             }
         };
         let text: String = events.iter().map(Event::text).collect();
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (gateway, source, permit, over)))
+        Some((Bytes::from(text), (gateway, source, permit, over)))
     });
-    let response = reply_as(200, "text/event-stream", Body::from_stream(events));
+    let response = reply_as(200, "text/event-stream", Body::Streamed(Box::pin(events)));
     // A proxy that collects the answer would hold events back.
-    Ok(with_header(with_header(response, "cache-control", "no-store"), "x-accel-buffering", "no"))
+    Ok(with_header(with_header(response, CACHE_CONTROL, "no-store"), name::X_ACCEL_BUFFERING, "no"))
 }

@@ -3,9 +3,10 @@
 //! A change is answered when it is ordered, not when it is complete: the answer shows the cluster as it is then, and whoever needs
 //! the end looks again with `GET /v1/cluster`.
 
-use crate::call::{Answer, Call, reply};
+use crate::call::{Answer, Call};
 use crate::cluster::json;
 use crate::error::Problem;
+use crate::reply::reply;
 use quorate_runtime::{ALONE, RuntimeError};
 use quorate_types::NodeId;
 

@@ -1,10 +1,11 @@
 //! `POST /v1/commit`: any commit; and what became of an idempotency key.
 
-use crate::call::{Answer, Call, reply, unexpected, with_commit, with_header};
+use crate::call::{Answer, Call, unexpected};
 use crate::error::{Place, Problem, rate_limit};
 use crate::handlers::limits::policy_header;
 use crate::json::request::IDEMPOTENCY_TTL;
 use crate::json::{answer, request};
+use crate::reply::{name, reply, with_commit, with_header};
 use quorate_types::{CommandBody, Guard, IdempotencyKey, Outcome, Resolution};
 
 /// Runs a commit.
@@ -23,7 +24,7 @@ pub(crate) async fn commit(call: Call) -> Answer {
         .collect();
     let with_policies = |mut response| {
         for policy in &policies {
-            response = with_header(response, "ratelimit-policy", policy);
+            response = with_header(response, name::RATELIMIT_POLICY, policy.clone());
         }
         response
     };
@@ -39,7 +40,7 @@ pub(crate) async fn commit(call: Call) -> Answer {
     let payloads = call.payloads(&committed.results).await;
     let mut response = reply(200, answer::committed(&committed, &payloads, call.values));
     for report in &committed.limits {
-        response = with_header(response, "ratelimit", rate_limit(report));
+        response = with_header(response, name::RATELIMIT, rate_limit(report));
     }
     Ok(with_policies(with_commit(response, &committed)))
 }

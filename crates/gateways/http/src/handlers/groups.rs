@@ -1,11 +1,12 @@
 //! Groups of readers: declare, take (with a long poll), settle, move cursors, look at.
 
 use super::streams::done;
-use crate::call::{Answer, Call, reply, unexpected, with_commit};
+use crate::call::{Answer, Call, unexpected};
 use crate::error::{Place, Problem};
 use crate::json::answer::{group_settings, result};
 use crate::json::request;
 use crate::json::write::{Object, Values};
+use crate::reply::{reply, with_commit};
 use crate::sse;
 use quorate_machine::GroupView;
 use quorate_runtime::Interest;

@@ -2,14 +2,15 @@
 //!
 //! A key's `ETag` is its mod revision, so `If-Match` is a guard and a lost update is a 412.
 
-use crate::call::{Answer, Call, reply, reply_as, with_commit, with_header};
+use crate::call::{Answer, Call};
 use crate::error::{Place, Problem};
 use crate::json::answer::key_value;
 use crate::json::request;
 use crate::json::write::{Object, Values};
+use crate::reply::{Body, etag, name, reply, reply_as, with_commit, with_header};
 use crate::sse::{self, Event, Source};
-use axum::body::Body;
-use axum::http::Response;
+use hyper::Response;
+use hyper::header::ETAG;
 use quorate_machine::{Change, Changes};
 use quorate_runtime::Interest;
 use quorate_types::{
@@ -37,10 +38,10 @@ pub(crate) async fn get(call: Call) -> Answer {
         return Err(Problem::not_found("key_missing", format!("key {key} does not exist"))
             .header("quorate-revision", revision.to_string()));
     };
-    let etag = format!("\"{}\"", found.mod_revision);
+    let tag = etag(found.mod_revision);
     if call
         .header("if-none-match")?
-        .is_some_and(|text| text == "*" || text.split(',').any(|tag| tag.trim() == etag))
+        .is_some_and(|text| text == "*" || text.split(',').any(|named| named.trim() == tag))
     {
         return Ok(with_key(reply_as(304, media(&found.value), Body::empty()), &found, revision));
     }
@@ -49,12 +50,12 @@ pub(crate) async fn get(call: Call) -> Answer {
 }
 
 fn with_key(response: Response<Body>, found: &KeyValue, revision: Revision) -> Response<Body> {
-    let response = with_header(response, "etag", format!("\"{}\"", found.mod_revision));
-    let response = with_header(response, "quorate-revision", revision);
-    let response = with_header(response, "quorate-mod-revision", found.mod_revision);
-    let response = with_header(response, "quorate-create-revision", found.create_revision);
-    let response = with_header(response, "quorate-version", found.version);
-    if found.lease.0 == 0 { response } else { with_header(response, "quorate-lease", found.lease) }
+    let response = with_header(response, ETAG, etag(found.mod_revision));
+    let response = with_header(response, name::REVISION, revision);
+    let response = with_header(response, name::MOD_REVISION, found.mod_revision);
+    let response = with_header(response, name::CREATE_REVISION, found.create_revision);
+    let response = with_header(response, name::VERSION, found.version);
+    if found.lease.0 == 0 { response } else { with_header(response, name::LEASE, found.lease) }
 }
 
 fn media(value: &[u8]) -> &'static str {
@@ -77,7 +78,7 @@ pub(crate) async fn put(call: Call) -> Answer {
         Commit { guards, then: vec![Op::Put { key, value, lease, prev: false }], ..Commit::default() };
     let committed = call.commit(commit, Place::Precondition).await?;
     let body = Object::new().plain("revision", committed.revision).done();
-    let response = with_header(reply(200, body), "etag", format!("\"{}\"", committed.revision));
+    let response = with_header(reply(200, body), ETAG, etag(committed.revision));
     Ok(with_commit(response, &committed))
 }
 
@@ -105,14 +106,14 @@ fn preconditions(call: &Call, key: &Key) -> Result<Vec<Guard>, Problem> {
         let Some(text) = call.header(header)? else { continue };
         let (field, compare, wanted) = match text.trim() {
             "*" => (KeyField::Version, any, 0),
-            tag => (KeyField::ModRevision, one, etag(header, tag)?),
+            tag => (KeyField::ModRevision, one, revision_of(header, tag)?),
         };
         guards.push(Guard::Key { key: key.clone(), field, compare, wanted });
     }
     Ok(guards)
 }
 
-fn etag(header: &str, text: &str) -> Result<u64, Problem> {
+fn revision_of(header: &str, text: &str) -> Result<u64, Problem> {
     let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     inner.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
         Problem::bad_request(format!("{header} is {text}, wanted one ETag as it was given (\"1078\") or *"))
@@ -152,7 +153,7 @@ pub(crate) async fn range(call: Call) -> Answer {
         next.push(0);
         body = body.bytes("next", &next, call.values);
     }
-    Ok(with_header(reply(200, body.done()), "quorate-revision", revision))
+    Ok(with_header(reply(200, body.done()), name::REVISION, revision))
 }
 
 fn bare_key(found: &KeyValue, values: Values) -> String {
@@ -355,9 +356,9 @@ mod tests {
 
     #[test]
     fn an_etag_is_a_quoted_revision() {
-        assert_eq!(etag("if-match", "\"1078\""), Ok(1078));
+        assert_eq!(revision_of("if-match", "\"1078\""), Ok(1078));
         for bad in ["1078", "\"\"", "W/\"1\"", "\"1\", \"2\"", "\"x\""] {
-            assert!(etag("if-match", bad).is_err(), "{bad}");
+            assert!(revision_of("if-match", bad).is_err(), "{bad}");
         }
     }
 

@@ -1,9 +1,10 @@
 //! Leases: grant, keep alive, look at, revoke.
 
-use crate::call::{Answer, Call, reply, unexpected, with_commit};
+use crate::call::{Answer, Call, unexpected};
 use crate::error::{Place, Problem};
 use crate::json::request;
 use crate::json::write::{Object, Values, list};
+use crate::reply::{reply, with_commit};
 use quorate_machine::LeaseView;
 use quorate_types::{CommandBody, Commit, Key, LeaseId, Millis, Op, OpError, OpResult, Outcome};
 

@@ -1,11 +1,12 @@
 //! Rate limits: take from one, or look at it. Headers follow draft-ietf-httpapi-ratelimit-headers.
 
-use crate::call::{Answer, Call, reply, unexpected, with_commit, with_header};
+use crate::call::{Answer, Call, unexpected};
 use crate::error::{Place, Problem, rate_limit, sf_text};
 use crate::json::answer::limit;
 use crate::json::request;
 use crate::json::units;
 use crate::json::write::Object;
+use crate::reply::{name, reply, with_commit, with_header};
 use quorate_types::{Commit, Guard, LimitName, LimitPolicy, Millis, Outcome};
 
 /// Takes from a limit: 200, or 429 with when to come back.
@@ -24,10 +25,10 @@ pub(crate) async fn take(call: Call) -> Answer {
     };
     let response = with_header(
         reply(200, Object::new().json("limit", limit(report)).done()),
-        "ratelimit",
+        name::RATELIMIT,
         rate_limit(report),
     );
-    Ok(with_commit(with_header(response, "ratelimit-policy", header), &committed))
+    Ok(with_commit(with_header(response, name::RATELIMIT_POLICY, header), &committed))
 }
 
 /// Looks at a limit, taking nothing.
@@ -39,8 +40,8 @@ pub(crate) async fn peek(call: Call) -> Answer {
     let header = policy_header(&name, &policy);
     let (report, denied) = call.read(move |machine| machine.limit_report(&name, &policy, cost)).await?;
     let body = Object::new().json("limit", limit(&report)).plain("denied", denied).done();
-    let response = with_header(reply(200, body), "ratelimit", rate_limit(&report));
-    Ok(with_header(response, "ratelimit-policy", header))
+    let response = with_header(reply(200, body), name::RATELIMIT, rate_limit(&report));
+    Ok(with_header(response, name::RATELIMIT_POLICY, header))
 }
 
 fn query_policy(call: &Call) -> Result<LimitPolicy, Problem> {

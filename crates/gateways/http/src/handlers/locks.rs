@@ -3,12 +3,13 @@
 //! An election is a lock with a value, so both share their code.
 
 use super::leases::{session, session_fields};
-use crate::call::{Answer, Call, Gateway, reply, unexpected, with_commit};
+use crate::call::{Answer, Call, Gateway, unexpected};
 use crate::error::{Place, Problem, Retry};
 use crate::json::answer::{holder, lock_mode};
 use crate::json::request;
 use crate::json::units::time_text;
 use crate::json::write::{Object, Values, list};
+use crate::reply::{reply, with_commit};
 use crate::sse::{self, Event, Source};
 use quorate_machine::LockView;
 use quorate_runtime::Interest;

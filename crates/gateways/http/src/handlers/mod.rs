@@ -1,7 +1,7 @@
 //! One file per primitive: a request becomes a commit, a command or a read, and what comes back becomes JSON.
 //!
 //! Invariant: no rule lives here. What two gateways would need belongs to `machine` or `node`.
-//! Called by: `routes::dispatch`, through the route table.
+//! Called by: `dispatch`, through the route table.
 
 pub(crate) mod cluster;
 pub(crate) mod commit;

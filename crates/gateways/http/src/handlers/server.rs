@@ -1,12 +1,13 @@
 //! The server itself: health, status, metrics, why, backup, compaction, its own description.
 
-use crate::call::{Answer, Call, reply, reply_as, unexpected};
+use crate::call::{Answer, Call, unexpected};
 use crate::cluster;
 use crate::error::{Place, Problem, Retry};
 use crate::json::show;
 use crate::json::units::time_text;
 use crate::json::write::{Object, Values, quoted};
 use crate::openapi;
+use crate::reply::{reply, reply_as};
 use quorate_runtime::{RuntimeError, WhyRecord, WhyVerdict, WhyWhat};
 use quorate_types::{CommandBody, Key, LeaseId, LockName, Outcome, Revision, Subject, TaskName};
 use std::path::PathBuf;

@@ -1,11 +1,12 @@
 //! Services: instances on leases, listed and watched.
 
 use super::leases::{session, session_fields};
-use crate::call::{Answer, Call, Gateway, reply, with_commit, with_header};
+use crate::call::{Answer, Call, Gateway};
 use crate::error::{Place, Problem};
 use crate::json::answer::registered;
 use crate::json::request;
 use crate::json::write::{Object, Values, list};
+use crate::reply::{name, reply, with_commit, with_header};
 use crate::sse::{self, Event, Source};
 use quorate_machine::service_range;
 use quorate_runtime::Interest;
@@ -55,7 +56,7 @@ pub(crate) async fn instances(call: Call) -> Answer {
     let name = service.clone();
     let (revision, found) = call.read(move |machine| (machine.revision(), machine.instances(&name))).await?;
     let body = instances_json(&service, &found, call.values);
-    Ok(with_header(reply(200, body), "quorate-revision", revision))
+    Ok(with_header(reply(200, body), name::REVISION, revision))
 }
 
 fn instances_json(service: &ServiceName, found: &[Registered], values: Values) -> String {

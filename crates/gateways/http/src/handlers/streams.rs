@@ -1,13 +1,13 @@
 //! Streams: declare, append, read by offset (long poll or server-sent events), trim, look at, delete.
 
-use crate::call::{Answer, Call, Gateway, fetch, reply, unexpected, with_commit, with_header};
+use crate::call::{Answer, Call, Gateway, fetch, unexpected};
 use crate::error::{Place, Problem};
 use crate::json::answer::{group_settings, placed_record, stream_settings};
 use crate::json::request;
 use crate::json::write::{Object, Values, list};
+use crate::reply::{Body, name, reply, with_commit, with_header};
 use crate::sse::{self, Event, Source};
-use axum::body::Body;
-use axum::http::Response;
+use hyper::Response;
 use quorate_machine::{BatchRef, Batches, Machine, StreamView};
 use quorate_runtime::{Handle, Interest};
 use quorate_types::{
@@ -227,7 +227,7 @@ pub(crate) async fn read(call: Call) -> Answer {
         return Ok(if wait.is_zero() {
             page_answer(&place, &Page { next: from, end: from, records: vec![] }, call.values)
         } else {
-            with_header(empty(), "stream-next-offset", from)
+            with_header(empty(), name::STREAM_NEXT_OFFSET, from)
         });
     };
     Ok(page_answer(&place, &page, call.values))
@@ -235,7 +235,7 @@ pub(crate) async fn read(call: Call) -> Answer {
 
 fn empty() -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = axum::http::StatusCode::NO_CONTENT;
+    *response.status_mut() = hyper::StatusCode::NO_CONTENT;
     response
 }
 
@@ -249,8 +249,8 @@ fn page_answer(place: &Reading, page: &Page, values: Values) -> Response<Body> {
         .plain("next", page.next)
         .plain("end", page.end)
         .done();
-    let response = with_header(reply(200, body), "stream-next-offset", page.next);
-    if page.next == page.end { with_header(response, "stream-up-to-date", "true") } else { response }
+    let response = with_header(reply(200, body), name::STREAM_NEXT_OFFSET, page.next);
+    if page.next == page.end { with_header(response, name::STREAM_UP_TO_DATE, "true") } else { response }
 }
 
 async fn resolve(call: &Call, stream: &Key, partition: u32, start: Start) -> Result<Offset, Problem> {

@@ -1,10 +1,11 @@
 //! Timers: commits that run later, once.
 
-use crate::call::{Answer, Call, reply, unexpected, with_commit};
+use crate::call::{Answer, Call, unexpected};
 use crate::error::{Place, Problem};
 use crate::json::units::time_text;
 use crate::json::write::{Object, Values, list};
 use crate::json::{request, show};
+use crate::reply::{reply, with_commit};
 use quorate_machine::{Due, TaskView};
 use quorate_types::{Commit, LogTime, Op, OpError, OpResult, Outcome, TaskName};
 

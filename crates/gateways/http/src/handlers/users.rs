@@ -1,9 +1,10 @@
 //! Users: who may do what, over every protocol. A body changes a user; what it does not name stays.
 
-use crate::call::{Answer, Call, reply, unexpected};
+use crate::call::{Answer, Call, unexpected};
 use crate::error::{Place, Problem};
 use crate::json::read::{Fields, Node, Read};
 use crate::json::write::{Object, Values, list};
+use crate::reply::reply;
 use quorate_calls::permissions::{Categories, permissions};
 use quorate_machine::Access;
 use quorate_runtime::door;
