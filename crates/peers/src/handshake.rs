@@ -285,7 +285,7 @@ mod tests {
             let (mut near, far) = tokio::io::duplex(1 << 16);
             near.write_all(&bytes).await.unwrap();
             drop(near);
-            read(&mut (Box::new(far) as Stream)).await
+            read(&mut Stream::Wrapped(Box::new(far))).await
         })
     }
 

@@ -1,7 +1,7 @@
 //! Links between nodes: opaque frames in order, and bulk requests beside them, over TCP or mutual TLS.
 //!
 //! Each node dials each of its peers and *sends* on the connection it dialled; it *receives* on those it accepted. So every direction
-//! of every pair has one TCP stream of its own: frames of one link arrive in the order of [`Links::send`], or not at all. Bulk requests
+//! of every pair has one TCP stream of its own: frames of one link arrive in the order of [`Links::queue`], or not at all. Bulk requests
 //! ([`Links::fetch`]) have a connection of their own, so that a large answer never stands before a message. The bytes are in
 //! docs/formats/peers.md. Read `shared.rs` first, then `dial.rs` and `accept.rs`; `pump.rs` moves the frames of every connection.
 //!
@@ -9,7 +9,7 @@
 //! Invariant: after [`Host::down`] no frame that was sent before it is delivered to the peer once [`Host::up`] has been called again.
 //! Invariant: no frame of an older connection is delivered after a newer one of the same peer was welcomed.
 //! Invariant: memory is bounded whatever a peer sends: by what has arrived, never by what a length field claims.
-//! Invariant: the host is never called inside `send`, `set_peers` or `stop`, so these may be called under the host's own lock.
+//! Invariant: the host is never called inside `queue`, `flush`, `set_peers` or `stop`, so these may be called under the host's own lock.
 //! Called by: the runtime (one [`Links`] per node, everything runs on the runtime it names). Knows no other crate of ours.
 //! Source: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm", ATC 2014 needs no order of messages; our consensus
 //! library does (one ordered stream per pair, nothing of the old one after a reconnect), hence the invariants.
@@ -71,7 +71,7 @@ pub struct Hello {
 /// What the links need from the node they serve, and what they tell it.
 ///
 /// All methods are called from tasks of the runtime given to [`Links::start`], never while a lock of the links is held that
-/// [`Links::send`] takes; so each may call `send`. None may block for long: they run on the thread that serves the links.
+/// [`Links::queue`] takes; so each may call that, and `flush`. None may block for long: they run on the thread that serves the links.
 pub trait Host: Send + Sync + 'static {
     /// Who we are now. Asked at every handshake, since a node becomes a member while it runs.
     fn hello(&self) -> Hello;
@@ -87,7 +87,7 @@ pub trait Host: Send + Sync + 'static {
     /// will be. `link` is larger than that of every link before it.
     fn up(&self, node: u64, hello: Hello, link: u64);
 
-    /// The sending link ended: some of what was sent may be lost. `send` answers false until the next [`Host::up`].
+    /// The sending link ended: some of what was sent may be lost. `queue` answers false until the next [`Host::up`].
     fn down(&self, node: u64, link: u64, why: &str);
 
     /// Every frame that one read from `node` completed, in order. One call per read, so that the host works once for all of them; it may
@@ -141,12 +141,26 @@ impl Links {
         self.shared.set_peers(peers);
     }
 
-    /// Queues a frame for `node`. Never blocks, and is cheap: what several calls queue before the link's task wakes becomes one write.
+    /// Queues a frame for `node`, to be written by [`Links::flush`]. Never blocks, and is cheap: what several calls queue becomes one write.
     ///
     /// False: dropped, because no link stands, its queue is full, or the frame is empty or larger than `frame_bytes_max`. True says
     /// nothing about delivery.
+    pub fn queue(&self, node: u64, frame: Bytes) -> bool {
+        self.shared.peer(node).is_some_and(|peer| peer.outbox.queue(frame))
+    }
+
+    /// [`Links::queue`] and [`Links::flush`] for a single frame.
     pub fn send(&self, node: u64, frame: Bytes) -> bool {
-        self.shared.peer(node).is_some_and(|peer| peer.outbox.push(frame))
+        self.shared.peer(node).is_some_and(|peer| {
+            let queued = peer.outbox.queue(frame);
+            peer.outbox.flush();
+            queued
+        })
+    }
+
+    /// Writes what was queued, on the calling thread as far as the sockets take it at once; their tasks do the rest. Never blocks.
+    pub fn flush(&self) {
+        self.shared.flush();
     }
 
     /// Asks `node` for bulk data, over a connection of its own. Up to [`FETCHES_IN_FLIGHT_MAX`] at a time per node; more wait.

@@ -1,11 +1,17 @@
-//! What waits to be written on one connection: bounded in bytes, filled by any thread, drained by the connection's task.
+//! What waits to be written on one connection: bounded in bytes, filled by any thread, drained by one writer at a time.
 //!
-//! Invariant: `bytes` counts what is queued and what the task took and has not written yet, so that the bound holds for both.
-//! Invariant: `push` wakes the task only when it made the queue non-empty: one wake per batch.
-//! Called by: `Links::send` and `bulk` (push), `pump` (take, written), `dial` (open, close).
+//! Whoever queued frames may write them itself (`flush`), so that a message costs no hand-over between threads. Where the socket takes
+//! no more, where much waits, and under TLS, the connection's task goes on.
+//!
+//! Invariant: `bytes` counts what is queued and what a writer took and has not written yet, so that the bound holds for both.
+//! Invariant: at most one writes, and it looks again when it is done: what was queued meanwhile is never left lying.
+//! Invariant: a frame begun is finished before the next begins, whoever finishes it.
+//! Called by: `Links` and `bulk` (queue, push, flush), `pump` (attach, take, written, done), `dial` (open, close).
 
-use bytes::Bytes;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::frame;
+use bytes::{Buf, Bytes, BytesMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 /// What a frame costs beside its payload: header and bookkeeping. Counted, so that many tiny frames are bounded too.
@@ -13,6 +19,8 @@ pub(crate) const FRAME_COST: usize = 64;
 
 /// Room kept when a batch is done; a larger one is given back.
 const FRAMES_KEPT_MAX: usize = 16 << 10;
+/// More than this is not gathered by whoever queued it: the connection's task writes large frames from where they are.
+const FLUSH_BYTES_MAX: usize = 64 << 10;
 
 pub(crate) struct Outbox {
     state: Mutex<State>,
@@ -24,9 +32,19 @@ pub(crate) struct Outbox {
 #[derive(Default)]
 struct State {
     open: bool,
+    /// Which connection this is: whoever began to write on an earlier one has nothing to say any more.
+    link: u64,
     frames: Vec<Bytes>,
     bytes: usize,
     losses: Losses,
+    /// Somebody writes, or has left a rest that the connection's task will write.
+    writing: bool,
+    socket: Option<Arc<OwnedWriteHalf>>,
+    /// What the socket did not take at once, and what it counts.
+    rest: BytesMut,
+    rest_bytes: usize,
+    /// Room to gather frames in.
+    room: BytesMut,
 }
 
 /// What was dropped while the connection stood.
@@ -36,6 +54,11 @@ pub(crate) struct Losses {
     too_large: Option<usize>,
 }
 
+/// What frames count.
+pub(crate) fn cost(frames: usize, payload_bytes: usize) -> usize {
+    frames * FRAME_COST + payload_bytes
+}
+
 impl Outbox {
     /// A closed one: it takes nothing until `open`.
     pub(crate) fn new(frame_bytes_max: usize, queue_bytes_max: usize) -> Outbox {
@@ -43,16 +66,37 @@ impl Outbox {
     }
 
     pub(crate) fn open(&self) {
-        *self.state() = State { open: true, ..State::default() };
+        let mut state = self.state();
+        *state = State { open: true, link: state.link + 1, ..State::default() };
     }
 
     /// Drops what is queued. Answers what was dropped before, for lack of room.
     pub(crate) fn close(&self) -> Losses {
-        std::mem::take(&mut *self.state()).losses
+        let mut state = self.state();
+        let closed = State { link: state.link + 1, ..State::default() };
+        std::mem::replace(&mut *state, closed).losses
     }
 
-    /// Queues a frame; false when it was dropped. An empty frame is dropped too: on the wire it is a keep-alive, never delivered.
+    /// From now on whoever queues may write on this socket.
+    pub(crate) fn attach(&self, socket: &Arc<OwnedWriteHalf>) {
+        let mut state = self.state();
+        if state.open {
+            state.socket = Some(Arc::clone(socket));
+        }
+    }
+
+    /// Queues a frame and leaves it to the connection's task; false when it was dropped.
     pub(crate) fn push(&self, frame: Bytes) -> bool {
+        let queued = self.queue(frame);
+        if queued {
+            self.wake.notify_one();
+        }
+        queued
+    }
+
+    /// Queues a frame, to be flushed; false when it was dropped. An empty frame is dropped too: on the wire it is a keep-alive, never
+    /// delivered.
+    pub(crate) fn queue(&self, frame: Bytes) -> bool {
         let mut state = self.state();
         if !state.open || frame.is_empty() {
             return false;
@@ -61,43 +105,88 @@ impl Outbox {
             state.losses.too_large = Some(frame.len());
             return false;
         }
-        let bytes = state.bytes + FRAME_COST + frame.len();
+        let bytes = state.bytes + cost(1, frame.len());
         if bytes > self.queue_bytes_max {
             state.losses.full += 1;
             return false;
         }
-        let wake = state.frames.is_empty();
         state.bytes = bytes;
         state.frames.push(frame);
-        drop(state);
-        if wake {
-            self.wake.notify_one();
-        }
         true
     }
 
-    /// Waits for frames and takes all of them. `batch` is empty before; its memory is used for what is queued next.
-    pub(crate) async fn take(&self, batch: &mut Vec<Bytes>) {
+    /// Writes what is queued, as far as the socket takes it at once; the connection's task does the rest.
+    pub(crate) fn flush(&self) {
+        loop {
+            let mut state = self.state();
+            if state.writing || state.frames.is_empty() {
+                return;
+            }
+            let socket = state.socket.clone().filter(|_| state.bytes <= FLUSH_BYTES_MAX);
+            let Some(socket) = socket else {
+                drop(state);
+                return self.wake.notify_one();
+            };
+            state.writing = true;
+            let (link, bytes) = (state.link, state.bytes);
+            let mut out = std::mem::take(&mut state.room);
+            for payload in state.frames.drain(..) {
+                frame::put_header(&mut out, &payload);
+                out.extend_from_slice(&payload);
+            }
+            drop(state);
+            let written = socket.try_write(&out);
+            let mut state = self.state();
+            if state.link != link {
+                return;
+            }
+            // What is wrong with the socket, if anything is, the connection's task finds out as well.
+            out.advance(written.unwrap_or(0));
+            if !out.is_empty() {
+                (state.rest, state.rest_bytes) = (out, bytes);
+                drop(state);
+                return self.wake.notify_one();
+            }
+            out.clear();
+            state.room = out;
+            state.bytes -= bytes;
+            state.writing = false;
+        }
+    }
+
+    /// Waits for frames and takes all of them, and what of earlier ones is left to be written, with what that counts. Whoever takes is the
+    /// one who writes, until `done`. `batch` is empty before; its memory is used for what is queued next.
+    pub(crate) async fn take(&self, batch: &mut Vec<Bytes>) -> (BytesMut, usize) {
         assert!(batch.is_empty(), "the last batch was written");
         loop {
             {
                 let mut state = self.state();
-                if !state.frames.is_empty() {
+                if !state.rest.is_empty() || (!state.writing && !state.frames.is_empty()) {
+                    state.writing = true;
                     batch.shrink_to(FRAMES_KEPT_MAX);
                     std::mem::swap(&mut state.frames, batch);
-                    return;
+                    return (std::mem::take(&mut state.rest), std::mem::take(&mut state.rest_bytes));
                 }
             }
             self.wake.notified().await;
         }
     }
 
-    /// Frames of the batch were written: their room is free again.
-    pub(crate) fn written(&self, frames: usize, payload_bytes: usize) {
+    /// Becomes the one who writes, unless somebody does; then false.
+    pub(crate) fn claim(&self) -> bool {
+        !std::mem::replace(&mut self.state().writing, true)
+    }
+
+    /// So much of what was taken was written: its room is free again.
+    pub(crate) fn written(&self, bytes: usize) {
         let mut state = self.state();
-        let bytes = frames * FRAME_COST + payload_bytes;
         assert!(bytes <= state.bytes, "written {bytes} of {} queued bytes", state.bytes);
         state.bytes -= bytes;
+    }
+
+    /// What was taken is written. Call `take` next: something may have been queued meanwhile.
+    pub(crate) fn done(&self) {
+        self.state().writing = false;
     }
 
     /// What was dropped since it was last asked, in words.
@@ -148,7 +237,7 @@ mod tests {
         runtime.block_on(outbox.take(&mut batch));
         assert_eq!(batch.len(), 2);
         assert!(!outbox.push(frame()), "both are in flight");
-        outbox.written(1, 100);
+        outbox.written(cost(1, 100));
         assert!(outbox.push(frame()) && !outbox.push(frame()));
         assert!(outbox.losses().unwrap().contains("reads slower"));
         assert_eq!(outbox.losses(), None);
@@ -177,5 +266,84 @@ mod tests {
         assert!(!outbox.push(Bytes::new()));
         assert!(!outbox.push(Bytes::from(vec![0; 101])));
         assert!(outbox.losses().unwrap().contains("101 bytes"));
+    }
+
+    /// An outbox attached to one end of a connection, and the other end.
+    async fn attached() -> (Outbox, Arc<OwnedWriteHalf>, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let (_, writer) = near.into_split();
+        let (writer, outbox) = (Arc::new(writer), Outbox::new(1 << 20, 64 << 20));
+        outbox.open();
+        outbox.attach(&writer);
+        writer.writable().await.unwrap();
+        (outbox, writer, far)
+    }
+
+    #[tokio::test]
+    async fn whoever_queued_writes_itself_and_what_the_socket_refuses_is_left_whole() {
+        use tokio::io::AsyncReadExt;
+        let (outbox, writer, mut far) = attached().await;
+        assert!(outbox.queue(Bytes::from_static(b"first")));
+        outbox.flush();
+        assert_eq!(outbox.state().bytes, 0, "it is written, by this thread");
+        // Nobody reads: at some point the socket is full, in the middle of a frame.
+        let mut queued = 0;
+        while outbox.state().rest.is_empty() {
+            assert!(outbox.queue(Bytes::from(vec![queued as u8; 50_000])));
+            queued += 1;
+            outbox.flush();
+        }
+        assert!(outbox.queue(Bytes::from_static(b"last")));
+        outbox.flush();
+        assert_eq!(outbox.state().frames.len(), 1, "nothing overtakes a frame that was begun");
+        assert!(!outbox.claim());
+        let reading = tokio::spawn(async move {
+            let (mut decoder, mut frames) = (frame::Decoder::new(1 << 20), Vec::new());
+            while frames.last() != Some(&Bytes::from_static(b"last")) {
+                let bytes = far.read_buf(decoder.room()).await.unwrap();
+                decoder.came(bytes);
+                while let Some(frame) = decoder.next().unwrap() {
+                    frames.push(frame);
+                }
+            }
+            frames
+        });
+        // What the connection's task does.
+        let mut batch = Vec::new();
+        let (mut rest, bytes) = outbox.take(&mut batch).await;
+        assert_eq!((batch.len(), bytes), (1, cost(1, 50_000)));
+        while !rest.is_empty() {
+            writer.writable().await.unwrap();
+            let _ = writer.try_write(&rest).map(|written| rest.advance(written));
+        }
+        outbox.written(bytes);
+        batch.clear();
+        outbox.written(cost(1, 4));
+        outbox.done();
+        assert_eq!(outbox.state().bytes, 0);
+        assert!(outbox.queue(Bytes::from_static(b"last")));
+        outbox.flush();
+        let frames = reading.await.unwrap();
+        assert_eq!(frames.len(), queued + 2);
+        assert!(frames[1..=queued].iter().enumerate().all(|(n, frame)| **frame == vec![n as u8; 50_000]));
+    }
+
+    #[tokio::test]
+    async fn much_is_left_to_the_task_and_so_is_everything_without_a_socket() {
+        let (outbox, _writer, _far) = attached().await;
+        assert!(outbox.queue(Bytes::from(vec![0; FLUSH_BYTES_MAX])));
+        outbox.flush();
+        let mut batch = Vec::new();
+        outbox.take(&mut batch).await;
+        assert_eq!(batch.len(), 1);
+        outbox.close();
+        outbox.open();
+        assert!(outbox.queue(Bytes::from_static(b"x")));
+        outbox.flush();
+        batch.clear();
+        outbox.take(&mut batch).await;
+        assert_eq!(batch, [Bytes::from_static(b"x")]);
     }
 }

@@ -8,11 +8,14 @@
 
 use crate::config::LinksConfig;
 use crate::frame::{self, Decoder};
-use crate::outbox::Outbox;
-use crate::stream::{self, Stream};
+use crate::outbox::{self, Outbox};
+use crate::stream::{self, Duplex, Stream};
 use bytes::{Bytes, BytesMut};
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, WriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::timeout;
 
 /// One write gathers about this much.
@@ -47,15 +50,60 @@ pub(crate) async fn run(
     deliver: impl FnMut(&mut Vec<Bytes>) -> Result<(), End>,
     note: impl Fn(String),
 ) -> End {
-    let (reader, writer) = tokio::io::split(stream);
-    tokio::select! {
-        end = read(reader, frame_bytes_max, config.idle_timeout, deliver) => end,
-        end = write(writer, outbox, config.keepalive_interval, note) => end,
+    match stream {
+        Stream::Plain(tcp) => {
+            let (reader, writer) = tcp.into_split();
+            let writer = Arc::new(writer);
+            outbox.attach(&writer);
+            tokio::select! {
+                end = read(reader, frame_bytes_max, config.idle_timeout, deliver) => end,
+                end = write(Writer::Socket(writer), outbox, config.keepalive_interval, note) => end,
+            }
+        }
+        Stream::Wrapped(wrapped) => {
+            let (reader, writer) = tokio::io::split(wrapped);
+            tokio::select! {
+                end = read(reader, frame_bytes_max, config.idle_timeout, deliver) => end,
+                end = write(Writer::Wrapped(writer), outbox, config.keepalive_interval, note) => end,
+            }
+        }
+    }
+}
+
+/// The sending half of a connection.
+enum Writer {
+    /// Shared with whoever queues frames.
+    Socket(Arc<OwnedWriteHalf>),
+    Wrapped(WriteHalf<Box<dyn Duplex>>),
+}
+
+impl Writer {
+    async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let socket = match self {
+            Writer::Wrapped(wrapped) => return wrapped.write_all(bytes).await,
+            Writer::Socket(socket) => socket,
+        };
+        while !bytes.is_empty() {
+            socket.writable().await?;
+            match socket.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Writer::Socket(_) => Ok(()),
+            Writer::Wrapped(wrapped) => wrapped.flush().await,
+        }
     }
 }
 
 async fn read(
-    mut reader: ReadHalf<Stream>,
+    mut reader: impl AsyncRead + Unpin,
     frame_bytes_max: usize,
     idle_timeout: Duration,
     mut deliver: impl FnMut(&mut Vec<Bytes>) -> Result<(), End>,
@@ -91,7 +139,7 @@ async fn read(
 }
 
 async fn write(
-    mut writer: WriteHalf<Stream>,
+    mut writer: Writer,
     outbox: &Outbox,
     keepalive_interval: Duration,
     note: impl Fn(String),
@@ -100,8 +148,10 @@ async fn write(
     let mut out = BytesMut::with_capacity(WRITE_BYTES);
     loop {
         let written = match timeout(keepalive_interval, outbox.take(&mut batch)).await {
-            Ok(()) => write_batch(&mut writer, outbox, &mut batch, &mut out).await,
-            Err(_) => writer.write_all(&frame::KEEPALIVE).await,
+            Ok(rest) => write_batch(&mut writer, outbox, rest, &mut batch, &mut out).await,
+            Err(_) if outbox.claim() => writer.write_all(&frame::KEEPALIVE).await,
+            // Somebody writes at this moment, which is sign of life enough.
+            Err(_) => continue,
         };
         if let Err(error) = written {
             return End::Closed(stream::explain(&error));
@@ -109,6 +159,7 @@ async fn write(
         if let Err(error) = writer.flush().await {
             return End::Closed(stream::explain(&error));
         }
+        outbox.done();
         if let Some(losses) = outbox.losses() {
             note(losses);
         }
@@ -117,11 +168,14 @@ async fn write(
 
 /// Writes a batch in few writes: small frames are gathered, large ones go from where they are.
 async fn write_batch(
-    writer: &mut WriteHalf<Stream>,
+    writer: &mut Writer,
     outbox: &Outbox,
+    (rest, rest_bytes): (BytesMut, usize),
     batch: &mut Vec<Bytes>,
     out: &mut BytesMut,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
+    writer.write_all(&rest).await?;
+    outbox.written(rest_bytes);
     let (mut frames, mut payload_bytes) = (0, 0);
     for payload in batch.drain(..) {
         frame::put_header(out, &payload);
@@ -137,12 +191,12 @@ async fn write_batch(
             if large {
                 writer.write_all(&payload).await?;
             }
-            outbox.written(frames, payload_bytes);
+            outbox.written(outbox::cost(frames, payload_bytes));
             (frames, payload_bytes) = (0, 0);
         }
     }
     writer.write_all(out).await?;
     out.clear();
-    outbox.written(frames, payload_bytes);
+    outbox.written(outbox::cost(frames, payload_bytes));
     Ok(())
 }

@@ -88,6 +88,12 @@ impl Shared {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
 
+    /// See `Links::flush`.
+    pub(crate) fn flush(&self) {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().for_each(|peer| peer.outbox.flush());
+    }
+
     /// See `Links::set_peers`. Of several addresses for one node the last counts.
     pub(crate) fn set_peers(self: &Arc<Shared>, wanted: Vec<(u64, String)>) {
         let mut tasks = lock(&self.tasks); // Held throughout: two calls at once must not start two tasks.

@@ -6,17 +6,59 @@
 use crate::config::LinksConfig;
 use crate::error::PeersError;
 use crate::tls;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::rustls;
 
-/// Either kind of connection. The indirect call is nothing beside the system call below it.
+/// What is spoken on a connection, below the frames. The indirect call is nothing beside the system call below it.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-pub(crate) type Stream = Box<dyn Duplex>;
+
+/// Either kind of connection.
+pub(crate) enum Stream {
+    /// A bare socket, on which any thread may write.
+    Plain(TcpStream),
+    /// TLS.
+    Wrapped(Box<dyn Duplex>),
+}
+
+impl Stream {
+    fn duplex(self: Pin<&mut Self>) -> Pin<&mut dyn Duplex> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp),
+            Stream::Wrapped(wrapped) => Pin::new(wrapped.as_mut()),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.duplex().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.duplex().poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.duplex().poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.duplex().poll_shutdown(context)
+    }
+}
 
 /// First byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
@@ -39,10 +81,10 @@ pub(crate) async fn connect(address: &str, config: &LinksConfig) -> Result<Strea
         .await
         .map_err(|why| PeersError::Unreachable { address: address.into(), why })?;
     tune(&tcp, config.idle_timeout);
-    let Some(tls) = &config.tls else { return Ok(Box::new(tcp)) };
+    let Some(tls) = &config.tls else { return Ok(Stream::Plain(tcp)) };
     let name = tls.server_name(address)?;
     match tls.connector().connect(name, tcp).await {
-        Ok(stream) => Ok(Box::new(stream)),
+        Ok(stream) => Ok(Stream::Wrapped(Box::new(stream))),
         Err(error) => Err(PeersError::Handshake { address: address.into(), why: explain(&error) }),
     }
 }
@@ -84,17 +126,17 @@ pub(crate) async fn accept(tcp: TcpStream, config: &LinksConfig) -> Result<Accep
         Err(error) => return Err(explain(&error)),
     }
     match (&config.tls, first[0] == TLS_HANDSHAKE) {
-        (None, false) => Ok(Accepted::Stream(Box::new(tcp))),
+        (None, false) => Ok(Accepted::Stream(Stream::Plain(tcp))),
         (None, true) => Ok(Accepted::Mismatch(
-            Box::new(tcp),
+            Stream::Plain(tcp),
             "it speaks TLS and this node does not: configure TLS between nodes on all of them, or on none",
         )),
         (Some(_), false) => Ok(Accepted::Mismatch(
-            Box::new(tcp),
+            Stream::Plain(tcp),
             "it does not speak TLS and this node does: configure TLS between nodes on all of them, or on none",
         )),
         (Some(tls), true) => match tls.acceptor().accept(tcp).await {
-            Ok(stream) => Ok(Accepted::Stream(Box::new(stream))),
+            Ok(stream) => Ok(Accepted::Stream(Stream::Wrapped(Box::new(stream)))),
             Err(error) => Err(explain(&error)),
         },
     }

@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) asleep: bool,
     /// When it wakes by itself, in nanoseconds of the monotonic clock.
     pub(crate) wakes_at: u64,
+    /// A task of a caller's runtime settles soon.
+    pub(crate) settling: bool,
     /// Slow work is under way.
     pub(crate) working: bool,
     pub(crate) stopping: bool,
@@ -85,6 +87,7 @@ impl Shared {
             driving: false,
             asleep: false,
             wakes_at: 0,
+            settling: false,
             working: false,
             stopping: false,
             job_since: std::time::Instant::now(),

@@ -4,7 +4,7 @@
 //! Called by: programs, gateways, the command line.
 
 use crate::door::Remembered;
-use crate::driver::{Shared, Threads, Ticket};
+use crate::driver::{Core, Shared, Threads, Ticket};
 use crate::error::RuntimeError;
 use crate::metrics;
 use crate::replica::{self, ClusterConfig};
@@ -21,7 +21,7 @@ use quorate_types::{
     Revision, Subject, WaitRequest,
 };
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -119,6 +119,7 @@ impl Quorate {
         if shared.peers.get().is_some() {
             shared.settle(&mut core);
             drop(core);
+            shared.flush();
         } else {
             shared.round(core);
         }
@@ -555,11 +556,14 @@ impl Handle {
     }
 
     pub(crate) fn request_read(&self) -> Result<oneshot::Receiver<Reply>, RuntimeError> {
+        self.ask_to_read(self.shared.lock())
+    }
+
+    fn ask_to_read(&self, mut core: MutexGuard<'_, Core>) -> Result<oneshot::Receiver<Reply>, RuntimeError> {
         let (send, receive): (Ticket, _) = oneshot::channel();
-        let mut core = self.shared.lock();
         core.open()?.request_read(send);
         // Not asked at once: what other readers bring meanwhile is confirmed by the same question.
-        self.shared.wake_driver(&mut core);
+        replica::settle_soon(&self.shared, core);
         Ok(receive)
     }
 
@@ -577,10 +581,9 @@ impl Handle {
         let leads = partition.engine().standing().orders;
         match self.shared.peers.get() {
             None => self.shared.nudge(&mut core),
-            // A leader at rest begins at once; during a write, its end will see to what has gathered.
-            Some(_) if leads && !core.driving => self.shared.settle(&mut core),
-            Some(_) if leads => {}
-            Some(_) => self.shared.wake_driver(&mut core),
+            // The end of the write that is under way will see to what has gathered.
+            Some(_) if leads && core.driving => {}
+            Some(_) => replica::settle_soon(&self.shared, core),
         }
         Ok(receive)
     }
@@ -600,18 +603,21 @@ impl Handle {
     /// Waits until what is applied here is all that was answered anywhere before.
     async fn barrier(&self) -> Result<(), RuntimeError> {
         let now = self.shared.now();
-        let barrier_kind = {
+        let asked = {
             let mut core = self.shared.lock();
             let partition = core.open()?;
             if let Some(fatal) = partition.stopped() {
                 return Err(RuntimeError::Stopped { why: fatal.why.clone() });
             }
-            partition.read_barrier(now)
+            match partition.read_barrier(now) {
+                ReadBarrier::Free => return Ok(()),
+                ReadBarrier::Entry => None,
+                ReadBarrier::Quorum => Some(self.ask_to_read(core)?),
+            }
         };
-        match barrier_kind {
-            ReadBarrier::Free => {}
-            ReadBarrier::Entry => drop(self.command(barrier()).await?),
-            ReadBarrier::Quorum => may_read(self.request_read()?.await)?,
+        match asked {
+            None => drop(self.command(barrier()).await?),
+            Some(asked) => may_read(asked.await)?,
         }
         Ok(())
     }

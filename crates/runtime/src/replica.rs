@@ -2,9 +2,11 @@
 //!
 //! Frames from peers and commands from clients are handled by whoever brings them, under the partition's lock; only writing and syncing
 //! happen on a thread of their own, and what arrives meanwhile gathers for the next entry. So a slow disk delays neither heartbeats nor
-//! votes, and a message costs no hand-over between threads.
+//! votes, and a message costs no hand-over between threads: what clients bring is handled by a task that runs after theirs, and frames
+//! leave on the thread that made them.
 //!
 //! Invariant: at most one job is under way; while it is, nothing is ordered.
+//! Invariant: frames are queued under the lock and written without it, in the order of the queue; whoever queued some flushes.
 //! Invariant: a folder is opened anew only when no job and no slow work is under way, and never while the lock is held.
 //! Called by: `handle`; the links call [`Peers`].
 
@@ -148,6 +150,50 @@ pub(crate) fn start(
     Ok((Threads { shared, threads }, report))
 }
 
+/// Has what a client brought handled, together with what the caller's runtime has ready: its tasks run first, so that they share an
+/// entry, a frame and a question to the quorum, and nobody is woken for it. Outside of a runtime the replica's own thread does it.
+pub(crate) fn settle_soon(shared: &Arc<Shared>, mut core: MutexGuard<'_, Core>) {
+    if core.settling {
+        return;
+    }
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return shared.wake_driver(&mut core) };
+    core.settling = true;
+    // A runtime that ends drops the task at once, and that takes the lock.
+    drop(core);
+    let soon = Soon { shared: Arc::clone(shared), settled: false };
+    runtime.spawn(async move {
+        tokio::task::yield_now().await;
+        soon.settle();
+    });
+}
+
+/// Somebody is going to settle; should the task be dropped first, the replica's own thread does.
+struct Soon {
+    shared: Arc<Shared>,
+    settled: bool,
+}
+
+impl Soon {
+    fn settle(mut self) {
+        self.settled = true;
+        let mut core = self.shared.lock();
+        core.settling = false;
+        self.shared.settle(&mut core);
+        drop(core);
+        self.shared.flush();
+    }
+}
+
+impl Drop for Soon {
+    fn drop(&mut self) {
+        if !self.settled {
+            let mut core = self.shared.lock();
+            core.settling = false;
+            self.shared.wake_driver(&mut core);
+        }
+    }
+}
+
 impl Shared {
     /// Handles what has arrived: orders it unless a job is under way, sends, answers, and starts the next job.
     pub(crate) fn settle(&self, core: &mut Core) {
@@ -160,14 +206,21 @@ impl Shared {
         self.ship(core, peers);
     }
 
-    /// Sends and answers what is ready, and starts the next job.
+    /// Writes to the peers what was sent. Not while the lock is held: others need it, and the kernel takes its time.
+    pub(crate) fn flush(&self) {
+        if let Some(links) = self.peers.get().and_then(|peers| peers.links.get()) {
+            links.flush();
+        }
+    }
+
+    /// Sends and answers what is ready, and starts the next job; what is sent is to be flushed.
     fn ship(&self, core: &mut Core, peers: &Peers) {
         core.answer();
         let Some(partition) = &mut core.partition else { return };
         if let Some(links) = peers.links.get() {
             for (node, frame) in partition.take_frames() {
                 // What is dropped here is sent again by the protocol above.
-                links.send(node.0, frame);
+                links.queue(node.0, frame);
             }
         }
         if core.driving {
@@ -217,14 +270,16 @@ fn write_jobs(shared: &Shared, jobs: &Receiver<Job>) {
             core.driving = true;
             shared.ship(&mut core, peers);
             core.driving = driving;
+            if next.is_none()
+                && (core.stopping || core.partition.as_ref().is_some_and(Partition::wants_reopening))
+            {
+                shared.wake_driver(&mut core);
+            }
+            drop(core);
+            shared.flush();
             match next {
                 Some(next) => job = next,
-                None => {
-                    if core.stopping || core.partition.as_ref().is_some_and(Partition::wants_reopening) {
-                        shared.wake_driver(&mut core);
-                    }
-                    break;
-                }
+                None => break,
             }
         }
     }
@@ -286,6 +341,8 @@ fn drive(shared: &Shared, work: &SyncSender<Work>, peers_end: tokio::sync::onesh
                 break;
             }
         }
+        // Seldom, and before it sleeps: the lock may be held for it.
+        shared.flush();
         let now = shared.now();
         let wake = core.partition.as_ref().and_then(|partition| partition.next_wake(now));
         let wake = wake.map_or(SLEEP_MAX, Duration::from_nanos).min(SLEEP_MAX);
@@ -311,6 +368,7 @@ fn drive(shared: &Shared, work: &SyncSender<Work>, peers_end: tokio::sync::onesh
     }
     core.answer();
     drop(core);
+    shared.flush();
     if let Some(links) = peers.links.get() {
         links.stop();
     }
@@ -623,6 +681,8 @@ impl Peers {
             let mut core = shared.lock();
             core.open()?.admin(request, send);
             shared.settle(&mut core);
+            drop(core);
+            shared.flush();
             receive
         };
         match receive.await {
@@ -700,6 +760,8 @@ impl Host for Peers {
         if core.partition.as_ref().is_some_and(Partition::wants_reopening) {
             shared.wake_driver(&mut core);
         }
+        drop(core);
+        shared.flush();
     }
 
     fn fetch(&self, _node: u64, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
@@ -724,6 +786,8 @@ impl Peers {
             act(partition);
         }
         shared.settle(&mut core);
+        drop(core);
+        shared.flush();
     }
 }
 
