@@ -23,6 +23,8 @@ pub const SCRIPT_TOUCH_MAX: u64 = 200_000;
 pub(crate) const WHOLE_MAX: u64 = 2_000;
 /// Largest string, in bytes: changing a part of one writes it anew, and fresh memory is what that takes longest for.
 pub const VALUE_MAX: u64 = 8 << 20;
+/// What a command that may need more is told when its keyspace is full.
+pub const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 /// How many databases there are by default, as Redis has it.
 const DATABASES: u16 = 16;
 
@@ -37,13 +39,15 @@ pub struct Session {
     script: Option<u64>,
     /// Whether a record travels beside the words.
     recorded: bool,
+    /// Whether a full keyspace refuses what may need more; a script that has begun to write is let finish.
+    pub(crate) minds_room: bool,
 }
 
 impl Session {
     /// A session in a keyspace, among Redis' sixteen.
     #[must_use]
     pub fn new(space: Keyspace) -> Self {
-        Self { space, databases: DATABASES, script: None, recorded: false }
+        Self { space, databases: DATABASES, script: None, recorded: false, minds_room: true }
     }
 
     /// The session of a call beside whose words a record travels.
@@ -206,6 +210,14 @@ pub fn read_long(
     }
 }
 
+/// Whether a command that reads uses the keys it names; others only ask about them.
+#[must_use]
+pub fn uses(words: &[Blob]) -> bool {
+    let about =
+        ["object", "exists", "type", "ttl", "pttl", "expiretime", "pexpiretime", "memory", "scan", "keys"];
+    words.first().is_some_and(|name| about.iter().all(|other| !crate::args::is(name, other)))
+}
+
 /// Executes any command on a store.
 ///
 /// # Errors
@@ -218,7 +230,18 @@ pub fn write(
 ) -> Result<Reply, Error> {
     let spec = if session.recorded { recorded(words)? } else { check(words)? };
     store.permit(spec, session.space, words)?;
+    if session.minds_room && spec.flags.has(Flags::DENYOOM) && store.is_full(session.space) {
+        return Err(Error::reply(OUT_OF_MEMORY));
+    }
     match spec.kind {
+        Kind::Write(handler) if store.listens() => {
+            let answer = handler(&mut Writing { store: &mut *store, interpreter, session, words });
+            match &answer {
+                Ok(reply) => crate::events::tell(store, spec, words, reply, session.space),
+                Err(_) => drop(store.take_changes()),
+            }
+            answer
+        }
         Kind::Write(handler) => handler(&mut Writing { store, interpreter, session, words }),
         Kind::Read(handler) => {
             // Only who picks at random draws a number, so that other reads leave the sequence as it is.

@@ -456,15 +456,30 @@ pub(crate) fn object_refcount(r: &mut Reading<'_>) -> Answer {
     Ok(r.look.find(&r.key(2)).map_or(Reply::Nil, |_| Reply::integer(1)))
 }
 
-/// Nothing is known of reads, which leave no trace in the log.
+/// What this node knows: reads leave no trace in the log.
 pub(crate) fn object_idletime(r: &mut Reading<'_>) -> Answer {
-    Ok(r.look.find(&r.key(2)).map_or(Reply::Nil, |_| Reply::integer(0)))
+    let key = r.key(2);
+    if r.look.find(&key).is_none() {
+        return Ok(Reply::Nil);
+    }
+    let usage = r.look.usage(&key);
+    if usage.is_some_and(|usage| usage.frequency.is_some()) {
+        return Err(Error::reply(
+            "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between \
+             policies at runtime LRU and LFU data will take some time to adjust.",
+        ));
+    }
+    Ok(number(usage.map_or(0, |usage| usage.idle_seconds)))
 }
 
 pub(crate) fn object_freq(r: &mut Reading<'_>) -> Answer {
-    match r.look.find(&r.key(2)) {
-        None => Ok(Reply::Nil),
-        Some(_) => Err(Error::reply(
+    let key = r.key(2);
+    if r.look.find(&key).is_none() {
+        return Ok(Reply::Nil);
+    }
+    match r.look.usage(&key).and_then(|usage| usage.frequency) {
+        Some(frequency) => Ok(number(u64::from(frequency))),
+        None => Err(Error::reply(
             "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
              switching between policies at runtime LRU and LFU data will take some time to adjust.",
         )),

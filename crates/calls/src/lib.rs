@@ -16,6 +16,7 @@ mod decimal;
 mod dice;
 mod dump;
 mod error;
+pub mod events;
 pub mod fields;
 mod functions;
 mod geo;
@@ -38,11 +39,14 @@ mod strings;
 mod table;
 mod throttle;
 
-pub use call::{Reading, SCRIPT_TOUCH_MAX, Session, TOUCH_MAX, VALUE_MAX, Writing, read, read_long, write};
+pub use call::{
+    OUT_OF_MEMORY, Reading, SCRIPT_TOUCH_MAX, Session, TOUCH_MAX, VALUE_MAX, Writing, read, read_long, uses,
+    write,
+};
 pub use error::Error;
 pub use functions::{FUNCTION_NAMES_MAX, LIBRARIES_BYTES_MAX, LIBRARIES_MAX};
 pub use glob::matches;
 pub use permissions::{Permission, permission};
 pub use script::{FunctionSpec, Host, Interpreter, Library, NoScripts, Run};
-pub use store::{Deadline, Found, Look, Store};
+pub use store::{Deadline, Found, Look, Store, Usage};
 pub use table::{Flags, KeyPositions, Kind, Spec, check, keys_of, lookup, specs, wait_of};

@@ -64,6 +64,12 @@ impl FunctionSpec {
     pub fn no_writes(&self) -> bool {
         self.flags & 1 == 1
     }
+
+    /// Whether it minds no memory limit.
+    #[must_use]
+    pub fn allow_oom(&self) -> bool {
+        self.flags & 2 == 2
+    }
 }
 
 /// A library of functions.

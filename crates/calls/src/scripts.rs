@@ -75,12 +75,36 @@ fn run(w: &mut Writing<'_>, text: &Blob, arguments: &Arguments<'_>, read_only: b
     let shebang = Shebang::read(text)?;
     let seed = w.store.random();
     let run = Run { text: &shebang.script, keys: arguments.keys, args: arguments.args, seed, function: None };
-    hosted(w, &run, read_only || shebang.no_writes)
+    let asks_first = shebang.is_there && !shebang.no_writes;
+    let room = Room { asks_first, allow_oom: shebang.allow_oom };
+    room.ask(w)?;
+    hosted(w, &run, read_only || shebang.no_writes, room)
+}
+
+/// What a script or function says of memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    /// It is refused as a whole where its keyspace is full: it has said what it is, and not that it only reads.
+    pub(crate) asks_first: bool,
+    /// It minds no limit.
+    pub(crate) allow_oom: bool,
+}
+
+impl Room {
+    /// Refuses what may not run while its keyspace is full, before anything else is asked of it.
+    pub(crate) fn ask(self, w: &Writing<'_>) -> Result<(), Error> {
+        if self.asks_first && !self.allow_oom && w.store.is_full(w.session.space) {
+            return Err(Error::reply(crate::OUT_OF_MEMORY));
+        }
+        Ok(())
+    }
 }
 
 /// Runs a script, or a function of a library.
-pub(crate) fn hosted(w: &mut Writing<'_>, run: &Run<'_>, read_only: bool) -> Answer {
-    let mut host = Running { store: &mut *w.store, session: w.session.script(), read_only, abort: None };
+pub(crate) fn hosted(w: &mut Writing<'_>, run: &Run<'_>, read_only: bool, room: Room) -> Answer {
+    let mut session = w.session.script();
+    session.minds_room &= !room.allow_oom;
+    let mut host = Running { store: &mut *w.store, session, read_only, abort: None };
     let ended = w.interpreter.run(run, &mut host);
     match (host.abort, ended) {
         // A script cannot catch what takes it back.
@@ -112,6 +136,10 @@ impl Host for Running<'_> {
         let answer = crate::write(self.store, &mut NoScripts, &mut self.session, words)
             .and_then(|reply| crate::streams::for_script(self.store, reply))
             .map_err(of_script);
+        // What it has begun it may finish, so that memory never cuts a script in half; as Redis has it.
+        let writes = lookup(&words[0]).is_some_and(|spec| matches!(spec.kind, Kind::Write(_)));
+        let refused = matches!(&answer, Err(error) if **error.text() == *crate::OUT_OF_MEMORY.as_bytes());
+        self.session.minds_room &= !writes || refused;
         if let Err(abort @ Error::Abort(_)) = &answer {
             self.abort = Some(abort.clone());
         }
@@ -168,7 +196,10 @@ impl Running<'_> {
 
 /// What a script's first line, if it begins with `#!`, says of it.
 struct Shebang {
+    /// Whether there is one.
+    is_there: bool,
     no_writes: bool,
+    allow_oom: bool,
     /// The text without that line, whose end stays so that lines keep their numbers.
     script: Blob,
 }
@@ -176,11 +207,11 @@ struct Shebang {
 impl Shebang {
     fn read(text: &Blob) -> Result<Self, Error> {
         if !text.starts_with(b"#!") {
-            return Ok(Self { no_writes: false, script: text.clone() });
+            return Ok(Self { is_there: false, no_writes: false, allow_oom: false, script: text.clone() });
         }
         let end = text.iter().position(|byte| *byte == b'\n');
         let (line, script) = text.split_at(end.ok_or_else(|| Error::reply("ERR Invalid script shebang"))?);
-        let mut shebang = Self { no_writes: false, script: script.into() };
+        let mut shebang = Self { is_there: true, no_writes: false, allow_oom: false, script: script.into() };
         let line = &line[2..];
         let line = String::from_utf8_lossy(line);
         let mut parts = line.split_ascii_whitespace();
@@ -195,7 +226,8 @@ impl Shebang {
             for flag in flags.split(',').filter(|flag| !flag.is_empty()) {
                 match flag {
                     "no-writes" => shebang.no_writes = true,
-                    "allow-oom" | "allow-stale" | "no-cluster" | "allow-cross-slot-keys" => {}
+                    "allow-oom" => shebang.allow_oom = true,
+                    "allow-stale" | "no-cluster" | "allow-cross-slot-keys" => {}
                     _ => return Err(Error::reply(format!("ERR Unexpected flag in script shebang: {flag}"))),
                 }
             }

@@ -7,6 +7,7 @@
 //! Called by: every handler of this crate. Implemented by: the machine.
 
 use crate::collections::{Bloom, Change, Changed, List, Live, Set, Sorted, Value};
+use crate::events::{Classes, KeyChange};
 use crate::streams::{ChangeStreams, LookStreams};
 use crate::{Error, Library, Spec};
 use quorate_types::{Blob, Key, Keyspace, LogTime, WallTime};
@@ -55,6 +56,15 @@ impl Found<'_> {
     }
 }
 
+/// How a key was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Seconds since its last use, where uses are noted; 0 otherwise.
+    pub idle_seconds: u64,
+    /// About the logarithm of how often it was used, where its keyspace evicts by that.
+    pub frequency: Option<u8>,
+}
+
 /// Reading.
 pub trait Look {
     /// Wall time of the entry in hand; for a read, of the last entry. What is there, and what has passed, is decided by it.
@@ -78,6 +88,14 @@ pub trait Look {
     fn scan(&self, space: Keyspace, cursor: u64, max: usize) -> (Vec<Blob>, u64);
     /// A key chosen by a random number; nothing when the keyspace is empty.
     fn random_key(&self, space: Keyspace, random: u64) -> Option<Blob>;
+    /// Whether a keyspace holds more than it may: a command that may need more is refused.
+    fn is_full(&self, _space: Keyspace) -> bool {
+        false
+    }
+    /// How a key was used, without counting as a use; nothing for a key that is not there, or where nobody notes uses.
+    fn usage(&self, _key: &Key) -> Option<Usage> {
+        None
+    }
     /// A script that was loaded, by the SHA-1 of its text.
     fn script(&self, sha: &[u8; 20]) -> Option<&Blob>;
     /// A library of functions.
@@ -147,6 +165,16 @@ pub trait Store: Look {
     fn forget_scripts(&mut self);
     /// Puts a library under a name, or takes it away. Whoever puts one has seen to it that no other library has a function of the same name.
     fn put_library(&mut self, name: &Blob, library: Option<Library>);
+    /// Whether somebody listens to what happens to keys.
+    fn listens(&self) -> bool {
+        false
+    }
+    /// What was done to keys since this was last asked, in order; nothing while nobody listens.
+    fn take_changes(&mut self) -> Vec<KeyChange> {
+        Vec::new()
+    }
+    /// Tells of something that happened to a key, once the commit has taken effect.
+    fn happened(&mut self, _key: &Key, _class: Classes, _event: &'static str) {}
     /// Streams, if the store has any.
     fn change_streams(&mut self) -> Option<&mut dyn ChangeStreams> {
         None

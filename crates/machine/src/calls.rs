@@ -12,16 +12,19 @@
 
 mod streams;
 
-use crate::bodies::kind_of;
+use crate::bodies::{BodyId, kind_of};
 use crate::commit::Context;
 use crate::keys::{Hang, Kind, Row};
 use crate::rows::Slot;
 use crate::users::{Rights, refused};
 use crate::{Event, Machine, Now, Outputs};
 use quorate_calls::collections::{Change, Changed, Long, Value};
+use quorate_calls::events::{Classes, KeyChange, What};
 use quorate_calls::streams::{ChangeStreams, LookStreams};
-use quorate_calls::{Deadline, Error, Found, Library, Look, NoScripts, Session, Spec, Store};
-use quorate_types::{Blob, Key, Keyspace, LogTime, Mode, OpError, OpResult, Payload, Reply, Verbs, WallTime};
+use quorate_calls::{Deadline, Error, Found, Library, Look, NoScripts, Session, Spec, Store, Usage};
+use quorate_types::{
+    Blob, Eviction, Key, Keyspace, LogTime, Mode, OpError, OpResult, Payload, Reply, Verbs, WallTime,
+};
 
 /// The times of now as a reader knows them, at or after those of the last entry: they tell how much is left of what is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +62,7 @@ impl Machine {
         words: &[Blob],
         seed: u64,
     ) -> Result<Reply, Error> {
-        quorate_calls::read(&self.view(rights, times), session, words, seed)
+        quorate_calls::read(&self.view(rights, times, words), session, words, seed)
     }
 
     /// As [`Machine::call_as`], for who can hand out an answer in slices: one of many elements is left in `long`, and the reply is nil.
@@ -75,13 +78,14 @@ impl Machine {
         seed: u64,
         long: &mut Option<Long>,
     ) -> Result<Reply, Error> {
-        quorate_calls::read_long(&self.view(rights, times), session, words, seed, long)
+        quorate_calls::read_long(&self.view(rights, times, words), session, words, seed, long)
     }
 
     /// What a reader with these rights sees; its clock is never behind the last entry's.
-    fn view<'a>(&'a self, rights: &'a Rights, times: Times) -> View<'a> {
+    fn view<'a>(&'a self, rights: &'a Rights, times: Times, words: &[Blob]) -> View<'a> {
         let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
-        View { machine: self, times, rights }
+        let notes = self.keys.notes_uses() && quorate_calls::uses(words);
+        View { machine: self, times, rights, notes }
     }
 
     /// Runs a call as an operation of a commit. `record` is what an XADD appends, if it came beside the words.
@@ -100,9 +104,11 @@ impl Machine {
         let session = Session::new(space);
         let mut session = if record.is_some() { session.recorded() } else { session };
         let rights = self.rights(context.principal);
-        let mut effects = Effects { machine: self, context, record, out, rights };
+        let notes = self.keys.notes_uses() && quorate_calls::uses(words);
+        let mut effects = Effects { machine: self, context, record, notes, out, rights };
         let answer = quorate_calls::write(&mut effects, &mut *interpreter, &mut session, words);
         self.interpreter = interpreter;
+        self.key_changes.clear();
         match answer {
             Ok(Reply::Error { text }) if mode == Mode::Atomic => Err(OpError::Call { text }),
             Ok(reply) => Ok(OpResult::Reply { reply }),
@@ -127,6 +133,8 @@ struct View<'a> {
     machine: &'a Machine,
     times: Times,
     rights: &'a Rights,
+    /// Whether a look counts as a use.
+    notes: bool,
 }
 
 impl<'a> View<'a> {
@@ -145,12 +153,17 @@ impl<'a> View<'a> {
     }
 
     fn found(self, key: &Key) -> Option<Found<'a>> {
-        let Some(row) = self.machine.keys.get(key) else {
+        let keys = &self.machine.keys;
+        let slot = keys.find(key);
+        let (Some(row), Some(slot)) = (keys.live_at(slot), slot) else {
             // A protected stream has no row.
             return self.machine.streams.is_there(key).then_some(Found::Stream);
         };
         if self.passed(row) {
             return None;
+        }
+        if self.notes {
+            keys.used(slot, self.times.time);
         }
         Some(match row.kind {
             Kind::Plain => Found::String(&row.value),
@@ -194,6 +207,18 @@ impl<'a> View<'a> {
 
     fn allows(self, spec: &Spec, space: Keyspace, words: &[Blob]) -> Result<(), Error> {
         self.rights.call(spec, space, words).map_err(|denied| refused(&denied))
+    }
+
+    fn usage_of(self, key: &Key) -> Option<Usage> {
+        self.row(key)?;
+        let slot = self.machine.keys.find(key)?;
+        let used = self.machine.keys.use_of(slot, self.times.time);
+        let eviction = self.machine.memory(key.space).limit.eviction;
+        let by_frequency = matches!(eviction, Eviction::AllLfu | Eviction::VolatileLfu);
+        Some(Usage {
+            idle_seconds: used.idle_ns / 1_000_000_000,
+            frequency: by_frequency.then_some(used.count),
+        })
     }
 
     fn kept_script(self, sha: &[u8; 20]) -> Option<&'a Blob> {
@@ -242,6 +267,12 @@ macro_rules! look {
             fn library_of(&self, function: &Blob) -> Option<&Library> {
                 self.view().machine.libraries.of(function)
             }
+            fn is_full(&self, space: Keyspace) -> bool {
+                self.view().machine.is_full(space)
+            }
+            fn usage(&self, key: &Key) -> Option<Usage> {
+                self.view().usage_of(key)
+            }
             fn streams(&self) -> Option<Box<dyn LookStreams + '_>> {
                 Some(Box::new(self.view()))
             }
@@ -266,6 +297,8 @@ struct Effects<'a, 'c> {
     context: &'a Context<'c>,
     /// What travels beside the words of an XADD.
     record: Option<&'a Payload>,
+    /// Whether a look counts as a use.
+    notes: bool,
     out: &'a mut Outputs,
     rights: Rights,
 }
@@ -278,7 +311,7 @@ impl Effects<'_, '_> {
         Times { wall: self.now().wall, time: self.now().time }
     }
     fn view(&self) -> View<'_> {
-        View { machine: self.machine, times: self.times(), rights: &self.rights }
+        View { machine: self.machine, times: self.times(), rights: &self.rights, notes: self.notes }
     }
 
     /// Where a key has its row, if it may be written; what has passed its deadline is ended first.
@@ -287,11 +320,19 @@ impl Effects<'_, '_> {
         match self.machine.keys.live_at(slot) {
             Some(row) if self.machine.passed(row, self.times()) => {
                 self.machine.drop_key(key, self.context.now);
+                self.machine.tell_expired(key, self.out);
             }
             Some(_) if !key.space.is_internal() => {}
             _ => self.may_write(key)?,
         }
         Ok(slot)
+    }
+}
+
+impl Effects<'_, '_> {
+    /// Remembers what was done to a key, should somebody listen.
+    fn note(&mut self, key: &Key, what: What, created: bool) {
+        self.machine.note_change(key, what, created);
     }
 }
 
@@ -318,7 +359,7 @@ impl Store for Effects<'_, '_> {
         match before {
             None | Some((Kind::Plain, _)) => {}
             Some((Kind::Stream, _)) => machine.drop_key(key, self.context.now),
-            Some((_, body)) => machine.bodies.remove(body, key),
+            Some((_, body)) => machine.drop_body(body, key),
         }
         match value {
             Value::String(value) => {
@@ -326,6 +367,7 @@ impl Store for Effects<'_, '_> {
             }
             value => machine.put_value(slot, key, value, deadline.into(), time),
         }
+        self.note(key, What::Put { deadline: deadline.is_some() }, before.is_none());
         Ok(())
     }
 
@@ -338,6 +380,7 @@ impl Store for Effects<'_, '_> {
             let (changed, _) = value.apply(change).ok_or_else(Error::wrong_type)?;
             if !value.is_empty() {
                 machine.put_value(slot, key, value, Hang::Nothing, time);
+                self.note(key, What::Changed { emptied: false }, true);
             }
             return Ok(changed);
         };
@@ -345,6 +388,7 @@ impl Store for Effects<'_, '_> {
             return Err(Error::wrong_type());
         }
         let (body, slot) = (row.body, slot.expect("what is live has a slot"));
+        let bytes = machine.bodies.bytes();
         // A field that has passed is not there: it must not be changed, but made anew.
         let passed = |field: &Blob| match machine.bodies.get(body).found(self.context.now.wall, time) {
             Found::Hash(hash) => hash.has_gaps() && !hash.contains(field),
@@ -357,15 +401,18 @@ impl Store for Effects<'_, '_> {
         }
         let before = machine.bodies.mark();
         let changed = machine.bodies.change(body, key, change).ok_or_else(Error::wrong_type)?;
+        machine.keys.weigh(key.space, bytes, machine.bodies.bytes());
         if machine.bodies.mark() == before {
             return Ok(changed); // Nothing has changed.
         }
         let revision = machine.revision_now();
-        if machine.bodies.get(body).is_empty() {
+        let emptied = machine.bodies.get(body).is_empty();
+        if emptied {
             machine.drop_key(key, self.context.now);
         } else {
             machine.keys.touch_body(slot, revision, time);
         }
+        self.note(key, What::Changed { emptied }, false);
         Ok(changed)
     }
 
@@ -374,6 +421,7 @@ impl Store for Effects<'_, '_> {
         self.writable(key)?;
         if was {
             self.machine.drop_key(key, self.context.now);
+            self.note(key, What::Deleted, false);
         }
         Ok(was)
     }
@@ -390,10 +438,16 @@ impl Store for Effects<'_, '_> {
                     "ERR a stream cannot be renamed or moved: its records stay in the log under one name",
                 ));
             }
-            _ => machine.bodies.take(body, key),
+            _ => {
+                let bytes = machine.bodies.bytes();
+                let value = machine.bodies.take(body, key);
+                machine.keys.weigh(key.space, bytes, machine.bodies.bytes());
+                value
+            }
         };
         let revision = machine.revision_now();
         machine.keys.delete(key, revision, self.context.now.time);
+        self.note(key, What::Taken, false);
         Ok(Some((value, deadline)))
     }
 
@@ -406,6 +460,7 @@ impl Store for Effects<'_, '_> {
         {
             let revision = machine.revision_now();
             machine.keys.rehang(slot, deadline.into(), revision, time);
+            self.note(key, if deadline.is_some() { What::Deadline } else { What::Persisted }, false);
         }
         Ok(())
     }
@@ -449,6 +504,18 @@ impl Store for Effects<'_, '_> {
         self.machine.libraries.set(name, library);
     }
 
+    fn listens(&self) -> bool {
+        self.machine.listens
+    }
+
+    fn take_changes(&mut self) -> Vec<KeyChange> {
+        std::mem::take(&mut self.machine.key_changes)
+    }
+
+    fn happened(&mut self, key: &Key, class: Classes, event: &'static str) {
+        self.out.events.push(Event::Happened { key: key.clone(), class, event });
+    }
+
     fn change_streams(&mut self) -> Option<&mut dyn ChangeStreams> {
         Some(self)
     }
@@ -471,7 +538,9 @@ impl Machine {
     /// Writes a collection whole under a key that has none.
     fn put_value(&mut self, slot: Option<Slot>, key: &Key, value: Value, hang: Hang, time: LogTime) {
         let revision = self.revision_now();
+        let bytes = self.bodies.bytes();
         let of = (kind_of(&value), self.bodies.add(value));
+        self.keys.weigh(key.space, bytes, self.bodies.bytes());
         let slot = self.keys.put_body(slot, key, of, hang, revision, time);
         self.bodies.settle(of.1, slot);
     }
@@ -496,9 +565,11 @@ impl Machine {
         let timed = self.bodies.get(body).timed().expect("only a hash with deadlines is due");
         let fields = timed.due(wall, time, max);
         let count = fields.len();
+        let bytes = self.bodies.bytes();
         for field in fields {
             self.bodies.change(body, &key, Change::HashRemove { field });
         }
+        self.keys.weigh(key.space, bytes, self.bodies.bytes());
         let revision = self.revision_now();
         if self.bodies.get(body).is_empty() {
             self.drop_key(&key, now);
@@ -506,6 +577,20 @@ impl Machine {
             self.keys.touch_body(slot, revision, now.time);
         }
         count
+    }
+
+    /// Remembers what was done to a key, should somebody listen.
+    pub(crate) fn note_change(&mut self, key: &Key, what: What, created: bool) {
+        if self.listens && !key.space.is_internal() {
+            self.key_changes.push(KeyChange { key: key.clone(), what, created });
+        }
+    }
+
+    /// Takes a key's elements away.
+    fn drop_body(&mut self, body: BodyId, key: &Key) {
+        let bytes = self.bodies.bytes();
+        self.bodies.remove(body, key);
+        self.keys.weigh(key.space, bytes, self.bodies.bytes());
     }
 
     /// Deletes a key that is there, whatever its type, and its elements with it.
@@ -517,7 +602,7 @@ impl Machine {
             return;
         }
         if kind.has_body() {
-            self.bodies.remove(body, key);
+            self.drop_body(body, key);
         }
         let revision = self.revision_now();
         self.keys.delete(key, revision, now.time);

@@ -305,6 +305,7 @@ impl Machine {
                 Ok(OpResult::Keys { keys: found.keys, count: found.count, more: found.more })
             }
             Op::Put { key, value, lease, prev } => {
+                self.has_room(key.space)?;
                 let place = self.writable(key)?;
                 if *lease != LeaseId::ZERO {
                     self.leases.live(*lease)?;
@@ -341,7 +342,10 @@ impl Machine {
                 }
                 Ok(OpResult::Deleted { count: keys.len() as u64, prev: gone })
             }
-            Op::Increment { key, by, min, max } => self.increment(key, *by, *min, *max, now),
+            Op::Increment { key, by, min, max } => {
+                self.has_room(key.space)?;
+                self.increment(key, *by, *min, *max, now)
+            }
             Op::CreateStream { stream, settings } => {
                 self.not_a_key(stream)?;
                 self.streams.create(stream, settings)?;

@@ -9,9 +9,12 @@
 //! Invariant: `ordered` names exactly the rows, `by_lease` exactly the live rows that hang on a lease, `due_log` and `due_wall` those with a deadline.
 //! Invariant: a live row has a body iff it is of another type than a plain value or a stream. Lines tell of its changes, without its elements.
 //! Invariant: the history's bytes stay within its budget after every command.
+//! Invariant: `bytes` sums up what the live rows of a keyspace and their elements take, by their contents alone.
 //! Called by: `commit` (guards and operations), `locks` and `services` (their public rows), `leases::end`.
 
 use crate::bodies::BodyId;
+use crate::memory::KEY_BYTES;
+use crate::recency::{Recency, Use};
 use crate::rows::{Rows, Slot};
 use crate::table_digest;
 use quorate_calls::Deadline;
@@ -226,6 +229,19 @@ pub(crate) struct Keys {
     compacted: Revision,
     /// Keys that exist, by keyspace.
     live: BTreeMap<Keyspace, u64>,
+    /// Bytes of keys that exist and of their elements, by keyspace.
+    bytes: BTreeMap<Keyspace, u64>,
+    /// What elements have added and taken since the last [`Keys::forget`], to be taken back.
+    weighed: Vec<(Keyspace, u64, u64)>,
+    recency: Recency,
+}
+
+/// Bytes of a key that exists, but for its elements; 0 for one that does not.
+pub(crate) fn row_bytes(key: &Key, row: &Row) -> u64 {
+    if row.version == 0 {
+        return 0;
+    }
+    KEY_BYTES + (key.name.heap_bytes() + row.value.heap_bytes()) as u64
 }
 
 /// A change as a watcher sees it.
@@ -264,6 +280,7 @@ pub struct RangeAnswer {
 /// A point to roll back to: the history tells what every key was before.
 pub(crate) struct Mark {
     lines: u64,
+    weighed: usize,
 }
 
 impl Keys {
@@ -277,7 +294,108 @@ impl Keys {
             history: History::default(),
             compacted: Revision::ZERO,
             live: BTreeMap::new(),
+            bytes: BTreeMap::new(),
+            weighed: Vec::new(),
+            recency: Recency::default(),
         }
+    }
+
+    /// Bytes that a keyspace's keys and their elements take.
+    pub(crate) fn bytes_of(&self, space: Keyspace) -> u64 {
+        self.bytes.get(&space).copied().unwrap_or_default()
+    }
+
+    /// Elements of a key of this keyspace took `before` bytes and take `after` now.
+    pub(crate) fn weigh(&mut self, space: Keyspace, before: u64, after: u64) {
+        if before != after {
+            self.weighed.push((space, before, after));
+            self.count_bytes(space, before, after);
+        }
+    }
+
+    fn count_bytes(&mut self, space: Keyspace, before: u64, after: u64) {
+        let bytes = self.bytes.entry(space).or_default();
+        *bytes = *bytes + after - before;
+        if *bytes == 0 {
+            self.bytes.remove(&space);
+        }
+    }
+
+    /// Keyspaces and the bytes counted for them.
+    pub(crate) fn all_bytes(&self) -> &BTreeMap<Keyspace, u64> {
+        &self.bytes
+    }
+
+    /// All keys that exist, with their rows.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&Key, &Row)> {
+        self.rows.iter().filter(|(_, _, row)| row.version > 0).map(|(_, key, row)| (key, row))
+    }
+
+    /// See [`Recency::set`].
+    pub(crate) fn note_uses(&mut self, on: bool, counting: bool, now: LogTime) {
+        self.recency.set(on, counting, self.rows.slots(), now);
+    }
+
+    /// Whether anybody goes by how keys are used.
+    pub(crate) fn notes_uses(&self) -> bool {
+        self.recency.is_on()
+    }
+
+    /// Notes that a key was read.
+    pub(crate) fn used(&self, slot: Slot, now: LogTime) {
+        self.recency.used(slot, now);
+    }
+
+    /// How a key was used; nothing is known while nobody evicts.
+    pub(crate) fn use_of(&self, slot: Slot, now: LogTime) -> Use {
+        self.recency.of(slot, now)
+    }
+
+    /// The slots of up to `max` keys of a keyspace after a name, in order of names and round again; the name goes on.
+    pub(crate) fn next_names(&self, space: Keyspace, after: &mut Blob, max: usize) -> Vec<Slot> {
+        let Some(names) = self.ordered.get(&space) else { return Vec::new() };
+        let from = (Bound::Excluded(after.clone()), Bound::Unbounded);
+        let next = names.range::<Blob, _>(from).chain(names.range::<Blob, _>(..=after.clone()));
+        let mut last = None;
+        let slots = next.take(max).map(|(name, slot)| {
+            last = Some(name);
+            *slot
+        });
+        let slots = slots.collect();
+        if let Some(last) = last {
+            *after = last.clone();
+        }
+        slots
+    }
+
+    /// The slots of up to `max` keys with a deadline in log time, in order and round again; the mark goes on.
+    pub(crate) fn next_due_log(&self, after: &mut (LogTime, u32), max: usize) -> Vec<Slot> {
+        let mark = (after.0, Slot(after.1));
+        let from = (Bound::Excluded(mark), Bound::Unbounded);
+        let next = self.due_log.range(from).chain(self.due_log.range(..=mark)).take(max);
+        let next: Vec<(LogTime, Slot)> = next.copied().collect();
+        if let Some((time, slot)) = next.last() {
+            *after = (*time, slot.0);
+        }
+        next.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    /// As [`Keys::next_due_log`], in wall time.
+    pub(crate) fn next_due_wall(&self, after: &mut (WallTime, u32), max: usize) -> Vec<Slot> {
+        let mark = (after.0, Slot(after.1));
+        let from = (Bound::Excluded(mark), Bound::Unbounded);
+        let next = self.due_wall.range(from).chain(self.due_wall.range(..=mark)).take(max);
+        let next: Vec<(WallTime, Slot)> = next.copied().collect();
+        if let Some((wall, slot)) = next.last() {
+            *after = (*wall, slot.0);
+        }
+        next.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    /// The slots of the keys that are due first, up to `max` of each clock.
+    pub(crate) fn first_due(&self, max: usize) -> impl Iterator<Item = Slot> {
+        let log = self.due_log.iter().take(max).map(|(_, slot)| *slot);
+        log.chain(self.due_wall.iter().take(max).map(|(_, slot)| *slot))
     }
 
     /// Keys that exist.
@@ -324,6 +442,11 @@ impl Keys {
     pub(crate) fn at(&self, slot: Slot) -> Option<(&Key, &Row)> {
         let (key, row) = self.rows.holds(slot)?;
         (row.version > 0).then_some((key, row))
+    }
+
+    /// The keyspace of the key at a slot that is held.
+    pub(crate) fn slot_space(&self, slot: Slot) -> Keyspace {
+        self.rows.at(slot).0.space
     }
 
     pub(crate) fn slots(&self) -> u32 {
@@ -457,6 +580,7 @@ impl Keys {
             }
         };
         self.reindex(slot, key.space, &before, &after);
+        self.recency.written(slot, before.version == 0, time);
         let before = &self.history.push(Line { slot, time, before, after }).before;
         (before.version > 0).then_some(before)
     }
@@ -652,10 +776,14 @@ impl Keys {
     }
 
     pub(crate) fn mark(&self) -> Mark {
-        Mark { lines: self.history.end() }
+        Mark { lines: self.history.end(), weighed: self.weighed.len() }
     }
 
     pub(crate) fn rollback(&mut self, mark: &Mark) {
+        while self.weighed.len() > mark.weighed {
+            let (space, before, after) = self.weighed.pop().expect("the length was just checked");
+            self.count_bytes(space, after, before);
+        }
         while self.history.end() > mark.lines {
             let Line { slot, before, after, .. } = self.history.pop_back();
             let space = self.rows.at(slot).0.space;
@@ -670,6 +798,7 @@ impl Keys {
     }
 
     pub(crate) fn forget(&mut self) {
+        self.weighed.clear();
         self.rows.forget();
     }
 
@@ -773,6 +902,13 @@ impl Keys {
                 Hang::Until(Deadline::Log(time)) => self.due_log.insert((time, slot)),
                 Hang::Until(Deadline::Wall(wall)) => self.due_wall.insert((wall, slot)),
             };
+        }
+        let (less, more) = {
+            let key = &self.rows.at(slot).0;
+            (row_bytes(key, from), row_bytes(key, to))
+        };
+        if less != more {
+            self.count_bytes(space, less, more);
         }
         match (from.version > 0, to.version > 0) {
             (false, true) => *self.live.entry(space).or_default() += 1,

@@ -19,7 +19,9 @@ mod leases;
 mod libraries;
 mod limits;
 mod locks;
+mod memory;
 mod reads;
+mod recency;
 mod rows;
 mod services;
 mod snapshot;
@@ -33,6 +35,7 @@ pub use calls::{CALLS_SINCE, Times};
 pub use groups::{GroupPartition, GroupView};
 pub use keys::{Change, Changes, Kind, RangeAnswer};
 pub use locks::{LockView, Waiter};
+pub use memory::{Hand, KEY_BYTES, MemoryView, Victims};
 pub use reads::{LeaseView, Sizes};
 pub use services::{registered, service_range, services_range};
 pub use snapshot::{RestoreError, Restorer, Snapshot};
@@ -40,12 +43,13 @@ pub use streams::{BatchRef, Batches, PartitionView, StreamId, StreamView};
 pub use tasks::{Due, TaskView};
 pub use users::{Access, Rights};
 
+use quorate_calls::events::{Classes, KeyChange};
 use quorate_calls::{Interpreter, NoScripts};
 use quorate_types::codec::{Wire, Writer};
 use quorate_types::{
     Blob, Command, CommandBody, Commit, Entry, FencingToken, GroupName, Key, Keyspace, LeaseId, LockName,
-    LogIndex, LogTime, Millis, OnRefused, Op, OpError, Outcome, Principal, Refusal, RequestId, Resolution,
-    Revision, Settings, TaskName, WaitRequest, WallTime,
+    LogIndex, LogTime, MemoryLimit, Millis, OnRefused, Op, OpError, Outcome, Principal, Refusal, RequestId,
+    Resolution, Revision, Settings, TaskName, WaitRequest, WallTime,
 };
 
 /// The newest version of the rules by which entries are decided that this build knows. A state follows the version that its log last
@@ -147,6 +151,20 @@ pub enum Event {
         /// Whether it is a sharded channel (SPUBLISH).
         sharded: bool,
     },
+    /// A key was deleted to make room.
+    Evicted {
+        /// The key.
+        key: Key,
+    },
+    /// Something that listeners to keys are told, while there are some.
+    Happened {
+        /// The key.
+        key: Key,
+        /// The class of the event.
+        class: Classes,
+        /// Its name, in Redis' words.
+        event: &'static str,
+    },
 }
 
 /// A task that fired, and what came of it.
@@ -180,7 +198,13 @@ pub struct Machine {
     scripts: table::Table<Blob, Blob>,
     /// Libraries of functions.
     libraries: libraries::Libraries,
+    /// What keyspaces may hold.
+    limits_of_memory: table::Table<Keyspace, MemoryLimit>,
     interpreter: Box<dyn Interpreter>,
+    /// Whether somebody on this node listens to what happens to keys; no state.
+    listens: bool,
+    /// What the call in hand has done to keys, while somebody listens.
+    key_changes: Vec<KeyChange>,
     /// Random numbers drawn in the entry in hand.
     draws: u64,
     /// Records that scripts of the entry in hand have appended.
@@ -224,7 +248,10 @@ impl Machine {
             bodies: bodies::Bodies::default(),
             scripts: table::Table::default(),
             libraries: libraries::Libraries::default(),
+            limits_of_memory: table::Table::default(),
             interpreter: Box::new(NoScripts),
+            listens: false,
+            key_changes: Vec::new(),
             draws: 0,
             inline_records: 0,
             leases: leases::Leases::default(),
@@ -299,6 +326,19 @@ impl Machine {
         self.applied = entry.index;
         if out.outcomes.len() > told || self.revision > revision {
             self.follow_trail(&out.outcomes[told..]);
+        }
+    }
+
+    /// Says whether somebody on this node listens to what happens to keys: then [`Event::Happened`] tells. No outcome depends on it.
+    pub fn listen(&mut self, listens: bool) {
+        self.listens = listens;
+    }
+
+    /// Tells that a key has ended by itself.
+    fn tell_expired(&self, key: &Key, out: &mut Outputs) {
+        if self.listens && !key.space.is_internal() {
+            let (class, event) = (Classes::EXPIRED, "expired");
+            out.events.push(Event::Happened { key: key.clone(), class, event });
         }
     }
 
@@ -428,6 +468,10 @@ impl Machine {
                 self.change_user(name, changes, *may_lock_out, now)
             }
             CommandBody::RemoveUsers { names, may_lock_out } => self.remove_users(names, *may_lock_out, now),
+            CommandBody::LimitMemory { space, bytes_max, eviction } => {
+                self.limit_memory(*space, *bytes_max, *eviction, now)
+            }
+            CommandBody::Evict { space, keys } => self.evict(*space, keys, now, out),
         }
     }
 
@@ -639,6 +683,7 @@ impl Machine {
                 5 => {
                     let key = self.keys.due(WallTime::ZERO, now.time).expect("it is due");
                     self.drop_key(&key, now);
+                    self.tell_expired(&key, out);
                 }
                 6 => {
                     let count = self.drop_fields(WallTime::ZERO, now.time, left as usize + 1, now);
@@ -663,6 +708,7 @@ impl Machine {
         for _ in 0..expiries_max {
             let Some(key) = self.keys.due(now.wall, LogTime::ZERO) else { break };
             self.drop_key(&key, now);
+            self.tell_expired(&key, out);
             self.finish(now, out);
         }
         let mut left = expiries_max as usize;
@@ -771,6 +817,7 @@ impl Machine {
         self.bodies.forget();
         self.scripts.forget();
         self.libraries.forget();
+        self.limits_of_memory.forget();
         self.leases.forget();
         self.users.forget();
         self.locks.forget();

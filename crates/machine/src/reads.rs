@@ -306,6 +306,12 @@ impl Machine {
         self.xgroups.check(|id| self.streams.is_stream(id));
         self.producers.check(|id| self.streams.is_stream(id));
         assert!(self.rows_fit_streams(), "rows and streams go together");
+        let mut bytes: std::collections::BTreeMap<quorate_types::Keyspace, u64> = Default::default();
+        for (key, row) in self.keys.rows() {
+            let elements = if row.kind.has_body() { self.bodies.get(row.body).bytes() } else { 0 };
+            *bytes.entry(key.space).or_default() += crate::keys::row_bytes(key, row) + elements;
+        }
+        assert_eq!(bytes, *self.keys.all_bytes(), "keyspaces count their bytes");
         let window = self.settings.history_bytes_max;
         assert!(self.keys.history_bytes() <= window, "history stays within {window} bytes");
     }

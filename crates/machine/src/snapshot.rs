@@ -36,7 +36,8 @@ const XGROUPS: u64 = 14;
 const PRODUCERS: u64 = 15;
 const USERS: u64 = 16;
 const LIBRARIES: u64 = 17;
-const END: u64 = 18;
+const MEMORY: u64 = 18;
+const END: u64 = 19;
 /// Where the first two versions ended.
 const END_FIRST: u64 = 12;
 
@@ -141,6 +142,7 @@ impl Machine {
         self.bodies.walk_begin();
         self.scripts.walk_begin();
         self.libraries.walk_begin();
+        self.limits_of_memory.walk_begin();
         self.leases.table().walk_begin();
         self.users.walk_begin();
         self.locks.walk_begin();
@@ -183,6 +185,7 @@ impl Machine {
         self.bodies.walk_end();
         self.scripts.walk_end();
         self.libraries.walk_end();
+        self.limits_of_memory.walk_end();
         self.leases.table().walk_end();
         self.users.walk_end();
         self.locks.walk_end();
@@ -222,6 +225,7 @@ impl Machine {
             LIBRARIES => full(self.libraries.walk_next(rows, out)),
             XGROUPS => (0, self.xgroups.walk_next(rows, out)),
             PRODUCERS => (0, self.producers.walk_next(rows, out)),
+            MEMORY => full(self.limits_of_memory.walk_next(rows, out)),
             _ => (0, true),
         }
     }
@@ -246,6 +250,7 @@ impl Machine {
         if let Some((key, body)) = self.bodies.restore(fresh, from)? {
             let slot = self.keys.find(&key).expect("its kind was just found");
             self.keys.restore_body(slot, body);
+            self.keys.weigh(self.keys.slot_space(slot), 0, self.bodies.get(body).bytes());
             self.bodies.settle(body, slot);
         }
         Ok(())
@@ -261,6 +266,7 @@ impl Machine {
             self.bodies.digest(self.keys.bodied(), &mut scratch),
             self.scripts.digest(&mut scratch),
             self.libraries.digest(&mut scratch),
+            self.limits_of_memory.digest(&mut scratch),
             self.leases.digest(&mut scratch),
             self.users.digest(&mut scratch),
             self.locks.digest(&mut scratch),
@@ -357,6 +363,7 @@ impl Restorer {
                         USERS => machine.users.restore_row(&mut from)?,
                         SCRIPTS => drop(machine.scripts.restore_row(&mut from)?),
                         LIBRARIES => machine.libraries.restore_row(&mut from)?,
+                        MEMORY => drop(machine.limits_of_memory.restore_row(&mut from)?),
                         found => return Err(DecodeError::Tag { what: "snapshot section", found }.into()),
                     }
                 }
@@ -382,6 +389,7 @@ impl Restorer {
         self.machine.producers.restored(|id| self.machine.streams.is_stream(id))?;
         self.machine.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
         self.machine.forget();
+        self.machine.note_uses(self.machine.time);
         Ok(self.machine)
     }
 

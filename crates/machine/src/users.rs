@@ -542,7 +542,9 @@ impl Machine {
             CommandBody::Denied { .. }
             | CommandBody::RaiseRevision { .. }
             | CommandBody::RaiseVersion { .. }
+            | CommandBody::Evict { .. }
             | CommandBody::Configure { .. } => rights.command("q.configure"),
+            CommandBody::LimitMemory { .. } => rights.command("config|set"),
             CommandBody::ChangeUser { .. } => rights.command("acl|setuser"),
             CommandBody::RemoveUsers { .. } => rights.command("acl|deluser"),
         }

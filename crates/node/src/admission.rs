@@ -93,6 +93,8 @@ pub(crate) fn admit(
         CommandBody::KeepAlive { .. }
             | CommandBody::CancelWait { .. }
             | CommandBody::Compact { .. }
+            | CommandBody::LimitMemory { .. }
+            | CommandBody::Evict { .. }
             | CommandBody::Configure { .. }
             | CommandBody::ChangeUser { .. }
             | CommandBody::RemoveUsers { .. }
@@ -124,7 +126,9 @@ fn grows(command: &Command) -> bool {
         | CommandBody::RaiseVersion { .. }
         | CommandBody::Configure { .. }
         | CommandBody::ChangeUser { .. }
-        | CommandBody::RemoveUsers { .. } => false,
+        | CommandBody::RemoveUsers { .. }
+        | CommandBody::LimitMemory { .. }
+        | CommandBody::Evict { .. } => false,
     }
 }
 

@@ -14,6 +14,7 @@ mod admission;
 mod background;
 mod cluster;
 mod config;
+mod evictor;
 mod partition;
 mod replica;
 mod router;

@@ -7,17 +7,19 @@
 use crate::admission::{Bounds, Pressure, Refused, Waiting, admit};
 use crate::background::{Background, Done, Work};
 use crate::config::Config;
+use crate::evictor::Evictor;
 use crate::replica::{Replica, ReplicaConfig};
 use crate::waiters::{Interest, Waiters, WatchId};
 use crate::why::Decisions;
+use quorate_calls::events::Classes;
 use quorate_engine::{
     Clock, Engine, EngineError, Instant, Job, JobDone, Local, Opened, Proposal, Raft, RaftConfig,
 };
 use quorate_log::{Disk, LogReader};
 use quorate_machine::{CALLS_SINCE, Event, Machine, Outputs, RestoreError, Restorer, Times};
 use quorate_types::{
-    Blob, Command, CommandBody, Decided, Entry, GuardFailed, LimitName, LogIndex, LogTime, NodeId, Origin,
-    Outcome, Refusal, Revision, Term, WallTime,
+    Blob, Command, CommandBody, Decided, Entry, GuardFailed, Key, LimitName, LogIndex, LogTime, NodeId,
+    Origin, Outcome, Refusal, Revision, Term, WallTime,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -116,6 +118,8 @@ pub struct Status {
     pub not_admitted: u64,
     /// Entries applied since the start.
     pub entries: u64,
+    /// Keys evicted since the start, to make room in their keyspace.
+    pub evicted: u64,
     /// Commands that wait for their entry.
     pub waiting: u64,
     /// Readers that wait for a change.
@@ -172,6 +176,7 @@ pub struct Partition<T> {
     outputs: Outputs,
     pub(crate) decisions: Decisions,
     background: Background,
+    pub(crate) evictor: Evictor,
     fatal: Option<Fatal>,
     /// What only a replica has.
     pub(crate) replica: Option<Box<Replica<T>>>,
@@ -179,6 +184,23 @@ pub struct Partition<T> {
     refused: u64,
     not_admitted: u64,
     entries: u64,
+    evicted: u64,
+    /// The classes of events that somebody on this node listens to.
+    listening: Classes,
+}
+
+/// Makes the messages of something that happened to a key. Each node makes its own: nothing is sent between them.
+fn happened(classes: Classes, key: &Key, event: &str, published: &mut Vec<Published>) {
+    let mut tell = |kind: &str, channel: &[u8], message: Blob| {
+        let channel = [format!("__{kind}@{}__:", key.space.0).as_bytes(), channel].concat();
+        published.push(Published { channel: channel.into(), message, sharded: false });
+    };
+    if classes.has(Classes::KEYSPACE) {
+        tell("keyspace", &key.name, event.into());
+    }
+    if classes.has(Classes::KEYEVENT) {
+        tell("keyevent", event.as_bytes(), key.name.clone());
+    }
 }
 
 /// Commands on their way into the log.
@@ -337,12 +359,15 @@ impl<T> Partition<T> {
             outputs,
             decisions,
             background,
+            evictor: Evictor::default(),
             fatal: None,
             replica: None,
             commands: 0,
             refused: 0,
             not_admitted: 0,
             entries: 0,
+            evicted: 0,
+            listening: Classes::default(),
         };
         partition.background.resume(partition.engine.log());
         Ok((partition, report))
@@ -427,6 +452,7 @@ impl<T> Partition<T> {
         if self.engine.standing().orders {
             self.order_all(now, seed)?;
         } else {
+            self.evictor.rest();
             self.forward_all();
         }
         self.apply_certain()?;
@@ -453,6 +479,7 @@ impl<T> Partition<T> {
         let mut salt = seed;
         while self.has_arrivals() {
             let (mut commands, origins) = self.gather();
+            self.make_room(&commands, (wall, time, salt))?;
             // They have no origin: nobody waits for them.
             commands.extend(
                 std::mem::take(&mut self.denied)
@@ -465,6 +492,8 @@ impl<T> Partition<T> {
         let wants_entry = self.due(wall, time) || self.background.wants_entry(self.decisions.logged());
         if wants_entry && self.is_up_to_date() {
             self.order(Vec::new(), Vec::new(), (wall, time, salt))?;
+        } else if self.is_up_to_date() {
+            self.make_room(&[], (wall, time, salt))?;
         }
         Ok(())
     }
@@ -473,7 +502,7 @@ impl<T> Partition<T> {
     fn gather(&mut self) -> (Vec<Command>, Vec<Origin>) {
         let mut commands = Vec::with_capacity((self.queue.len() + self.keep_alives.len()).min(1024));
         let mut origins = Vec::new();
-        let mut room = self.config.entry_bytes;
+        let mut room = self.config.entry_bytes.min(self.batch_room());
         for keep_alives in [true, false] {
             self.gather_arrived(keep_alives, &mut room, &mut commands, &mut origins);
             let Some((own, tickets, taken)) = self.gather_own(keep_alives, room) else { continue };
@@ -582,6 +611,14 @@ impl<T> Partition<T> {
         self.published.push(published);
     }
 
+    /// Says which events of keys somebody on this node listens to: those are told as if they were published, and nothing else is computed.
+    pub fn listen(&mut self, classes: Classes) {
+        if self.listening != classes {
+            self.listening = classes;
+            self.machine.listen(classes.tells());
+        }
+    }
+
     /// What subscribers are to be told, in order.
     pub fn take_published(&mut self) -> std::vec::Drain<'_, Published> {
         self.published.drain(..)
@@ -665,7 +702,8 @@ impl<T> Partition<T> {
     /// Nanoseconds of monotonic time until a turn is needed though nothing arrives; 0 for now.
     #[must_use]
     pub fn next_wake(&self, now: Instant) -> Option<u64> {
-        if self.background.wants_turn() || self.engine.has_committed() {
+        let makes_room = self.evictor.more && self.is_up_to_date();
+        if self.background.wants_turn() || self.engine.has_committed() || makes_room {
             return Some(0);
         }
         let tick = self.engine.as_replica().map(|replica| replica.next_tick(now));
@@ -768,6 +806,7 @@ impl<T> Partition<T> {
             refused: self.refused,
             not_admitted: self.not_admitted,
             entries: self.entries,
+            evicted: self.evicted,
             waiting: self.waiting.commands,
             readers: self.waiters.readers() as u64,
             log_bytes: log.file_bytes(),
@@ -819,6 +858,7 @@ impl<T> Partition<T> {
         let before = self.machine.revision();
         self.outputs.clear();
         self.machine.apply(entry, &mut self.outputs);
+        self.evictor.applied(entry.index);
         self.entries += 1;
         self.commands += entry.commands.len() as u64;
         self.decisions.note(entry, &self.outputs, &self.machine, before);
@@ -852,9 +892,16 @@ impl<T> Partition<T> {
         let (mut told, mut answered) = (Vec::new(), Vec::new());
         for event in &self.outputs.events {
             self.waiters.happened(event, &mut told, &mut answered);
-            if let Event::Published { channel, message, sharded } = event {
-                let (channel, message) = (channel.clone(), message.clone());
-                self.published.push(Published { channel, message, sharded: *sharded });
+            match event {
+                Event::Published { channel, message, sharded } => {
+                    let (channel, message) = (channel.clone(), message.clone());
+                    self.published.push(Published { channel, message, sharded: *sharded });
+                }
+                Event::Evicted { .. } => self.evicted += 1,
+                Event::Happened { key, class, event } if self.listening.has(*class) => {
+                    happened(self.listening, key, event, &mut self.published);
+                }
+                _ => {}
             }
         }
         if self.machine.revision() > before {

@@ -145,7 +145,11 @@ impl<T> Waiters<T> {
                 |interest| matches!(interest, Interest::Group { stream: of, group: wanted } if of == stream && wanted == group),
                 told,
             ),
-            Event::LeaseEnded { .. } | Event::Flushed { .. } | Event::Published { .. } => {}
+            Event::LeaseEnded { .. }
+            | Event::Flushed { .. }
+            | Event::Published { .. }
+            | Event::Evicted { .. }
+            | Event::Happened { .. } => {}
         }
     }
 

@@ -13,8 +13,10 @@ use crate::door::Remembered;
 use crate::error::RuntimeError;
 use crate::metrics::Syncs;
 use crate::replica::Peers;
+use quorate_calls::events::Classes;
 use quorate_engine::{Durability, Instant, Job};
 use quorate_node::{Changes, Config, Done, Partition, Published, Reply, Work};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -60,6 +62,10 @@ pub(crate) struct Core {
     /// Whom a change of users is told, and which of them was told last.
     users: watch::Sender<u64>,
     users_told: u64,
+    /// The classes of events of keys that they listen to; kept here, since a replica may open its folder anew.
+    pub(crate) listening: Classes,
+    /// Whether some keyspace holds too much for commands that need more.
+    full: Arc<AtomicBool>,
     entropy: u64,
 }
 
@@ -71,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     /// The last change of users that is applied here.
     pub(crate) users: watch::Sender<u64>,
+    /// Whether some keyspace is full, for those who ask often; as of what was last applied here.
+    pub(crate) full: Arc<AtomicBool>,
     pub(crate) remembered: Remembered,
     /// Of a replica.
     pub(crate) peers: OnceLock<Arc<Peers>>,
@@ -81,6 +89,7 @@ impl Shared {
         let config = partition.config().clone();
         let users_told = partition.machine().users_changed().0;
         let (users, _) = watch::channel(users_told);
+        let full = Arc::new(AtomicBool::new(partition.machine().is_any_full()));
         let core = Core {
             partition: Some(partition),
             syncs: Syncs::default(),
@@ -99,6 +108,8 @@ impl Shared {
             followers: Vec::new(),
             users: users.clone(),
             users_told,
+            listening: Classes::default(),
+            full: Arc::clone(&full),
             entropy,
         };
         Arc::new(Self {
@@ -108,6 +119,7 @@ impl Shared {
             memory_bytes_max,
             config,
             users,
+            full,
             remembered: Remembered::new(entropy),
             peers: OnceLock::new(),
         })
@@ -232,7 +244,9 @@ impl Core {
                 self.users_told = changed;
                 self.users.send_replace(changed);
             }
+            self.full.store(partition.machine().is_any_full(), Ordering::Relaxed);
             answer(partition);
+            partition.listen(self.listening);
             for published in partition.take_published() {
                 self.subscribers.retain(|subscriber| subscriber.send(published.clone()).is_ok());
             }

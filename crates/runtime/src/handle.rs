@@ -289,6 +289,27 @@ impl Handle {
         Ok(())
     }
 
+    /// Whether a keyspace holds more than it may, by what was last applied here: a command that may need more would be refused.
+    #[must_use]
+    pub fn is_full(&self, space: quorate_types::Keyspace) -> bool {
+        self.shared.full.load(std::sync::atomic::Ordering::Relaxed)
+            && self
+                .shared
+                .lock()
+                .partition
+                .as_ref()
+                .is_some_and(|partition| partition.machine().is_full(space))
+    }
+
+    /// Says which events of keys the subscribers of this node listen to: they are told as if they were published. None are made otherwise.
+    pub fn listen(&self, classes: quorate_calls::events::Classes) {
+        let mut core = self.shared.lock();
+        core.listening = classes;
+        if let Some(partition) = &mut core.partition {
+            partition.listen(classes);
+        }
+    }
+
     /// Everything that is published from now on, by this node and the others, and by calls once they are applied. To be taken quickly.
     #[must_use]
     pub fn subscribe(&self) -> mpsc::UnboundedReceiver<Published> {

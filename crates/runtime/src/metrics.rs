@@ -50,6 +50,7 @@ pub(crate) fn text(status: &Status, syncs: &Syncs) -> String {
     );
     one("commands_not_admitted_total", "counter", "Commands refused before the log.", status.not_admitted);
     one("entries_total", "counter", "Entries applied.", status.entries);
+    one("evicted_keys_total", "counter", "Keys evicted to make room in their keyspace.", status.evicted);
     one("commands_waiting", "gauge", "Commands that wait for their entry.", status.waiting);
     one("readers_waiting", "gauge", "Readers that wait for a change.", status.readers);
     one("log_bytes", "gauge", "Bytes of the log's files.", status.log_bytes);

@@ -270,7 +270,15 @@ impl Model {
                 }
                 Ok(())
             }
-            (CommandBody::Denied { .. }, Outcome::Done { .. })
+            (CommandBody::Evict { space, keys }, Outcome::Done { .. }) => {
+                // Where every key is known, nothing has a limit.
+                if crate::calls::is_judged(*space) {
+                    return Err(format!("{keys:?} of {space:?} were evicted, which has no limit"));
+                }
+                probes.hit("calls: keys were evicted");
+                Ok(())
+            }
+            (CommandBody::LimitMemory { .. } | CommandBody::Denied { .. }, Outcome::Done { .. })
             | (CommandBody::CancelWait { .. }, Outcome::Done { .. })
             | (_, Outcome::Refused { .. }) => Ok(()),
             (body, outcome) => Err(format!("{body:?} was answered with {outcome:?}")),
@@ -600,7 +608,9 @@ impl Model {
                 Event::WaitEnded { .. }
                 | Event::GroupReady { .. }
                 | Event::Flushed { .. }
-                | Event::Published { .. } => {}
+                | Event::Published { .. }
+                | Event::Evicted { .. }
+                | Event::Happened { .. } => {}
                 Event::StreamAppended { stream, .. } => {
                     if stream.name.starts_with(DEAD) {
                         probes.hit("group: a dead letter");

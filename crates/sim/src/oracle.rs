@@ -16,14 +16,14 @@ use crate::random::Random;
 use quorate_calls::Deadline;
 use quorate_engine::Durability;
 use quorate_log::{Index, LogReader};
-use quorate_machine::{Event, Machine, Outputs, RestoreError, Restorer};
+use quorate_machine::{Event, Hand, Machine, Outputs, RestoreError, Restorer};
 use quorate_node::{Config, Reply};
 use quorate_types::codec::encode;
 use quorate_types::{
     Blob, Command, CommandBody, Commit, Entry, Key, KeyValue, LeaseId, LockName, LogIndex, LogTime, Millis,
     Mode, Offset, Op, OpError, Outcome, PayloadRef, Refusal, Revision, Term, WallTime, record,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names one proposal; it travels as the client's name in the command.
 pub(crate) type OpId = u64;
@@ -239,6 +239,14 @@ impl Oracle {
                     if commit.mode == Mode::Atomic && commit.then.last() == Some(&words::bogus()) {
                         tampered.commands.push(again(commit.then[0].clone()));
                     }
+                }
+            }
+            Plant::OwnEviction => {
+                for command in &mut tampered.commands {
+                    let CommandBody::Evict { space, keys } = &mut command.body else { continue };
+                    let (bounds, times) = ((u64::MAX, keys.len()), (entry.wall, entry.time));
+                    let (going, mut hand) = (BTreeSet::new(), Hand::default());
+                    *keys = self.machine.victims(*space, bounds, times, 7, &going, &mut hand).names;
                 }
             }
             Plant::DeadlineRestarts if std::mem::take(&mut self.rearm) => {

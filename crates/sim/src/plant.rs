@@ -52,11 +52,13 @@ pub enum Plant {
     DeadlineRestarts,
     /// A read holds a key for gone that is past its deadline by the node's clock, though no entry has ended it.
     ReadByClock,
+    /// A follower evicts the keys that it would choose itself, instead of those that the leader has chosen.
+    OwnEviction,
 }
 
 impl Plant {
     /// Every planted bug.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::LyingSync,
         Self::SwallowedWrite,
         Self::EarlyAnswer,
@@ -76,6 +78,7 @@ impl Plant {
         Self::SnapshotUnpinned,
         Self::DeadlineRestarts,
         Self::ReadByClock,
+        Self::OwnEviction,
     ];
 
     /// Its name on the command line.
@@ -101,6 +104,7 @@ impl Plant {
             Self::SnapshotUnpinned => "snapshot-unpinned",
             Self::DeadlineRestarts => "deadline-restarts",
             Self::ReadByClock => "read-by-clock",
+            Self::OwnEviction => "own-eviction",
         }
     }
 

@@ -23,6 +23,7 @@ pub const PROBES: &[&str] = &[
     "calls: a member popped at random",
     "calls: a message told",
     "calls: a read past a deadline, before its entry",
+    "calls: keys were evicted",
     "calls: a script over its budget taken back",
     "calls: a watched key was left alone",
     "calls: hundreds of elements by one script",
@@ -76,6 +77,7 @@ pub const PROBES: &[&str] = &[
 pub const CLUSTER_PROBES: &[&str] = &[
     "calls: a message told",
     "calls: a read past a deadline, before its entry",
+    "calls: keys were evicted",
     "client: gave a proposal up",
     "client: refused after a wait, it did not happen",
     "client: refused, there is no leader",

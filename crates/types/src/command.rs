@@ -4,7 +4,7 @@
 
 use crate::blob::Blob;
 use crate::commit::{Commit, LockMode, Op};
-use crate::units::{IdempotencyKey, LeaseId, LimitName, LockName, Millis, Principal, Revision};
+use crate::units::{IdempotencyKey, Keyspace, LeaseId, LimitName, LockName, Millis, Principal, Revision};
 use crate::users::UserChange;
 use crate::{wire_enum, wire_struct};
 
@@ -121,6 +121,22 @@ pub enum CommandBody {
         /// As for [`CommandBody::ChangeUser`].
         may_lock_out: bool,
     },
+    /// Sets what a keyspace may hold in memory, and what is done beyond; what is absent stays as it is.
+    LimitMemory {
+        /// The keyspace.
+        space: Keyspace,
+        /// Bytes; 0 for no limit.
+        bytes_max: Option<u64>,
+        /// What makes room.
+        eviction: Option<Eviction>,
+    },
+    /// Deletes keys to make room: what the leader has chosen, on every replica the same.
+    Evict {
+        /// The keyspace.
+        space: Keyspace,
+        /// Their names.
+        keys: Vec<Blob>,
+    },
 }
 wire_enum!(CommandBody {
     1 = Commit { commit },
@@ -135,13 +151,21 @@ wire_enum!(CommandBody {
     10 = RaiseVersion { to },
     11 = ChangeUser { name, changes, may_lock_out },
     12 = RemoveUsers { names, may_lock_out },
+    13 = LimitMemory { space, bytes_max, eviction },
+    14 = Evict { space, keys },
 });
 
 impl Command {
-    /// Whether a member whose rules are of the first version could not read it: some operation is a call, or it is about users.
+    /// Whether a member whose rules are of the first version could not read it: some operation is a call, or it is about users or memory.
     #[must_use]
     pub fn has_calls(&self) -> bool {
-        let mut calls = matches!(self.body, CommandBody::ChangeUser { .. } | CommandBody::RemoveUsers { .. });
+        let mut calls = matches!(
+            self.body,
+            CommandBody::ChangeUser { .. }
+                | CommandBody::RemoveUsers { .. }
+                | CommandBody::LimitMemory { .. }
+                | CommandBody::Evict { .. }
+        );
         if let CommandBody::Commit { commit } = &self.body {
             commit.for_each_op(&mut |op| calls |= matches!(op, Op::Call { .. }));
         }
@@ -156,6 +180,89 @@ impl CommandBody {
         matches!(self, Self::KeepAlive { .. })
     }
 }
+
+/// What makes room in a keyspace that holds more than it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Eviction {
+    /// Nothing: growth is refused.
+    #[default]
+    None,
+    /// The keys that were not used for longest.
+    AllLru,
+    /// Of the keys with a deadline, those that were not used for longest.
+    VolatileLru,
+    /// The keys that are used least often.
+    AllLfu,
+    /// Of the keys with a deadline, those that are used least often.
+    VolatileLfu,
+    /// Any keys.
+    AllRandom,
+    /// Any keys with a deadline.
+    VolatileRandom,
+    /// Of the keys with a deadline, those that end first.
+    VolatileTtl,
+}
+wire_enum!(Eviction {
+    0 = None {},
+    1 = AllLru {},
+    2 = VolatileLru {},
+    3 = AllLfu {},
+    4 = VolatileLfu {},
+    5 = AllRandom {},
+    6 = VolatileRandom {},
+    7 = VolatileTtl {},
+});
+
+impl Eviction {
+    /// Every policy, in the order in which Redis names them.
+    pub const ALL: [Self; 8] = [
+        Self::VolatileLru,
+        Self::VolatileLfu,
+        Self::VolatileRandom,
+        Self::VolatileTtl,
+        Self::AllLru,
+        Self::AllLfu,
+        Self::AllRandom,
+        Self::None,
+    ];
+
+    /// Its name, the one that Redis has for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "noeviction",
+            Self::AllLru => "allkeys-lru",
+            Self::VolatileLru => "volatile-lru",
+            Self::AllLfu => "allkeys-lfu",
+            Self::VolatileLfu => "volatile-lfu",
+            Self::AllRandom => "allkeys-random",
+            Self::VolatileRandom => "volatile-random",
+            Self::VolatileTtl => "volatile-ttl",
+        }
+    }
+
+    /// The policy of that name, in any case.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|eviction| eviction.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Whether only keys with a deadline go.
+    #[must_use]
+    pub fn is_volatile(self) -> bool {
+        matches!(self, Self::VolatileLru | Self::VolatileLfu | Self::VolatileRandom | Self::VolatileTtl)
+    }
+}
+
+/// What a keyspace may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// Bytes of its keys with all that is theirs; 0 for no limit.
+    pub bytes_max: u64,
+    /// What makes room.
+    pub eviction: Eviction,
+}
+wire_struct!(MemoryLimit { bytes_max, eviction });
 
 /// A wait for a lock or for leadership.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ pub mod users;
 
 pub use blob::Blob;
 pub use codec::DecodeError;
-pub use command::{Command, CommandBody, RequestId, Settings, WaitRequest};
+pub use command::{Command, CommandBody, Eviction, MemoryLimit, RequestId, Settings, WaitRequest};
 pub use commit::{
     Append, Commit, Compare, Delivery, Format, GroupMode, GroupSettings, Guard, Idempotency, Instance,
     KeyField, KeyRange, LimitPolicy, LockMode, Mode, OnRefused, Op, Order, PartitionChoice, Payload,

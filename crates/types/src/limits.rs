@@ -114,7 +114,11 @@ impl Limits {
             CommandBody::RemoveUsers { names, .. } => {
                 names.iter().map(|name| name.len() as u64 + 5).sum::<u64>() + 64
             }
+            CommandBody::Evict { keys, .. } => {
+                keys.iter().map(|name| name.len() as u64 + 8).sum::<u64>() + 64
+            }
             CommandBody::Compact { .. }
+            | CommandBody::LimitMemory { .. }
             | CommandBody::RaiseRevision { .. }
             | CommandBody::RaiseVersion { .. }
             | CommandBody::Configure { .. } => 64,

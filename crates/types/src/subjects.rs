@@ -38,7 +38,13 @@ pub fn subjects(command: &Command) -> BTreeSet<Subject> {
         CommandBody::Denied { name, .. } => {
             found.insert(Subject::Limit { limit: name.clone() });
         }
+        CommandBody::Evict { space, keys } => {
+            let key =
+                |name: &crate::Blob| Subject::Key { key: crate::Key { space: *space, name: name.clone() } };
+            found.extend(keys.iter().map(key));
+        }
         CommandBody::Compact { .. }
+        | CommandBody::LimitMemory { .. }
         | CommandBody::RaiseRevision { .. }
         | CommandBody::RaiseVersion { .. }
         | CommandBody::Configure { .. }

@@ -707,6 +707,9 @@ impl Drop for Connection {
                 names.iter().for_each(|name| all.remove(kind, name, id));
             }
         }
+        if self.state.subscriptions() > 0 {
+            self.gateway.listen();
+        }
         locked(&self.gateway.clients).remove(&id);
     }
 }

@@ -10,6 +10,7 @@ use crate::error;
 use crate::pubsub::Subscriptions;
 use crate::slowlog::Slowlog;
 use bytes::Bytes;
+use quorate_calls::events::Classes;
 use quorate_calls::streams;
 use quorate_node::Published;
 use quorate_runtime::Handle;
@@ -42,6 +43,8 @@ pub(crate) struct Gateway {
     pub(crate) started: Instant,
     pub(crate) clients: Mutex<BTreeMap<u64, Arc<Client>>>,
     pub(crate) subscriptions: Mutex<Subscriptions>,
+    /// The classes of keyspace events that this node tells of.
+    pub(crate) events: Mutex<Classes>,
     pub(crate) monitors: Monitors,
     pub(crate) tracking: crate::tracking::Tracking,
     pub(crate) slowlog: Slowlog,
@@ -88,6 +91,7 @@ impl Gateway {
             started: Instant::now(),
             clients: Mutex::default(),
             subscriptions: Mutex::default(),
+            events: Mutex::default(),
             monitors: Monitors::default(),
             tracking: crate::tracking::Tracking::default(),
             slowlog: Slowlog::default(),
@@ -195,6 +199,13 @@ impl Gateway {
         // What it is given comes back by `deliver`, in one order with what others publish.
         self.handle.publish(published).map_err(|why| error::runtime(&why))?;
         Ok(listeners)
+    }
+
+    /// Has the events of keys made that somebody listens to, or none where nobody does.
+    pub(crate) fn listen(&self) {
+        let classes = *locked(&self.events);
+        let heard = classes.tells() && locked(&self.subscriptions).hears_of_keys();
+        self.handle.listen(if heard { classes } else { Classes::default() });
     }
 
     /// Tells the subscribers of this node, as long as the runtime has something to tell.

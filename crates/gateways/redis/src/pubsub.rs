@@ -128,6 +128,11 @@ impl Subscriptions {
         self.channels.get(&Blob::copy_from(channel)).is_some_and(|listeners| listeners.contains_key(&client))
     }
 
+    /// Whether somebody may listen to events of keys: to such a channel, or to any pattern.
+    pub(crate) fn hears_of_keys(&self) -> bool {
+        !self.patterns.is_empty() || self.channels.keys().any(|name| name.starts_with(b"__key"))
+    }
+
     /// How many patterns are listened to.
     pub(crate) fn patterns(&self) -> usize {
         self.patterns.len()

@@ -12,6 +12,7 @@ use crate::commands;
 use crate::connection::{Connection, Gone, Mute, Step, answer_result, call, database, too_long};
 use crate::error;
 use crate::resp;
+use quorate_calls::OUT_OF_MEMORY;
 use quorate_calls::permissions::noperm;
 use quorate_runtime::Consistency;
 use quorate_types::{
@@ -115,6 +116,9 @@ impl Connection {
             let max = gateway.limits.operations_max;
             return Err(Reply::error(format!("ERR a transaction has at most {max} commands")));
         }
+        if step == Step::Call && may_need_more(&words) && gateway.handle.is_full(transaction.space) {
+            return Err(Reply::error(OUT_OF_MEMORY));
+        }
         let queued = match step {
             Step::Call => Queued::Op(Box::new(call(transaction.space, words))),
             Step::Own("select") => {
@@ -159,6 +163,13 @@ impl Connection {
                 Queued::Limit(report) => Answer::Limit(report),
                 Queued::Own(name, words) => Answer::Own(name, words),
             });
+        }
+        // As Redis has it, nothing of it is done then. What fills up between this look and its place in the log refuses single commands.
+        let refused = |op: &Op| matches!(op, Op::Call { space, words, .. } if may_need_more(words) && self.gateway.handle.is_full(*space));
+        if ops.iter().any(refused) {
+            return Ok(Some(Reply::error(format!(
+                "EXECABORT Transaction discarded because of: {OUT_OF_MEMORY}"
+            ))));
         }
         let mut committed = Committed::default();
         if !(ops.is_empty() && guards.is_empty()) {
@@ -313,6 +324,12 @@ impl Transaction {
             other => Err(Reply::error(format!("ERR {} is not for transactions", other.to_ascii_uppercase()))),
         }
     }
+}
+
+/// Whether a command is refused where a keyspace is full.
+fn may_need_more(words: &[Blob]) -> bool {
+    let spec = words.first().and_then(|name| quorate_calls::lookup(name));
+    spec.is_some_and(|spec| spec.flags.has(quorate_calls::Flags::DENYOOM))
 }
 
 /// `Q.AFTER delay-ms command…`

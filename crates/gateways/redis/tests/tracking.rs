@@ -93,6 +93,25 @@ async fn whoever_changes_what_was_read_it_is_told_once() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_evicted_is_told_like_one_that_is_deleted() {
+    let server = Server::start().await;
+    let mut other = server.client().await;
+    other.check("MSET a 1 b 2", "OK").await;
+    let mut client = tracking(&server, "").await;
+    client.check("MGET a b none", "[\"1\", \"2\", nil]").await;
+    quiet(&mut client).await;
+    // A limit that holds nothing, and no other command: who goes does so by an eviction.
+    other.check("CONFIG SET maxmemory 1 maxmemory-policy allkeys-random", "OK").await;
+    let mut told = [client.reply().await, client.reply().await];
+    told.sort();
+    assert_eq!(told, [invalid("a"), invalid("b")]);
+    client.check("MGET a b", "[nil, nil]").await;
+    assert!(other.ask("INFO stats").await.contains("evicted_keys:2"));
+    quiet(&mut client).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_counts_can_be_chosen() {
     let server = Server::start().await;
     let mut other = server.client().await;

@@ -49,7 +49,7 @@ impl Machine {
 
     fn view_at(&self, times: Times) -> View<'_> {
         let times = Times { wall: times.wall.max(self.wall), time: times.time.max(self.time) };
-        View { machine: self, times, rights: &crate::Rights::Everything }
+        View { machine: self, times, rights: &crate::Rights::Everything, notes: true }
     }
 
     /// Notes in the row of a stream that it changes; makes the row. A protected stream has none.
@@ -65,6 +65,7 @@ impl Machine {
             _ => {
                 let of = (Kind::Stream, BodyId::NONE);
                 self.keys.put_body(slot, stream, of, Hang::Nothing, revision, now.time);
+                self.note_change(stream, quorate_calls::events::What::Changed { emptied: false }, true);
             }
         }
     }
@@ -398,7 +399,11 @@ impl ChangeStreams for Effects<'_, '_> {
     }
 
     fn put_consumer(&mut self, key: &Key, group: &Blob, consumer: &Blob, seen: u64, active: Option<u64>) {
-        self.machine.xgroups.put_consumer(self.machine.part(key).stream, group, consumer, seen, active);
+        let stream = self.machine.part(key).stream;
+        if self.machine.listens && self.machine.xgroups.consumer(stream, group, consumer).is_none() {
+            self.machine.note_change(key, quorate_calls::events::What::Consumer, false);
+        }
+        self.machine.xgroups.put_consumer(stream, group, consumer, seen, active);
     }
 
     fn drop_consumer(&mut self, key: &Key, group: &Blob, consumer: &Blob) {

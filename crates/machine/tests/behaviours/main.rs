@@ -13,6 +13,7 @@ mod keys;
 mod leases;
 mod limits;
 mod locks;
+mod memory;
 mod snapshots;
 mod streams;
 mod tasks;

@@ -207,6 +207,14 @@ fn command_json(command: &Command) -> Value {
         CommandBody::RemoveUsers { names, .. } => {
             ("remove_users", json!(names.iter().map(ToString::to_string).collect::<Vec<_>>()))
         }
+        CommandBody::LimitMemory { space, bytes_max, eviction } => (
+            "limit_memory",
+            json!({"keyspace": space.0, "bytes_max": bytes_max, "eviction": eviction.map(|eviction| eviction.name())}),
+        ),
+        CommandBody::Evict { space, keys } => (
+            "evict",
+            json!({"keyspace": space.0, "keys": keys.iter().map(ToString::to_string).collect::<Vec<_>>()}),
+        ),
         CommandBody::Configure { settings } => ("configure", json!(format!("{settings:?}"))),
     };
     json["what"] = what.into();

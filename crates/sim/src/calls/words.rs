@@ -9,9 +9,16 @@ use crate::workload::{Hope, View};
 use quorate_calls::Interpreter;
 use quorate_node::Config;
 use quorate_types::{
-    Blob, CommandBody, Commit, Guard, Key, KeyRange, Millis, Mode, OnRefused, Op, OpResult, Reply, Revision,
-    When,
+    Blob, CommandBody, Commit, Eviction, Guard, Key, KeyRange, Millis, Mode, OnRefused, Op, OpResult, Reply,
+    Revision, When,
 };
+
+/// Sets what the free keyspace may hold: so little that something has to go all the time.
+fn limit(random: &mut Random) -> CommandBody {
+    let bytes_max = Some(if random.chance(5) { 0 } else { random.between(1_000, 6_000) });
+    let eviction = Eviction::ALL[random.below(Eviction::ALL.len() as u64) as usize];
+    CommandBody::LimitMemory { space: FREE, bytes_max, eviction: Some(eviction) }
+}
 
 /// What one client has to remember of its calls.
 #[derive(Default)]
@@ -40,6 +47,7 @@ impl Caller {
             21..=24 => return self.queue(random),
             25 | 26 if self.scripts => Commit { mode: Mode::Each, ..Commit::of(vec![self.scripted(random)]) },
             27 => self.later(random, view),
+            28 if random.chance(4) => return (limit(random), Hope::Nothing),
             _ => Commit { mode: Mode::Each, ..Commit::of(vec![self.free(random, view)]) },
         };
         (CommandBody::Commit { commit }, Hope::Nothing)

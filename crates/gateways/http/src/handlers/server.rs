@@ -233,5 +233,14 @@ fn command(body: &CommandBody, object: Object, values: Values) -> Object {
             .text("what", "remove_users")
             .list("users", names.iter().map(|name| quoted(&name.to_string()))),
         CommandBody::Configure { .. } => object.text("what", "configure"),
+        CommandBody::LimitMemory { space, bytes_max, eviction } => object
+            .text("what", "limit_memory")
+            .plain("keyspace", u64::from(space.0))
+            .plain("bytes_max", bytes_max.unwrap_or_default())
+            .text("eviction", eviction.unwrap_or_default().name()),
+        CommandBody::Evict { space, keys } => object
+            .text("what", "evict")
+            .plain("keyspace", u64::from(space.0))
+            .plain("keys", keys.len() as u64),
     }
 }

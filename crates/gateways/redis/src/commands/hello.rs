@@ -81,6 +81,8 @@ fn unsubscribe_all(connection: &mut Connection) {
             all.remove(kind, &name, id);
         }
     }
+    drop(all);
+    connection.gateway.listen();
 }
 
 /// `AUTH [user] secret`.

@@ -38,6 +38,7 @@ pub(super) fn change(connection: &mut Connection, name: &'static str, names: &[B
         }
         confirm(connection, kind, on, Some(&name));
     }
+    connection.gateway.listen();
 }
 
 fn confirm(connection: &mut Connection, kind: Kind, on: bool, name: Option<&Blob>) {

@@ -10,8 +10,10 @@ use crate::gateway::{Gateway, locked};
 use crate::slowlog::unix_time;
 use crate::{error, resp};
 use quorate_calls::Session;
+use quorate_calls::events::Classes;
+use quorate_machine::MemoryView;
 use quorate_runtime::{Consistency, Durability};
-use quorate_types::{Blob, Keyspace, Reply};
+use quorate_types::{Blob, CommandBody, Eviction, Keyspace, Outcome, Reply};
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -19,9 +21,9 @@ use std::time::Instant;
 pub(super) async fn run(connection: &mut Connection, name: &'static str, words: &[Blob]) -> Reply {
     let gateway = &connection.gateway;
     match name {
-        "info" => info(gateway, &words[1..]).await,
-        "config|get" => config_get(gateway, &words[2..]),
-        "config|set" => config_set(gateway, &words[2..]),
+        "info" => info(connection, &words[1..]).await,
+        "config|get" => config_get(connection, &words[2..]).await,
+        "config|set" => config_set(connection, &words[2..]).await,
         "config|resetstat" => {
             let stats = &gateway.stats;
             for counter in [
@@ -163,9 +165,17 @@ const PARAMETERS: &[Parameter] = &[
     fixed("bind", |gateway| gateway.address.ip().to_string()),
     fixed("cluster-enabled", |_| "no".to_owned()),
     fixed("databases", |_| DATABASES.to_string()),
-    fixed("maxmemory", |_| "0".to_owned()),
-    fixed("maxmemory-policy", |_| "noeviction".to_owned()),
-    fixed("notify-keyspace-events", |_| String::new()),
+    Parameter {
+        name: "notify-keyspace-events",
+        read: |gateway| locked(&gateway.events).to_string(),
+        write: Some(|gateway, value| {
+            let classes =
+                Classes::parse(value).ok_or("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")?;
+            *locked(&gateway.events) = classes;
+            gateway.listen();
+            Ok(())
+        }),
+    },
     fixed("port", |gateway| gateway.address.port().to_string()),
     fixed("proto-max-bulk-len", |gateway| gateway.config.bulk_bytes_max.to_string()),
     fixed("save", |_| String::new()),
@@ -220,26 +230,109 @@ const PARAMETERS: &[Parameter] = &[
     },
 ];
 
-fn config_get(gateway: &Gateway, patterns: &[Blob]) -> Reply {
+/// What CONFIG tells of the keyspace that a connection has selected; the log holds it, so every node has it and no restart forgets it.
+const MEMORY: [&str; 2] = ["maxmemory", "maxmemory-policy"];
+
+async fn config_get(connection: &Connection, patterns: &[Blob]) -> Reply {
+    let gateway = &connection.gateway;
     let patterns: Vec<Vec<u8>> = patterns.iter().map(|pattern| pattern.to_ascii_lowercase()).collect();
-    let wanted = PARAMETERS.iter().filter(|parameter| {
-        patterns.iter().any(|pattern| quorate_calls::matches(pattern, parameter.name.as_bytes()))
-    });
-    Reply::map(
-        wanted
-            .flat_map(|parameter| [Reply::bulk(parameter.name), Reply::bulk((parameter.read)(gateway))])
-            .collect(),
-    )
+    let asked = |name: &str| patterns.iter().any(|pattern| quorate_calls::matches(pattern, name.as_bytes()));
+    let mut found: Vec<(&str, String)> = PARAMETERS
+        .iter()
+        .filter(|parameter| asked(parameter.name))
+        .map(|parameter| (parameter.name, (parameter.read)(gateway)))
+        .collect();
+    if MEMORY.into_iter().any(asked) {
+        let limit = match memory(connection).await {
+            Ok(memory) => memory.limit,
+            Err(reply) => return reply,
+        };
+        let told = [limit.bytes_max.to_string(), limit.eviction.name().to_owned()];
+        found.extend(MEMORY.into_iter().zip(told).filter(|(name, _)| asked(name)));
+        found.sort_unstable();
+    }
+    Reply::map(found.into_iter().flat_map(|(name, value)| [Reply::bulk(name), Reply::bulk(value)]).collect())
 }
 
-fn config_set(gateway: &Gateway, words: &[Blob]) -> Reply {
+/// What the keyspace of a connection holds and may hold.
+async fn memory(connection: &Connection) -> Result<MemoryView, Reply> {
+    let space = connection.state.session.space;
+    let read =
+        connection.gateway.handle.read_with(connection.state.consistency, |machine| machine.memory(space));
+    read.await.map_err(|why| error::runtime(&why))
+}
+
+/// What CONFIG SET wants of a keyspace's memory.
+#[derive(Default)]
+struct Memory {
+    bytes_max: Option<u64>,
+    eviction: Option<Eviction>,
+}
+
+impl Memory {
+    fn take(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if name == "maxmemory" {
+            self.bytes_max = Some(bytes(value).ok_or("argument must be a memory value")?);
+            return Ok(());
+        }
+        let names = Eviction::ALL.map(Eviction::name).join(", ");
+        self.eviction = Some(
+            Eviction::parse(value)
+                .ok_or_else(|| format!("argument(s) must be one of the following: {names}"))?,
+        );
+        Ok(())
+    }
+
+    async fn set(self, connection: &Connection) -> Result<(), Reply> {
+        let Self { bytes_max, eviction } = self;
+        if bytes_max.is_none() && eviction.is_none() {
+            return Ok(());
+        }
+        let space = connection.state.session.space;
+        let body = CommandBody::LimitMemory { space, bytes_max, eviction };
+        match connection.gateway.command(&connection.state.who, body).await? {
+            Outcome::Refused { refusal } => Err(error::refusal(&refusal)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A size as Redis writes it: a number, and maybe a unit (k, m, g: thousands; kb, mb, gb: of 1024).
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.to_ascii_lowercase();
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = match unit {
+        "" | "b" => 1,
+        "k" => 1_000,
+        "kb" => 1 << 10,
+        "m" => 1_000_000,
+        "mb" => 1 << 20,
+        "g" => 1_000_000_000,
+        "gb" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+async fn config_set(connection: &Connection, words: &[Blob]) -> Reply {
+    let gateway = &connection.gateway;
+    let failed = |name: &str, why: String| {
+        Reply::error(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"))
+    };
     if !words.len().is_multiple_of(2) {
         return Reply::error("ERR wrong number of arguments for 'config|set' command");
     }
-    let mut changes = Vec::new();
+    let (mut changes, mut memory) = (Vec::new(), Memory::default());
     for pair in words.chunks_exact(2) {
         let name = String::from_utf8_lossy(&pair[0]).to_ascii_lowercase();
         let value = String::from_utf8_lossy(&pair[1]).into_owned();
+        if MEMORY.contains(&name.as_str()) {
+            match memory.take(&name, &value) {
+                Ok(()) => continue,
+                Err(why) => return failed(&name, why),
+            }
+        }
         let Some(parameter) = PARAMETERS.iter().find(|parameter| parameter.name == name) else {
             return Reply::error(format!(
                 "ERR Unknown option or number of arguments for CONFIG SET - '{}'",
@@ -256,19 +349,26 @@ fn config_set(gateway: &Gateway, words: &[Blob]) -> Reply {
             None => Err("can't set immutable config".to_owned()),
         };
         if let Err(why) = done {
-            let name = parameter.name;
-            return Reply::error(format!(
-                "ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"
-            ));
+            return failed(parameter.name, why);
         }
     }
-    Reply::ok()
+    match memory.set(connection).await {
+        Ok(()) => Reply::ok(),
+        Err(reply) => reply,
+    }
 }
 
 const SECTIONS: [&str; 9] =
     ["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "cluster", "keyspace"];
 
-async fn info(gateway: &Gateway, wanted: &[Blob]) -> Reply {
+async fn info(connection: &Connection, wanted: &[Blob]) -> Reply {
+    let gateway = &connection.gateway;
+    let space = connection.state.session.space;
+    let held = gateway.handle.read_with(Consistency::Stale, |machine| machine.memory(space)).await;
+    let held = match held {
+        Ok(held) => held,
+        Err(why) => return error::runtime(&why),
+    };
     let names: Vec<String> =
         wanted.iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
     let everything = names.is_empty()
@@ -289,13 +389,13 @@ async fn info(gateway: &Gateway, wanted: &[Blob]) -> Reply {
                 return reply;
             }
         } else {
-            write_section(gateway, section, &mut out);
+            write_section(gateway, section, &held, &mut out);
         }
     }
     text(out)
 }
 
-fn write_section(gateway: &Gateway, section: &str, out: &mut String) {
+fn write_section(gateway: &Gateway, section: &str, held: &MemoryView, out: &mut String) {
     let mut line = |name: &str, value: &dyn std::fmt::Display| {
         // A string takes everything.
         let _ = write!(out, "{name}:{value}\r\n");
@@ -330,9 +430,11 @@ fn write_section(gateway: &Gateway, section: &str, out: &mut String) {
             line("used_memory", &used);
             line("used_memory_rss", &used);
             line("used_memory_human", &human(used));
-            line("maxmemory", &0);
-            line("maxmemory_human", &"0B");
-            line("maxmemory_policy", &"noeviction");
+            // Of the keyspace that the client has selected.
+            line("used_memory_dataset", &held.bytes);
+            line("maxmemory", &held.limit.bytes_max);
+            line("maxmemory_human", &human(held.limit.bytes_max));
+            line("maxmemory_policy", &held.limit.eviction.name());
             line("memory_low", &u8::from(gateway.handle.status().memory_low));
         }
         "persistence" => {
@@ -358,7 +460,7 @@ fn write_section(gateway: &Gateway, section: &str, out: &mut String) {
             line("total_net_output_bytes", &count(&stats.output_bytes));
             line("rejected_connections", &count(&stats.refused));
             line("total_error_replies", &count(&stats.errors));
-            line("evicted_keys", &0);
+            line("evicted_keys", &gateway.handle.status().evicted);
             line("pubsub_channels", &channels);
             line("pubsub_patterns", &locked(&gateway.subscriptions).patterns());
             line("pubsubshard_channels", &shards);
@@ -463,6 +565,18 @@ mod tests {
         assert_eq!(human(512), "512.00B");
         assert_eq!(human(3 << 20), "3.00M");
         assert_eq!(human(5 << 40), "5.00T");
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        for (text, size) in
+            [("0", 0), ("100", 100), ("1kb", 1024), ("2K", 2000), ("3mb", 3 << 20), ("1GB", 1 << 30)]
+        {
+            assert_eq!(bytes(text), Some(size), "{text}");
+        }
+        for text in ["", "mb", "-1", "1.5gb", "1tb", "99999999999gb"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
     }
 
     #[test]

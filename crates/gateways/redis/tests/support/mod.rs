@@ -61,6 +61,11 @@ impl Client {
         Self { stream: TcpStream::connect(address).await.unwrap(), read: Vec::new() }
     }
 
+    /// Over a connection to any server.
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
+    }
+
     /// Sends words that are separated by spaces, as an array.
     pub(crate) async fn send(&mut self, line: &str) {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
