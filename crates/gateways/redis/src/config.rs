@@ -34,6 +34,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Where clients are told to find this gateway, as `host:port`; the address it listens on without.
     pub advertise: Option<String>,
+    /// Where clients find the nodes of this cluster, as `host:port`: with it, clients in cluster mode are answered.
+    pub cluster: Option<Vec<String>>,
     /// Who may enter; everybody without.
     pub door: Option<Arc<dyn Door>>,
     /// What shakes hands with clients; plain TCP without.
@@ -52,6 +54,7 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(5),
             advertise: None,
+            cluster: None,
             door: None,
             tls: None,
         }

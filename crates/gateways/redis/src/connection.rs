@@ -557,6 +557,9 @@ impl Connection {
         }
         let took = begun.elapsed();
         // Where a wait was asked for, its length says nothing.
+        if name != "q.lock" {
+            self.gateway.latency.note(took);
+        }
         if self.gateway.slowlog.wants(took) && name != "q.lock" {
             let hidden = acl::redacted(&words);
             self.gateway.slowlog.note(took, hidden.as_ref().unwrap_or(&words), &self.client);
@@ -617,6 +620,7 @@ impl Connection {
             Err(reply) => (0..count).for_each(|_| self.answer(&reply)),
         }
         let took = begun.elapsed();
+        self.gateway.latency.note(took);
         if self.gateway.slowlog.wants(took) {
             if count > 1 {
                 self.writes.first.push(format!("... ({} more commands with it)", count - 1).into());
@@ -907,6 +911,7 @@ impl Reader<'_> {
             }
             self.state.forget_caching();
             let now = Instant::now();
+            self.gateway.latency.note(now - begun);
             if self.gateway.slowlog.wants(now - begun) {
                 self.gateway.slowlog.note(now - begun, self.words, self.client);
             }

@@ -16,6 +16,7 @@ mod config;
 mod connection;
 mod error;
 mod gateway;
+mod latency;
 mod locks;
 mod pubsub;
 pub mod resp;

@@ -60,7 +60,13 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("hello", "says Redis 7.4: some clients remember what they read only from there on"),
     ("info", "`role:master` on every node, `quorate_*` fields"),
     ("lastsave", "now: whatever was acknowledged is in the log"),
-    ("latency", "nothing is sampled"),
+    ("latency|histogram", "empty: nothing is kept by command"),
+    ("latency|graph", "no pictures: LATENCY HISTORY has the numbers"),
+    ("latency", "one event, `command`, once `latency-monitor-threshold` is set"),
+    (
+        "cluster|info cluster|keyslot cluster|myid cluster|myshardid cluster|nodes cluster|replicas cluster|shards cluster|slaves cluster|slots",
+        "with `--redis-cluster`: this node has all slots, the others are its replicas",
+    ),
     ("memory|doctor memory|purge memory|stats", "little to tell"),
     ("memory|usage", "an estimate"),
     ("module|list", "empty"),
@@ -89,7 +95,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
 /// Why a command is refused, by its name or by how it begins; the first that fits.
 const REFUSED: &[(&str, &str)] = &[
     ("acl|load acl|save", "users are in the replicated log: what SETUSER has answered is kept"),
-    ("cluster", "one log, no slots: clients connect without cluster mode, to any node"),
+    ("cluster", "one log, no slots: nothing is assigned, moved or failed over by clients"),
     ("debug pfdebug pfselftest", "for the developers of Redis"),
     ("bf.loadchunk bf.scandump", "a filter's bits are Quorate's own: they are in snapshots and backups"),
     ("restore-asking migrate", "`quorate import redis://…` copies a live Redis"),

@@ -51,6 +51,9 @@ pub(crate) struct Serve {
     /// Where Redis clients are told to find this node, when that is not the address it listens on.
     #[arg(long, value_name = "HOST:PORT", value_parser = node::dialled)]
     advertise_redis: Option<String>,
+    /// Answer Redis clients in cluster mode: where they find each node of this cluster, separated by commas.
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', value_parser = node::dialled)]
+    redis_cluster: Option<Vec<String>>,
     /// When a commit is answered: once it is on disk; once written, synced every second; once written.
     #[arg(long, value_name = "WHEN", default_value = "always")]
     durability: Sync,
@@ -335,6 +338,7 @@ impl Serve {
             settings.redis.door = Some(Arc::new(Tokens(settings.http.tokens.clone())));
         }
         settings.redis.advertise.clone_from(&self.advertise_redis);
+        settings.redis.cluster.clone_from(&self.redis_cluster);
         settings.redis.command_timeout = settings.http.command_timeout;
         settings.redis.shutdown_grace = settings.http.shutdown_grace;
         settings.http.origins = self.origin.clone();

@@ -169,7 +169,7 @@ pub(super) async fn hello(connection: &mut Connection, words: &[Blob]) -> Reply 
                 Reply::bulk("id"),
                 Reply::integer(connection.client.id as i64),
                 Reply::bulk("mode"),
-                Reply::bulk("standalone"),
+                Reply::bulk(super::server::mode(&connection.gateway)),
                 Reply::bulk("role"),
                 Reply::bulk("master"),
                 Reply::bulk("modules"),

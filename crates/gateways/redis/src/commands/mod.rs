@@ -5,6 +5,7 @@
 
 mod acl;
 mod client;
+mod cluster;
 mod command;
 mod hello;
 mod pubsub;
@@ -57,6 +58,17 @@ const OWN: &[(&str, i64)] = &[
     ("client|trackinginfo", 2),
     ("client|unblock", -3),
     ("client|unpause", 2),
+    ("cluster|countkeysinslot", 3),
+    ("cluster|getkeysinslot", 4),
+    ("cluster|info", 2),
+    ("cluster|keyslot", 3),
+    ("cluster|myid", 2),
+    ("cluster|myshardid", 2),
+    ("cluster|nodes", 2),
+    ("cluster|replicas", 3),
+    ("cluster|shards", 2),
+    ("cluster|slaves", 3),
+    ("cluster|slots", 2),
     ("command", -1),
     ("command|count", 2),
     ("command|docs", -2),
@@ -77,6 +89,7 @@ const OWN: &[(&str, i64)] = &[
     ("lastsave", 1),
     ("latency|doctor", 2),
     ("latency|graph", 3),
+    ("latency|help", 2),
     ("latency|histogram", -2),
     ("latency|history", 3),
     ("latency|latest", 2),
@@ -289,6 +302,7 @@ pub(crate) async fn run(
         _ => match name.split_once('|').map_or(name, |(container, _)| container) {
             "acl" => acl::run(connection, name, words).await,
             "client" => return Ok(client::run(connection, name, words).await),
+            "cluster" => cluster::run(connection, name, words),
             "command" => command::run(name, words),
             "pubsub" => pubsub::ask(connection, name, words),
             "sentinel" => sentinel::run(connection, name, words),

@@ -58,12 +58,33 @@ pub(super) async fn run(connection: &mut Connection, name: &'static str, words: 
             gateway.slowlog.clear();
             Reply::ok()
         }
-        "latency|latest" | "latency|history" => Reply::array(vec![]),
+        "latency|latest" => gateway.latency.latest(),
+        "latency|history" => gateway.latency.history(&words[2]),
+        "latency|graph" => gateway.latency.graph(&words[2]),
+        "latency|reset" => gateway.latency.reset(&words[2..]),
+        // Nothing is kept by command.
         "latency|histogram" => Reply::map(vec![]),
-        "latency|reset" => Reply::integer(0),
-        "latency|doctor" => {
-            text("Latency is not sampled here: see SLOWLOG GET, and /metrics of the HTTP gateway.\n")
-        }
+        "latency|doctor" => text(match gateway.latency.threshold_ms.load(Ordering::Relaxed) {
+            0 => {
+                "Nothing is sampled: CONFIG SET latency-monitor-threshold with milliseconds begins it. SLOWLOG GET has single commands.\n"
+            }
+            _ => {
+                "See LATENCY HISTORY command for what took long, SLOWLOG GET for which commands did, and /metrics of the HTTP gateway for syncs.\n"
+            }
+        }),
+        "latency|help" => Reply::array(
+            [
+                "DOCTOR",
+                "GRAPH event",
+                "HISTOGRAM [command ...]",
+                "HISTORY event",
+                "LATEST",
+                "RESET [event ...]",
+                "HELP",
+            ]
+            .map(|line| Reply::status(format!("LATENCY {line}")))
+            .into(),
+        ),
         "memory|doctor" => text("Memory is not diagnosed here: see INFO memory.\n"),
         "memory|purge" => Reply::ok(),
         "memory|stats" => Reply::map(vec![
@@ -163,7 +184,9 @@ const PARAMETERS: &[Parameter] = &[
     // Every write is in the log before its answer; only when it is synced differs.
     fixed("appendonly", |_| "yes".to_owned()),
     fixed("bind", |gateway| gateway.address.ip().to_string()),
-    fixed("cluster-enabled", |_| "no".to_owned()),
+    fixed("cluster-enabled", |gateway| {
+        if gateway.config.cluster.is_some() { "yes" } else { "no" }.to_owned()
+    }),
     fixed("databases", |_| DATABASES.to_string()),
     Parameter {
         name: "notify-keyspace-events",
@@ -179,6 +202,14 @@ const PARAMETERS: &[Parameter] = &[
     fixed("port", |gateway| gateway.address.port().to_string()),
     fixed("proto-max-bulk-len", |gateway| gateway.config.bulk_bytes_max.to_string()),
     fixed("save", |_| String::new()),
+    Parameter {
+        name: "latency-monitor-threshold",
+        read: |gateway| gateway.latency.threshold_ms.load(Ordering::Relaxed).to_string(),
+        write: Some(|gateway, value| {
+            gateway.latency.threshold_ms.store(parsed(value)?, Ordering::Relaxed);
+            Ok(())
+        }),
+    },
     Parameter {
         name: "maxclients",
         read: |gateway| gateway.connections_max.load(Ordering::Relaxed).to_string(),
@@ -406,7 +437,7 @@ fn write_section(gateway: &Gateway, section: &str, held: &MemoryView, out: &mut 
             let up = gateway.started.elapsed().as_secs();
             line("redis_version", &REDIS_VERSION);
             line("quorate_version", &env!("CARGO_PKG_VERSION"));
-            line("redis_mode", &"standalone");
+            line("redis_mode", &mode(gateway));
             line("os", &std::env::consts::OS);
             line("arch_bits", &usize::BITS);
             line("process_id", &std::process::id());
@@ -491,7 +522,7 @@ fn write_section(gateway: &Gateway, section: &str, held: &MemoryView, out: &mut 
             line("used_cpu_sys", &format_args!("{system:.6}"));
             line("used_cpu_user", &format_args!("{user:.6}"));
         }
-        _ => line("cluster_enabled", &0),
+        _ => line("cluster_enabled", &u8::from(gateway.config.cluster.is_some())),
     }
 }
 
@@ -512,6 +543,11 @@ async fn keyspace(gateway: &Gateway, out: &mut String) -> Result<(), Reply> {
         let _ = write!(out, "db{number}:keys={keys}\r\n");
     }
     Ok(())
+}
+
+/// What clients are told that this is.
+pub(super) fn mode(gateway: &Gateway) -> &'static str {
+    if gateway.config.cluster.is_some() { "cluster" } else { "standalone" }
 }
 
 /// Commands per second since it was last asked for, over at least a tenth of a second.
