@@ -225,6 +225,8 @@ pub struct Changes {
     pub keys: Vec<quorate_types::Key>,
     /// Everything may have changed.
     pub all: bool,
+    /// What was applied when they were taken: whoever read after it has read all of them.
+    pub until: LogIndex,
 }
 
 /// Keys that are told of one by one, between two times that changes are taken: of more, everything may have changed.
@@ -635,7 +637,8 @@ impl<T> Partition<T> {
     /// What has changed, if something has.
     pub fn take_changes(&mut self) -> Option<Changes> {
         let some = self.changes.all || !self.changes.keys.is_empty();
-        some.then(|| std::mem::take(&mut self.changes))
+        let until = self.machine.applied();
+        some.then(|| Changes { until, ..std::mem::take(&mut self.changes) })
     }
 
     fn note_changes(&mut self, before: Revision) {

@@ -254,7 +254,7 @@ impl Core {
                 // A partition that was opened anew has not kept what came with its snapshot.
                 let kept = partition.follow(true);
                 let changes = partition.take_changes();
-                let changes = if kept { changes } else { Some(Changes { keys: Vec::new(), all: true }) };
+                let changes = if kept { changes } else { Some(Changes { all: true, ..Changes::default() }) };
                 if let Some(changes) = changes {
                     self.followers.retain(|follower| follower.send(changes.clone()).is_ok());
                 }

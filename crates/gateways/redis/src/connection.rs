@@ -508,7 +508,8 @@ impl Connection {
             return;
         }
         if let Ok(spec) = quorate_calls::check(&self.words) {
-            self.gateway.tracking.remember(&self.gateway, self.client.id, spec, &self.words);
+            let since = crate::tracking::applied(&self.gateway);
+            self.gateway.tracking.remember(&self.gateway, self.client.id, since, spec, &self.words);
         }
     }
 
@@ -891,7 +892,13 @@ impl Reader<'_> {
                 // No later than the read: whatever changes after it is told, and after its reply.
                 let spec = quorate_calls::check(self.words).ok();
                 spec.into_iter().for_each(|spec| {
-                    self.gateway.tracking.remember(self.gateway, self.client.id, spec, self.words);
+                    self.gateway.tracking.remember(
+                        self.gateway,
+                        self.client.id,
+                        machine.applied(),
+                        spec,
+                        self.words,
+                    );
                 });
             }
             let seed = self.gateway.random();

@@ -6,6 +6,7 @@
 //! Invariant: a change after a read is told after the read's reply, on the connection that has read. A name is entered before its command
 //! executes, and a connection takes what was left for it only after the replies of the commands in hand: so whatever takes a name out again
 //! has left a message that comes after the reply.
+//! Invariant: a change that a read has seen is not told for it, however late it is heard of here.
 //! Invariant: the table is bounded; a name that makes room is told as if it had changed. A client that does not take its messages ends.
 //! Invariant: while nobody tracks, nothing is kept here and the runtime notes no changes.
 //! Called by: `connection`, `transaction`, `commands::client`, `gateway`.
@@ -16,7 +17,7 @@ use crate::gateway::{Gateway, locked};
 use crate::resp::{self, Protocol};
 use quorate_calls::{Kind, Spec};
 use quorate_runtime::Changes;
-use quorate_types::{Blob, Reply};
+use quorate_types::{Blob, LogIndex, Reply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,6 +69,12 @@ impl Following {
     }
 }
 
+/// What is applied at this node now. Not to be asked while the state is looked at.
+pub(crate) fn applied(gateway: &Gateway) -> LogIndex {
+    // A node that has stopped answers with an error, which nobody remembers.
+    gateway.handle.allowed(|machine| machine.applied()).unwrap_or_default()
+}
+
 /// Who has read what, at this node.
 pub(crate) struct Tracking {
     /// CONFIG SET tracking-table-max-keys.
@@ -83,9 +90,16 @@ struct Table {
     /// Who tracks: the client, and whom it redirects to.
     clients: BTreeMap<u64, (Arc<Client>, Option<u64>)>,
     /// Who has read a key, each once.
-    keys: BTreeMap<Blob, Vec<u64>>,
+    keys: BTreeMap<Blob, Vec<Reader>>,
     key_bytes: usize,
     prefixes: BTreeMap<Blob, BTreeSet<u64>>,
+}
+
+/// A client that has read a key.
+struct Reader {
+    client: u64,
+    /// What was applied at this node before it did: changes until then it has seen.
+    since: LogIndex,
 }
 
 /// How much is tracked.
@@ -107,8 +121,15 @@ impl Tracking {
         Sizes { clients: table.clients.len(), keys: table.keys.len(), prefixes: table.prefixes.len() }
     }
 
-    /// Enters the keys of a command that is about to read them.
-    pub(crate) fn remember(&self, gateway: &Gateway, client: u64, spec: &Spec, words: &[Blob]) {
+    /// Enters the keys of a command that is about to read them, in a state that is `since` or later.
+    pub(crate) fn remember(
+        &self,
+        gateway: &Gateway,
+        client: u64,
+        since: LogIndex,
+        spec: &Spec,
+        words: &[Blob],
+    ) {
         let may_read = matches!(spec.kind, Kind::Read(_)) || spec.group == "scripting";
         let Ok(places) = quorate_calls::keys_of(spec, words) else { return };
         if !may_read {
@@ -116,7 +137,7 @@ impl Tracking {
         }
         let mut table = locked(&self.table);
         for name in places.into_iter().filter_map(|place| words.get(place)) {
-            table.enter(name, client);
+            table.enter(name, client, since);
             while table.keys.len() > self.keys_max.load(Ordering::Relaxed).max(1)
                 || table.key_bytes > KEYS_BYTES_MAX
             {
@@ -150,7 +171,7 @@ impl Tracking {
         }
         let names: BTreeSet<&Blob> = changes.keys.iter().map(|key| &key.name).collect();
         for name in &names {
-            table.forget(gateway, name);
+            table.change(gateway, name, changes.until);
         }
         for (prefix, clients) in &table.prefixes {
             let begin = names.iter().filter(|name| name.starts_with(prefix)).copied();
@@ -163,18 +184,32 @@ impl Tracking {
 }
 
 impl Table {
-    fn enter(&mut self, name: &Blob, client: u64) {
+    fn enter(&mut self, name: &Blob, client: u64, since: LogIndex) {
+        let reader = Reader { client, since };
         match self.keys.get_mut(name) {
             Some(readers) => {
-                if !readers.contains(&client) {
-                    readers.push(client);
+                // What it read first counts: it may still remember that.
+                if !readers.iter().any(|reader| reader.client == client) {
+                    readers.push(reader);
                 }
             }
             None => {
                 self.key_bytes += name.len();
-                self.keys.insert(name.clone(), vec![client]);
+                self.keys.insert(name.clone(), vec![reader]);
             }
         }
+    }
+
+    /// Takes out, and tells, who read a name before it changed at an entry no later than `until`.
+    fn change(&mut self, gateway: &Gateway, name: &Blob, until: LogIndex) {
+        let Some(readers) = self.keys.remove(name) else { return };
+        let (knew, later): (Vec<_>, Vec<_>) = readers.into_iter().partition(|reader| reader.since < until);
+        if later.is_empty() {
+            self.key_bytes -= name.len();
+        } else {
+            self.keys.insert(name.clone(), later);
+        }
+        knew.iter().for_each(|reader| self.tell(gateway, reader.client, Some(&[name])));
     }
 
     /// Takes a name out, and tells who has read it.
@@ -183,7 +218,7 @@ impl Table {
         self.key_bytes -= name.len();
         for reader in readers {
             // Who follows prefixes by now has forgotten what it has read.
-            self.tell(gateway, reader, Some(&[name]));
+            self.tell(gateway, reader.client, Some(&[name]));
         }
     }
 

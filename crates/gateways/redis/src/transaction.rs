@@ -175,11 +175,12 @@ impl Connection {
         if !(ops.is_empty() && guards.is_empty()) {
             self.gateway.pause.wait(true).await;
             if self.state.follows() {
+                let since = crate::tracking::applied(&self.gateway);
                 for op in &ops {
                     if let Op::Call { words, .. } = op
                         && let Ok(spec) = quorate_calls::check(words)
                     {
-                        self.gateway.tracking.remember(&self.gateway, self.client.id, spec, words);
+                        self.gateway.tracking.remember(&self.gateway, self.client.id, since, spec, words);
                     }
                 }
             }
