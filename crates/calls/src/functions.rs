@@ -10,7 +10,7 @@
 
 use crate::args::{integer, is};
 use crate::rdb::{self, Damaged};
-use crate::scripts::{Room, hosted};
+use crate::scripts::{Room, hosted, may_only_read};
 use crate::{Error, FunctionSpec, Library, Look, Reading, Run, Writing};
 use quorate_types::{Blob, Reply};
 use std::collections::{BTreeMap, BTreeSet};
@@ -369,9 +369,7 @@ fn call(w: &mut Writing<'_>, read_only: bool) -> Answer {
     let count = usize::try_from(count).map_err(|_| Error::reply("ERR Number of keys can't be negative"))?;
     let room = Room { asks_first: !function.no_writes(), allow_oom: function.allow_oom() };
     room.ask(w)?;
-    if read_only && !function.no_writes() {
-        return Err(Error::reply("ERR Can not execute a script with write flag using *_ro command."));
-    }
+    may_only_read(read_only, !function.no_writes())?;
     let (keys, args) = rest.split_at(count);
     let seed = w.store.random();
     let run = Run { text: &code, keys, args, seed, function: Some(&function.name) };

@@ -78,7 +78,17 @@ fn run(w: &mut Writing<'_>, text: &Blob, arguments: &Arguments<'_>, read_only: b
     let asks_first = shebang.is_there && !shebang.no_writes;
     let room = Room { asks_first, allow_oom: shebang.allow_oom };
     room.ask(w)?;
+    // One without a first line has said nothing: its writes are refused one by one.
+    may_only_read(read_only, shebang.is_there && !shebang.no_writes)?;
     hosted(w, &run, read_only || shebang.no_writes, room)
+}
+
+/// Refuses what has not said that it only reads, where only that may run.
+pub(crate) fn may_only_read(read_only: bool, may_write: bool) -> Result<(), Error> {
+    if read_only && may_write {
+        return Err(Error::reply("ERR Can not execute a script with write flag using *_ro command."));
+    }
+    Ok(())
 }
 
 /// What a script or function says of memory.

@@ -754,6 +754,12 @@ fn scripts_may_not_call_everything() {
     let read_only = "-ERR Write commands are not allowed from read-only scripts.";
     assert_eq!(eval(&mut redis, "EVAL_RO", "SET a 1", "0"), read_only);
     assert_eq!(eval(&mut redis, "EVAL", "#!lua flags=no-writes\nSET a 1", "0"), read_only);
+    // One that says what it is has to say that it only reads.
+    let may_write = "-ERR Can not execute a script with write flag using *_ro command.";
+    assert_eq!(eval(&mut redis, "EVAL_RO", "#!lua\nGET a", "0"), may_write);
+    assert_eq!(eval(&mut redis, "EVAL_RO", "#!lua flags=allow-oom\nGET a", "0"), may_write);
+    assert_eq!(eval(&mut redis, "EVAL_RO", "#!lua flags=no-writes\nGET a", "0"), "nil");
+    assert_eq!(eval(&mut redis, "EVAL_RO", "GET a", "0"), "nil");
     assert_eq!(
         eval(&mut redis, "EVAL", "#!js\nSET a 1", "0"),
         "-ERR Unexpected engine in script shebang: js"
