@@ -34,6 +34,11 @@ const STALL_MAX: Duration = Duration::from_millis(50);
 const ELSEWHERE: &[(&str, &str)] = &[
     ("eval_ro eval evalsha evalsha_ro", "EVAL stands for them"),
     ("script|exists script|flush script|help script|kill script|load", "about scripts"),
+    ("fcall fcall_ro", "EVAL stands for them: a function is a script with a name"),
+    (
+        "function|delete function|dump function|flush function|help function|kill function|list function|load function|restore function|stats",
+        "about libraries, which are bounded in number and bytes",
+    ),
     ("object|freq object|help object|idletime object|refcount", "OBJECT ENCODING stands for them"),
     ("xgroup|help xinfo|help", "help"),
     ("cl.throttle xcfgset", "settings have no elements"),
