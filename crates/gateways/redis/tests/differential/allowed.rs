@@ -135,6 +135,14 @@ pub(crate) const BY_DESIGN: &[Allowed] = &[
     },
     Allowed {
         command: "",
+        why: "what is about the connection, such as subscriptions, has no place in a commit: it is refused inside MULTI",
+        applies: |reference, subject| {
+            *reference == Reply::Status(b"QUEUED".to_vec())
+                && error(subject) == Some("ERR Command not allowed inside a transaction")
+        },
+    },
+    Allowed {
+        command: "",
         why: "a score of minus zero is zero: scores have one total order on every replica",
         applies: unsigned_zeros,
     },
