@@ -118,7 +118,7 @@ impl Client {
         let mut frame = BytesMut::with_capacity(ID_BYTES + request.len());
         frame.put_u64_le(id);
         frame.put_slice(request);
-        if !self.outbox.push(frame.freeze()) {
+        if !self.outbox.send(frame.freeze()) {
             return Err(broken());
         }
         let answer = answer.await.map_err(|_| broken())?;
@@ -185,7 +185,7 @@ fn begin(
     while serving.try_join_next().is_some() {}
     if serving.len() >= FETCHES_IN_FLIGHT_MAX {
         let busy = format!("{FETCHES_IN_FLIGHT_MAX} requests are served already: ask again");
-        return if outbox.push(encode(id, Err(busy))) {
+        return if outbox.send(encode(id, Err(busy))) {
             Ok(())
         } else {
             Err(End::Fault("it asks and does not read the answers".into()))
@@ -194,8 +194,8 @@ fn begin(
     let (answer, outbox) = (shared.host.fetch(node, frame.slice(ID_BYTES..)), outbox.clone());
     let serve = async move {
         let full = "more answers wait for you than fit: read them, then ask again";
-        if !outbox.push(encode(id, answer.await)) {
-            outbox.push(encode(id, Err(full.into()))); // If not even that fits, the asker's timeout tells it.
+        if !outbox.send(encode(id, answer.await)) {
+            outbox.send(encode(id, Err(full.into()))); // If not even that fits, the asker's timeout tells it.
         }
     };
     serving.spawn_on(serve, &shared.rt);

@@ -151,11 +151,7 @@ impl Links {
 
     /// [`Links::queue`] and [`Links::flush`] for a single frame.
     pub fn send(&self, node: u64, frame: Bytes) -> bool {
-        self.shared.peer(node).is_some_and(|peer| {
-            let queued = peer.outbox.queue(frame);
-            peer.outbox.flush();
-            queued
-        })
+        self.shared.peer(node).is_some_and(|peer| peer.outbox.send(frame))
     }
 
     /// Writes what was queued, on the calling thread as far as the sockets take it at once; their tasks do the rest. Never blocks.

@@ -6,7 +6,7 @@
 //! Invariant: `bytes` counts what is queued and what a writer took and has not written yet, so that the bound holds for both.
 //! Invariant: at most one writes, and it looks again when it is done: what was queued meanwhile is never left lying.
 //! Invariant: a frame begun is finished before the next begins, whoever finishes it.
-//! Called by: `Links` and `bulk` (queue, push, flush), `pump` (attach, take, written, done), `dial` (open, close).
+//! Called by: `Links` and `bulk` (queue, flush, send), `pump` (attach, take, written, done), `dial` (open, close).
 
 use crate::frame;
 use bytes::{Buf, Bytes, BytesMut};
@@ -85,12 +85,10 @@ impl Outbox {
         }
     }
 
-    /// Queues a frame and leaves it to the connection's task; false when it was dropped.
-    pub(crate) fn push(&self, frame: Bytes) -> bool {
+    /// Queues a frame and flushes; false when it was dropped.
+    pub(crate) fn send(&self, frame: Bytes) -> bool {
         let queued = self.queue(frame);
-        if queued {
-            self.wake.notify_one();
-        }
+        self.flush();
         queued
     }
 
@@ -229,16 +227,16 @@ mod tests {
     fn the_bound_counts_what_was_taken_and_not_yet_written() {
         let outbox = Outbox::new(100, 2 * (100 + FRAME_COST));
         let frame = || Bytes::from(vec![1; 100]);
-        assert!(!outbox.push(frame()), "closed");
+        assert!(!outbox.queue(frame()), "closed");
         outbox.open();
-        assert!(outbox.push(frame()) && outbox.push(frame()) && !outbox.push(frame()));
+        assert!(outbox.queue(frame()) && outbox.queue(frame()) && !outbox.queue(frame()));
         let mut batch = Vec::new();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(outbox.take(&mut batch));
         assert_eq!(batch.len(), 2);
-        assert!(!outbox.push(frame()), "both are in flight");
+        assert!(!outbox.queue(frame()), "both are in flight");
         outbox.written(cost(1, 100));
-        assert!(outbox.push(frame()) && !outbox.push(frame()));
+        assert!(outbox.queue(frame()) && !outbox.queue(frame()));
         assert!(outbox.losses().unwrap().contains("reads slower"));
         assert_eq!(outbox.losses(), None);
     }
@@ -247,10 +245,10 @@ mod tests {
     fn closing_drops_what_is_queued() {
         let outbox = Outbox::new(100, 1000);
         outbox.open();
-        assert!(outbox.push(Bytes::from_static(b"old")));
+        assert!(outbox.queue(Bytes::from_static(b"old")));
         outbox.close();
         outbox.open();
-        assert!(outbox.push(Bytes::from_static(b"new")));
+        assert!(outbox.queue(Bytes::from_static(b"new")));
         let mut batch = Vec::new();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(outbox.take(&mut batch));
@@ -261,10 +259,10 @@ mod tests {
     fn tiny_frames_are_bounded_too_and_large_or_empty_ones_refused() {
         let outbox = Outbox::new(100, 1000);
         outbox.open();
-        let taken = (0..1000).filter(|_| outbox.push(Bytes::from_static(b"x"))).count();
+        let taken = (0..1000).filter(|_| outbox.queue(Bytes::from_static(b"x"))).count();
         assert_eq!(taken, 1000 / (FRAME_COST + 1));
-        assert!(!outbox.push(Bytes::new()));
-        assert!(!outbox.push(Bytes::from(vec![0; 101])));
+        assert!(!outbox.queue(Bytes::new()));
+        assert!(!outbox.queue(Bytes::from(vec![0; 101])));
         assert!(outbox.losses().unwrap().contains("101 bytes"));
     }
 

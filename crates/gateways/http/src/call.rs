@@ -346,10 +346,6 @@ impl Call {
             (None, Some(header)) => commit.idempotency = Some(header),
             (Some(_), _) | (None, None) => {}
         }
-        if commit.idempotency.is_some() {
-            let fingerprint = commit.fingerprint();
-            commit.idempotency.iter_mut().for_each(|idempotency| idempotency.fingerprint = fingerprint);
-        }
         match self.send(CommandBody::Commit { commit }).await? {
             Outcome::Committed { committed } => Ok(committed),
             Outcome::Refused { refusal } => Err(Problem::of_refusal(&refusal, place)),

@@ -558,10 +558,7 @@ impl Connection {
         }
         let took = begun.elapsed();
         // Where a wait was asked for, its length says nothing.
-        if name != "q.lock" {
-            self.gateway.latency.note(took);
-        }
-        if self.gateway.slowlog.wants(took) && name != "q.lock" {
+        if name != "q.lock" && self.gateway.is_slow(took) {
             let hidden = acl::redacted(&words);
             self.gateway.slowlog.note(took, hidden.as_ref().unwrap_or(&words), &self.client);
         }
@@ -621,8 +618,7 @@ impl Connection {
             Err(reply) => (0..count).for_each(|_| self.answer(&reply)),
         }
         let took = begun.elapsed();
-        self.gateway.latency.note(took);
-        if self.gateway.slowlog.wants(took) {
+        if self.gateway.is_slow(took) {
             if count > 1 {
                 self.writes.first.push(format!("... ({} more commands with it)", count - 1).into());
             }
@@ -918,8 +914,7 @@ impl Reader<'_> {
             }
             self.state.forget_caching();
             let now = Instant::now();
-            self.gateway.latency.note(now - begun);
-            if self.gateway.slowlog.wants(now - begun) {
+            if self.gateway.is_slow(now - begun) {
                 self.gateway.slowlog.note(now - begun, self.words, self.client);
             }
             begun = now;

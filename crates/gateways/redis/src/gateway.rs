@@ -218,6 +218,12 @@ impl Gateway {
         }
     }
 
+    /// Samples how long a command took; whether it is one for the slow log.
+    pub(crate) fn is_slow(&self, took: Duration) -> bool {
+        self.latency.note(took);
+        self.slowlog.wants(took)
+    }
+
     /// Tells clients that track what they have read, as long as something may change.
     pub(crate) async fn invalidate(&self, mut changes: UnboundedReceiver<quorate_runtime::Changes>) {
         while let Some(changes) = changes.recv().await {

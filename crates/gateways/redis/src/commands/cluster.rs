@@ -12,7 +12,7 @@ use crate::connection::Connection;
 use crate::gateway::Gateway;
 use quorate_types::{Blob, Reply};
 use std::fmt::Write;
-use std::hash::Hasher;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// Slots of a Redis cluster.
 const SLOTS: u16 = 16_384;
@@ -103,26 +103,8 @@ impl Node {
 
     /// Forty hexadecimal digits that follow from its address.
     fn id(&self) -> String {
-        // FNV-1a, whose numbers are the same in every build.
-        struct Fnv(u64);
-        impl Hasher for Fnv {
-            fn write(&mut self, bytes: &[u8]) {
-                for byte in bytes {
-                    self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-                }
-            }
-            fn finish(&self) -> u64 {
-                self.0
-            }
-        }
-        let part = |number: u8| {
-            let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-            hash.write(&[number]);
-            hash.write(self.host.as_bytes());
-            hash.write(&self.port.to_be_bytes());
-            hash.finish()
-        };
-        format!("{:016x}{:016x}{:08x}", part(1), part(2), part(3) as u32)
+        let address = format!("{}:{}", self.host, self.port);
+        format!("{:032x}{:08x}", xxh3_128(address.as_bytes()), xxh3_64(address.as_bytes()) as u32)
     }
 
     fn listed(&self) -> Reply {
