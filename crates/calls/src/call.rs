@@ -1,7 +1,7 @@
 //! Where a call enters: its words become a handler's work on a store, within a budget.
 //!
 //! Invariant: a call is checked against the table before its handler sees it, so handlers may trust the number of words.
-//! Invariant: a command touches at most [`TOUCH_MAX`] elements, a script with all its commands [`SCRIPT_TOUCH_MAX`].
+//! Invariant: a command touches at most [`TOUCH_MAX`] elements, a script with all its commands [`SCRIPT_TOUCH_MAX`], a commit [`COMMIT_TOUCH_MAX`].
 //! Called by: the machine, which has a store; `scripts`, for what scripts call.
 
 use crate::collections::{List, Live, Long, Set, Sorted, Value};
@@ -19,6 +19,12 @@ pub(crate) const LOOKUP: u64 = 2;
 pub(crate) const SORTED: u64 = 4;
 /// Most elements that a script may touch in all; one that goes beyond is taken back whole.
 pub const SCRIPT_TOUCH_MAX: u64 = 200_000;
+/// Most elements that a commit may touch with all its operations: one that would go beyond is refused whole, and nothing of it happened.
+pub const COMMIT_TOUCH_MAX: u64 = 250_000;
+/// What an operation costs, whatever it does.
+pub const OPERATION: u64 = 4;
+/// What a random pick costs where the answer is given at once: each is a look at memory that is not near.
+pub(crate) const PICK: u64 = 4;
 /// Most elements that an answer gives at once where it could be handed out in slices.
 pub(crate) const WHOLE_MAX: u64 = 2_000;
 /// Largest string, in bytes: changing a part of one writes it anew, and fresh memory is what that takes longest for.
@@ -37,6 +43,8 @@ pub struct Session {
     pub databases: u16,
     /// What a running script has touched so far.
     script: Option<u64>,
+    /// What the commit has touched so far, as far as this session knows.
+    touched: u64,
     /// Whether a record travels beside the words.
     recorded: bool,
     /// Whether a full keyspace refuses what may need more; a script that has begun to write is let finish.
@@ -47,13 +55,25 @@ impl Session {
     /// A session in a keyspace, among Redis' sixteen.
     #[must_use]
     pub fn new(space: Keyspace) -> Self {
-        Self { space, databases: DATABASES, script: None, recorded: false, minds_room: true }
+        Self { space, databases: DATABASES, script: None, touched: 0, recorded: false, minds_room: true }
     }
 
     /// The session of a call beside whose words a record travels.
     #[must_use]
     pub fn recorded(self) -> Self {
         Self { recorded: true, ..self }
+    }
+
+    /// The session of a call in a commit that has touched so many elements.
+    #[must_use]
+    pub fn after(self, touched: u64) -> Self {
+        Self { touched, ..self }
+    }
+
+    /// How many elements the commit has touched, this call with it. Above [`COMMIT_TOUCH_MAX`] the call was refused, and the commit must be.
+    #[must_use]
+    pub fn touched(&self) -> u64 {
+        self.touched
     }
 
     pub(crate) fn is_recorded(&self) -> bool {
@@ -85,6 +105,10 @@ impl Session {
                  take a part at a time, with a range, a count or the SCAN commands"
             )));
         }
+        self.touched = self.touched.saturating_add(elements);
+        if self.touched > COMMIT_TOUCH_MAX {
+            return Err(Error::Abort(over_budget(self.touched).into()));
+        }
         let Some(spent) = &mut self.script else { return Ok(()) };
         *spent = spent.saturating_add(elements);
         if *spent > SCRIPT_TOUCH_MAX {
@@ -99,10 +123,24 @@ impl Session {
         Ok(())
     }
 
+    /// Takes over what a script has touched.
+    pub(crate) fn adopt(&mut self, script: &Self) {
+        self.touched = script.touched;
+    }
+
     /// The session of a script that this one runs.
     pub(crate) fn script(&self) -> Self {
         Self { script: Some(0), recorded: false, ..*self }
     }
+}
+
+/// What is said of a commit that would touch too much.
+#[must_use]
+pub fn over_budget(touched: u64) -> String {
+    format!(
+        "ERR the commands of this commit would touch {touched} elements, or cost as much, and a commit may touch {COMMIT_TOUCH_MAX}: nothing of \
+         it happened, do it in several"
+    )
 }
 
 /// What a handler that only reads works on.
@@ -129,6 +167,11 @@ impl Reading<'_> {
             }
             _ => false,
         }
+    }
+
+    /// Whether an answer may be left to be handed out in slices.
+    pub(crate) fn slices(&self) -> bool {
+        self.long.is_some()
     }
 
     /// The key at a place among the words.
@@ -184,6 +227,7 @@ impl Writing<'_> {
 /// The command's own; or that it is none that reads.
 pub fn read(look: &dyn Look, session: &mut Session, words: &[Blob], seed: u64) -> Result<Reply, Error> {
     let spec = check(words)?;
+    session.touched = 0; // What reads alone is no part of a commit.
     look.permit(spec, session.space, words)?;
     match spec.kind {
         Kind::Read(handler) => handler(&mut Reading { look, session, words, seed, long: None }),
@@ -203,6 +247,7 @@ pub fn read_long(
     long: &mut Option<Long>,
 ) -> Result<Reply, Error> {
     let spec = check(words)?;
+    session.touched = 0; // What reads alone is no part of a commit.
     look.permit(spec, session.space, words)?;
     match spec.kind {
         Kind::Read(handler) => handler(&mut Reading { look, session, words, seed, long: Some(long) }),
@@ -229,6 +274,10 @@ pub fn write(
     words: &[Blob],
 ) -> Result<Reply, Error> {
     let spec = if session.recorded { recorded(words)? } else { check(words)? };
+    session.touched = session.touched.saturating_add(OPERATION + words.len() as u64);
+    if session.touched > COMMIT_TOUCH_MAX {
+        return Err(Error::Abort(over_budget(session.touched).into()));
+    }
     store.permit(spec, session.space, words)?;
     if session.minds_room && spec.flags.has(Flags::DENYOOM) && store.is_full(session.space) {
         return Err(Error::reply(OUT_OF_MEMORY));

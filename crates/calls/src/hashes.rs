@@ -6,7 +6,7 @@
 //! Called by: `call`, through the table.
 
 use crate::args::{self, Clock, Until, int, integer, is, signed};
-use crate::call::{hash, number};
+use crate::call::{PICK, hash, number};
 use crate::collections::{Change, Changed, Live, Long, Part};
 use crate::decimal::{Decimal, Parsed};
 use crate::dice::Dice;
@@ -100,7 +100,13 @@ pub(crate) fn hrandfield(r: &mut Reading<'_>) -> Answer {
     }
     let Some(hash) = hash(r.look, &r.key(1))? else { return Ok(Reply::array(Vec::new())) };
     let there = there(r, hash)?;
-    let places = picks(r, &mut dice, count, (hash.len(), 1))?;
+    let places = picks(r, &mut dice, count, (hash.len(), PICK))?;
+    let part = if with_values { Part::Pairs } else { Part::Fields };
+    if there.is_none()
+        && r.leaves(places.len() as u64, || Some(Long::hash(&hash, part)?.picked(places.clone())))
+    {
+        return Ok(Reply::Nil);
+    }
     let pairs = places.into_iter().filter_map(|at| hash.at(place(&there, at)));
     if with_values {
         return Ok(Reply::pairs(flat(pairs)));
@@ -125,13 +131,14 @@ fn place(there: &Option<Vec<u64>>, at: u64) -> u64 {
     }
 }
 
-/// Random places of a collection: `count` different ones, or, when negative, as many with repetitions; each at a cost.
+/// Random places of a collection: `count` different ones, or, when negative, as many with repetitions; each at a cost, if the answer is given at once.
 pub(crate) fn picks(
     r: &mut Reading<'_>,
     dice: &mut Dice,
     count: i64,
     (len, cost): (u64, u64),
 ) -> Result<Vec<u64>, Error> {
+    let cost = if r.slices() { 1 } else { cost };
     if count < 0 {
         let count = count.unsigned_abs();
         r.session.touch(count.saturating_mul(cost))?;

@@ -40,8 +40,8 @@ mod table;
 mod throttle;
 
 pub use call::{
-    OUT_OF_MEMORY, Reading, SCRIPT_TOUCH_MAX, Session, TOUCH_MAX, VALUE_MAX, Writing, read, read_long, uses,
-    write,
+    COMMIT_TOUCH_MAX, OPERATION, OUT_OF_MEMORY, Reading, SCRIPT_TOUCH_MAX, Session, TOUCH_MAX, VALUE_MAX,
+    Writing, over_budget, read, read_long, uses, write,
 };
 pub use error::Error;
 pub use functions::{FUNCTION_NAMES_MAX, LIBRARIES_BYTES_MAX, LIBRARIES_MAX};

@@ -116,7 +116,9 @@ pub(crate) fn hosted(w: &mut Writing<'_>, run: &Run<'_>, read_only: bool, room: 
     session.minds_room &= !room.allow_oom;
     let mut host = Running { store: &mut *w.store, session, read_only, abort: None };
     let ended = w.interpreter.run(run, &mut host);
-    match (host.abort, ended) {
+    let Running { session, abort, .. } = host;
+    w.session.adopt(&session);
+    match (abort, ended) {
         // A script cannot catch what takes it back.
         (Some(abort), _) | (None, Err(abort @ Error::Abort(_))) => Err(abort),
         (None, Ok(reply)) => Ok(reply),

@@ -3,7 +3,7 @@
 //! Called by: `call`, through the table.
 
 use crate::args::{self, is, positive, signed};
-use crate::call::{LOOKUP, number, set};
+use crate::call::{LOOKUP, PICK, number, set};
 use crate::collections::{Change, Changed, Long, Set, Value};
 use crate::dice::Dice;
 use crate::hashes::picks;
@@ -107,7 +107,10 @@ pub(crate) fn srandmember(r: &mut Reading<'_>) -> Answer {
         (None, Some(set)) => Ok(Reply::bulk_or_nil(set.at(dice.below(set.len())))),
         (Some(_), None) => Ok(Reply::array(Vec::new())),
         (Some(count), Some(set)) => {
-            let places = picks(r, &mut dice, count, (set.len(), 1))?;
+            let places = picks(r, &mut dice, count, (set.len(), PICK))?;
+            if r.leaves(places.len() as u64, || Some(Long::set(set).picked(places.clone()))) {
+                return Ok(Reply::Nil);
+            }
             Ok(Reply::array(places.into_iter().filter_map(|at| set.at(at)).map(Reply::bulk).collect()))
         }
     }

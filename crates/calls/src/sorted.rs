@@ -3,7 +3,7 @@
 //! Called by: `call`, through the table.
 
 use crate::args::{self, int, is, next, positive, signed};
-use crate::call::{LOOKUP, SORTED, number, sorted};
+use crate::call::{LOOKUP, PICK, SORTED, number, sorted};
 use crate::collections::{Change, Changed, Long, Sorted, Value};
 use crate::dice::Dice;
 use crate::hashes::picks;
@@ -559,7 +559,11 @@ pub(crate) fn zrandmember(r: &mut Reading<'_>) -> Answer {
         return Err(Error::reply("ERR value is out of range"));
     }
     let Some(sorted) = sorted(r.look, &r.key(1))? else { return Ok(Reply::array(Vec::new())) };
-    let places = picks(r, &mut dice, count, (sorted.len(), LOOKUP))?;
+    let places = picks(r, &mut dice, count, (sorted.len(), PICK))?;
+    let long = || Long::sorted(sorted, (0, 0), false, with_scores).picked(places.clone());
+    if r.leaves(places.len() as u64, || Some(long())) {
+        return Ok(Reply::Nil);
+    }
     Ok(shown(places.into_iter().filter_map(|rank| sorted.at(rank)), with_scores))
 }
 

@@ -896,6 +896,13 @@ fn a_read_never_needs_an_entry_and_answers_the_same() {
         let shown = show(&answered.unwrap_or_else(|error| Reply::error(error.text().clone())));
         assert_eq!(shown, redis.run(line), "{line}");
     }
+    // One after the other, they have no budget in common.
+    let many: Vec<String> = (0..90_000).map(|n| n.to_string()).collect();
+    redis.run(&format!("RPUSH long {}", many.join(" ")));
+    for _ in 0..4 {
+        let answered = quorate_calls::read(&redis.store, &mut redis.session, &words("LPOS long none"), 7);
+        assert_eq!(answered, Ok(Reply::Nil));
+    }
     let refused = quorate_calls::read(&redis.store, &mut redis.session, &words("SET a b"), 7);
     assert!(refused.is_err());
 }

@@ -4,7 +4,7 @@
 //! deleted is freed in slices, so that no command pays for ten million elements.
 //!
 //! Invariant: after `rollback(mark)` the bodies equal those at `mark()`, element by element and place by place.
-//! Invariant: exactly one live row names each body.
+//! Invariant: exactly one row names each body; a fallen one until it is shed or swept.
 //! Invariant: `due_log` and `due_wall` name each hash of which a field has a deadline, with the soonest.
 //! Invariant: the bodies a walk emits equal those when it began: one that changes ahead of the walk is pinned first.
 //! Called by: `calls` (changes), `keys` (deletions), `snapshot`.
@@ -380,7 +380,7 @@ impl Bodies {
             let found = match walk.saved.remove(&id) {
                 Some(saved) => saved,
                 None => self.slab[id as usize].as_ref().map(|(value, slot)| {
-                    let (key, _) = keys.at(*slot).expect("a live row names each body");
+                    let (key, _) = keys.held(*slot);
                     (key.clone(), value.pin())
                 }),
             };

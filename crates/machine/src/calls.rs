@@ -101,7 +101,7 @@ impl Machine {
             return Err(OpError::Call { text: text.into() });
         }
         let mut interpreter = std::mem::replace(&mut self.interpreter, Box::new(NoScripts));
-        let session = Session::new(space);
+        let session = Session::new(space).after(self.touches);
         let mut session = if record.is_some() { session.recorded() } else { session };
         let rights = self.rights(context.principal);
         let notes = self.keys.notes_uses() && quorate_calls::uses(words);
@@ -109,6 +109,7 @@ impl Machine {
         let answer = quorate_calls::write(&mut effects, &mut *interpreter, &mut session, words);
         self.interpreter = interpreter;
         self.key_changes.clear();
+        self.touches = session.touched();
         match answer {
             Ok(Reply::Error { text }) if mode == Mode::Atomic => Err(OpError::Call { text }),
             Ok(reply) => Ok(OpResult::Reply { reply }),
@@ -317,6 +318,7 @@ impl Effects<'_, '_> {
     /// Where a key has its row, if it may be written; what has passed its deadline is ended first.
     fn writable(&mut self, key: &Key) -> Result<Option<Slot>, Error> {
         let slot = self.machine.keys.find(key);
+        self.machine.shed(slot, key);
         match self.machine.keys.live_at(slot) {
             Some(row) if self.machine.passed(row, self.times()) => {
                 self.machine.drop_key(key, self.context.now);
@@ -468,8 +470,17 @@ impl Store for Effects<'_, '_> {
     fn clear(&mut self, space: Keyspace) -> Result<(), Error> {
         not_internal(space)?;
         self.out.events.push(Event::Flushed { space });
-        for key in self.machine.keys.keys_of_space(space) {
-            self.machine.drop_key(&key, self.context.now);
+        let machine = &mut *self.machine;
+        for stream in machine.streams_of(space) {
+            machine.drop_key(&stream, self.context.now);
+        }
+        if machine.keys.len_of(space) > machine.empty_whole {
+            let revision = machine.revision_now();
+            machine.keys.empty(space, revision);
+            return Ok(());
+        }
+        for key in machine.keys.keys_of_space(space) {
+            machine.drop_key(&key, self.context.now);
         }
         Ok(())
     }
@@ -560,8 +571,11 @@ impl Machine {
     /// Removes up to `max` fields of one hash that are due at these times, as one change of it; how many.
     pub(crate) fn drop_fields(&mut self, wall: WallTime, time: LogTime, max: usize, now: &Now) -> usize {
         let Some(slot) = self.bodies.due(wall, time) else { return 0 };
-        let (key, row) = self.keys.at(slot).expect("a live row names each body");
+        let (key, row) = self.keys.held(slot);
         let (key, body) = (key.clone(), row.body);
+        if self.shed(Some(slot), &key) {
+            return 1;
+        }
         let timed = self.bodies.get(body).timed().expect("only a hash with deadlines is due");
         let fields = timed.due(wall, time, max);
         let count = fields.len();
@@ -593,9 +607,32 @@ impl Machine {
         self.keys.weigh(key.space, bytes, self.bodies.bytes());
     }
 
-    /// Deletes a key that is there, whatever its type, and its elements with it.
+    /// Takes from a row that has fallen all that it has, its elements too: before it is written over, or when it is due. Whether there was anything.
+    pub(crate) fn shed(&mut self, slot: Option<Slot>, key: &Key) -> bool {
+        let Some(slot) = slot.filter(|_| self.keys.sweeps()) else { return false };
+        let notes = self.keys.mark();
+        if let Some(body) = self.keys.shed(slot) {
+            self.bodies.remove(body, key);
+        }
+        self.keys.has_noted(&notes)
+    }
+
+    /// Frees some of what emptied keyspaces have left: about as many rows as would have been deleted at once.
+    pub(crate) fn sweep(&mut self) {
+        let max = usize::try_from(self.empty_whole.max(1)).unwrap_or(usize::MAX);
+        let bodies = &mut self.bodies;
+        self.keys.sweep(max, |body, key| bodies.remove(body, key));
+        bodies.forget();
+        // Also where it got no further than the lines: dropping one may take a row along.
+        self.keys.forget();
+    }
+
+    /// Deletes a key that is there, whatever its type, and its elements with it. What has fallen is shed.
     pub(crate) fn drop_key(&mut self, key: &Key, now: &Now) {
-        let Some(row) = self.keys.get(key) else { return };
+        let Some(row) = self.keys.get(key) else {
+            self.shed(self.keys.find(key), key);
+            return;
+        };
         let (kind, body) = (row.kind, row.body);
         if kind == Kind::Stream {
             self.remove_stream(key, now).expect("a row of this kind goes with its stream");

@@ -4,6 +4,7 @@
 //!
 //! Invariant: a refused commit leaves the state as it was, to the byte, and takes no revision.
 //! Invariant: limit tokens and slots are taken only when every guard passed.
+//! Invariant: a commit touches at most [`COMMIT_TOUCH_MAX`] elements: over it, it is refused whole; in mode `apart` that holds for each operation.
 //! Invariant: a replayed answer charges nothing and changes nothing.
 //! Called by: `Machine::execute` and `Machine::fire`.
 
@@ -14,10 +15,11 @@ use crate::rows::Slot;
 use crate::services;
 use crate::tasks::{Due, Task};
 use crate::{Event, Machine, Now, Outputs, groups, limits, lock_row, streams, xgroups};
+use quorate_calls::{COMMIT_TOUCH_MAX, OPERATION};
 use quorate_types::{
     Append, Branch, Commit, Committed, FencingToken, GroupMode, Guard, GuardFailed, Key, KeyField, KeyValue,
-    LeaseId, LockMode, LockName, Mode, Op, OpError, OpResult, Outcome, PayloadRef, Principal, Refusal,
-    RequestId, Revision, When,
+    LeaseId, LockMode, LockName, Mode, Op, OpError, OpResult, Order, Outcome, PayloadRef, Principal, Refusal,
+    RequestId, Revision, Sort, When,
 };
 
 /// The state to go back to when what follows is refused.
@@ -48,6 +50,9 @@ pub(crate) struct Context<'a> {
     /// Under which idempotency key the answer will be kept.
     remembers: Option<&'a Scope>,
 }
+
+/// What it costs to delete a key, in elements touched.
+const DELETION: u64 = 8;
 
 /// What a list of operations came to.
 type Ran = Result<Vec<OpResult>, (u32, OpError)>;
@@ -87,6 +92,7 @@ impl Machine {
                 Some((scope, wanted))
             }
         };
+        self.touches = 0;
         let savepoint = self.savepoint(out);
         let remembers = remember.as_ref().map(|(scope, _)| scope);
         let decided = self.guarded(&Context { remembers, ..*context }, commit, out);
@@ -166,16 +172,52 @@ impl Machine {
                 Mode::Atomic => {
                     results.push(self.op(context, op, mode, out).map_err(|error| (number as u32, error))?)
                 }
-                Mode::Each => {
+                Mode::Each | Mode::Apart => {
+                    if mode == Mode::Apart {
+                        self.touches = 0;
+                    }
                     let savepoint = self.savepoint(out);
-                    results.push(self.op(context, op, mode, out).unwrap_or_else(|error| {
-                        self.rollback(&savepoint, out);
-                        OpResult::Failed { error }
-                    }));
+                    match self.op(context, op, mode, out) {
+                        Ok(result) => results.push(result),
+                        Err(error) if self.touches > COMMIT_TOUCH_MAX && mode == Mode::Each => {
+                            return Err((number as u32, error));
+                        }
+                        Err(error) => {
+                            self.rollback(&savepoint, out);
+                            results.push(OpResult::Failed { error });
+                        }
+                    }
                 }
             }
         }
         Ok(results)
+    }
+
+    /// Says before the work how many elements it will touch.
+    fn touch(&mut self, elements: u64) -> Result<(), OpError> {
+        self.touches = self.touches.saturating_add(elements);
+        if self.touches <= COMMIT_TOUCH_MAX {
+            return Ok(());
+        }
+        let what = "the number of elements that this commit would touch, of which nothing happened,".into();
+        Err(OpError::Range { what, found: self.touches, min: 0, max: COMMIT_TOUCH_MAX })
+    }
+
+    /// What an operation costs that is no call. Rows are counted no further than the budget reaches.
+    fn cost(&self, op: &Op) -> u64 {
+        let most = COMMIT_TOUCH_MAX + 1;
+        OPERATION
+            + match op {
+                Op::Range { read } => {
+                    let ordered =
+                        read.sort == Sort::Key && read.order == Order::Ascending && !read.count_only;
+                    let shown =
+                        if ordered && read.limit > 0 { most.min(u64::from(read.limit) + 1) } else { most };
+                    self.keys.count_up_to(&read.range, shown)
+                }
+                Op::DeleteRange { range, .. } => DELETION * self.keys.count_up_to(range, most),
+                _ => 0,
+            }
     }
 
     /// Checks a guard, changing nothing.
@@ -297,6 +339,7 @@ impl Machine {
         if !matches!(op, Op::Call { .. }) {
             let rights = self.rights(context.principal);
             self.op_allowed(&rights, op).map_err(|denied| OpError::Denied { denied })?;
+            self.touch(self.cost(op))?;
         }
         match op {
             Op::Get { key } => Ok(OpResult::Key { found: self.get_plain(key)? }),
@@ -646,9 +689,10 @@ impl Machine {
     }
 
     /// Where a key has its row, if it may be written. One name has one type: a new key must not bear a stream's name.
-    fn writable(&self, key: &Key) -> Result<Option<Slot>, OpError> {
+    fn writable(&mut self, key: &Key) -> Result<Option<Slot>, OpError> {
         not_internal(key)?;
         let place = self.keys.find(key);
+        self.shed(place, key);
         if let Some(row) = self.keys.live_at(place) {
             return is_plain(key, row.kind).map(|()| place);
         }

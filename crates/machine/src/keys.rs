@@ -6,10 +6,16 @@
 //!
 //! Invariant: a state at revision R can be read iff `compacted <= R <= current`: every change after `compacted` is a line.
 //! Invariant: a deleted key keeps its row (version 0) exactly as long as the line of its deletion is retained.
-//! Invariant: `ordered` names exactly the rows, `by_lease` exactly the live rows that hang on a lease, `due_log` and `due_wall` those with a deadline.
+//! Emptying a large keyspace takes its index away and notes the number of the next history line: rows of older lines have *fallen*. They are
+//! not there for anybody; their memory and slots come back in slices, with later entries ([`Keys::sweep`]).
+//!
+//! Invariant: `ordered` names exactly the rows that have not fallen.
+//! Invariant: `by_lease` names exactly the rows that hang on a lease, `due_log` and `due_wall` those with a deadline; fallen ones until they are shed.
+//! Invariant: no history that may be read tells of a fallen row, except as one that is not there (version 0).
 //! Invariant: a live row has a body iff it is of another type than a plain value or a stream. Lines tell of its changes, without its elements.
 //! Invariant: the history's bytes stay within its budget after every command.
-//! Invariant: `bytes` sums up what the live rows of a keyspace and their elements take, by their contents alone.
+//! Invariant: `bytes` sums up what the live rows of a keyspace and their elements take, by their contents alone. Fallen rows count for nothing:
+//! they are going, and nobody need be evicted or refused for them.
 //! Called by: `commit` (guards and operations), `locks` and `services` (their public rows), `leases::end`.
 
 use crate::bodies::BodyId;
@@ -23,6 +29,7 @@ use quorate_types::{
     Blob, DecodeError, Key, KeyRange, KeyValue, Keyspace, LeaseId, LogTime, OpError, Order, RangeRead,
     Revision, Sort, Version, WallTime,
 };
+use std::collections::btree_map::IntoIter;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
@@ -234,6 +241,45 @@ pub(crate) struct Keys {
     /// What elements have added and taken since the last [`Keys::forget`], to be taken back.
     weighed: Vec<(Keyspace, u64, u64)>,
     recency: Recency,
+    /// Keyspaces that were emptied at once, with the number of the first line since: a row of an older line has fallen.
+    fallen: BTreeMap<Keyspace, u64>,
+    /// Where fallen rows are looked for next, and at how many slots still.
+    sweep: Sweep,
+    /// What the history does not tell of the command in hand.
+    notes: Vec<Note>,
+    /// Names of emptied keyspaces: nobody sees them any more, their memory is freed in slices.
+    dead: Vec<IntoIter<Blob, Slot>>,
+}
+
+/// How far the search for fallen rows is: round all slots, from where the last search stood, so that none waits forever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sweep {
+    next: u32,
+    left: u32,
+    /// Rows beyond came later.
+    end: u32,
+}
+
+/// How to take back a change that is no line of the history.
+struct Note {
+    /// The number of the line that came next.
+    line: u64,
+    what: Noted,
+}
+
+enum Noted {
+    Emptied {
+        space: Keyspace,
+        since: Option<u64>,
+        names: Option<BTreeMap<Blob, Slot>>,
+        live: Option<u64>,
+        bytes: Option<u64>,
+        /// How many changes of elements' bytes came before.
+        weighed: usize,
+        compacted: Revision,
+        sweep: Sweep,
+    },
+    Shed(Slot, Row),
 }
 
 /// Bytes of a key that exists, but for its elements; 0 for one that does not.
@@ -281,6 +327,7 @@ pub struct RangeAnswer {
 pub(crate) struct Mark {
     lines: u64,
     weighed: usize,
+    notes: usize,
 }
 
 impl Keys {
@@ -297,6 +344,10 @@ impl Keys {
             bytes: BTreeMap::new(),
             weighed: Vec::new(),
             recency: Recency::default(),
+            fallen: BTreeMap::new(),
+            sweep: Sweep::default(),
+            notes: Vec::new(),
+            dead: Vec::new(),
         }
     }
 
@@ -328,7 +379,7 @@ impl Keys {
 
     /// All keys that exist, with their rows.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (&Key, &Row)> {
-        self.rows.iter().filter(|(_, _, row)| row.version > 0).map(|(_, key, row)| (key, row))
+        self.rows.iter().filter(|(_, key, row)| self.lives(key, row)).map(|(_, key, row)| (key, row))
     }
 
     /// See [`Recency::set`].
@@ -424,7 +475,7 @@ impl Keys {
     pub(crate) fn scan(&self, space: Keyspace, from: u32, max: u32) -> (Vec<Slot>, u32) {
         let end = self.rows.slots().min(from.saturating_add(max));
         let live = |slot: &Slot| {
-            self.rows.holds(*slot).is_some_and(|(key, row)| key.space == space && row.version > 0)
+            self.rows.holds(*slot).is_some_and(|(key, row)| key.space == space && self.lives(key, row))
         };
         let found = (from..end).map(Slot).filter(live).collect();
         (found, if end == self.rows.slots() { 0 } else { end })
@@ -441,12 +492,27 @@ impl Keys {
     /// What lies at a slot, if a key that exists does.
     pub(crate) fn at(&self, slot: Slot) -> Option<(&Key, &Row)> {
         let (key, row) = self.rows.holds(slot)?;
-        (row.version > 0).then_some((key, row))
+        self.lives(key, row).then_some((key, row))
     }
 
-    /// The keyspace of the key at a slot that is held.
-    pub(crate) fn slot_space(&self, slot: Slot) -> Keyspace {
-        self.rows.at(slot).0.space
+    /// The key and row of a slot that an index names, fallen or not.
+    pub(crate) fn held(&self, slot: Slot) -> (&Key, &Row) {
+        let (key, row) = self.rows.at(slot);
+        (key, row)
+    }
+
+    /// The row of a key while a snapshot is read back, fallen or not.
+    pub(crate) fn restored(&self, key: &Key) -> Option<&Row> {
+        let slot = self.rows.find(key)?;
+        Some(&self.rows.at(slot).1).filter(|row| row.version > 0)
+    }
+
+    fn lives(&self, key: &Key, row: &Row) -> bool {
+        row.version > 0 && !self.has_fallen(key.space, row)
+    }
+
+    fn has_fallen(&self, space: Keyspace, row: &Row) -> bool {
+        !self.fallen.is_empty() && self.fallen.get(&space).is_some_and(|since| row.line < *since)
     }
 
     pub(crate) fn slots(&self) -> u32 {
@@ -462,9 +528,7 @@ impl Keys {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Row> {
-        let slot = self.rows.find(key)?;
-        let row = &self.rows.at(slot).1;
-        (row.version > 0).then_some(row)
+        self.live_at(self.rows.find(key))
     }
 
     /// Where a key has its row, if it has one; it may have been deleted.
@@ -474,8 +538,8 @@ impl Keys {
 
     /// The row at a place that [`Keys::find`] gave, if the key exists.
     pub(crate) fn live_at(&self, slot: Option<Slot>) -> Option<&Row> {
-        let row = &self.rows.at(slot?).1;
-        (row.version > 0).then_some(row)
+        let (key, row) = self.rows.at(slot?);
+        self.lives(key, row).then_some(row)
     }
 
     /// Half of a key's hash; then where its row seems to be; then a number of that row. Three looks, each of which can be
@@ -571,6 +635,10 @@ impl Keys {
                 if before.version > 0 {
                     (after.created, after.version) = (before.created, before.version + 1);
                 }
+                if self.has_fallen(key.space, before) {
+                    assert!(before.version == 0, "a fallen row is shed before it is written over");
+                    self.index(slot, key);
+                }
                 (slot, self.rows.swap(slot, after.clone()))
             }
             None => {
@@ -603,6 +671,11 @@ impl Keys {
             .collect()
     }
 
+    /// How many rows a range has, no further than `max`.
+    pub(crate) fn count_up_to(&self, range: &KeyRange, max: u64) -> u64 {
+        self.slots_in(range).take(usize::try_from(max).unwrap_or(usize::MAX)).count() as u64
+    }
+
     /// Keys of a keyspace that exist, in order.
     pub(crate) fn keys_of_space(&self, space: Keyspace) -> Vec<Key> {
         self.keys_in(&KeyRange { start: Key { space, name: Blob::EMPTY }, end: None })
@@ -623,8 +696,8 @@ impl Keys {
     /// Keys that hang on a lease, in the order of their names.
     pub(crate) fn keys_of(&self, lease: LeaseId) -> Vec<Key> {
         let of = (lease, Slot(0))..=(lease, Slot(u32::MAX));
-        let mut keys: Vec<Key> =
-            self.by_lease.range(of).map(|(_, slot)| self.rows.at(*slot).0.clone()).collect();
+        let there = self.by_lease.range(of).filter_map(|(_, slot)| self.at(*slot));
+        let mut keys: Vec<Key> = there.map(|(key, _)| key.clone()).collect();
         // Slot numbers differ after a restore; names do not.
         keys.sort_unstable();
         keys
@@ -776,18 +849,23 @@ impl Keys {
     }
 
     pub(crate) fn mark(&self) -> Mark {
-        Mark { lines: self.history.end(), weighed: self.weighed.len() }
+        Mark { lines: self.history.end(), weighed: self.weighed.len(), notes: self.notes.len() }
     }
 
     pub(crate) fn rollback(&mut self, mark: &Mark) {
-        while self.weighed.len() > mark.weighed {
-            let (space, before, after) = self.weighed.pop().expect("the length was just checked");
-            self.count_bytes(space, after, before);
-        }
-        while self.history.end() > mark.lines {
+        while self.history.end() > mark.lines || self.notes.len() > mark.notes {
+            let noted = |note: &mut Note| note.line == self.history.end();
+            if let Some(note) = self.notes.pop_if(noted) {
+                self.take_back(note.what);
+                continue;
+            }
             let Line { slot, before, after, .. } = self.history.pop_back();
-            let space = self.rows.at(slot).0.space;
+            let key = self.rows.at(slot).0.clone();
+            let space = key.space;
             self.reindex(slot, space, &after, &before);
+            if before != Row::default() && self.has_fallen(space, &before) {
+                self.unindex(&key);
+            }
             if before == Row::default() {
                 let key = self.rows.take_back(slot);
                 self.unindex(&key);
@@ -795,11 +873,133 @@ impl Keys {
                 self.rows.swap(slot, before);
             }
         }
+        self.unweigh(mark.weighed);
+    }
+
+    /// Takes back what elements have added and taken, but for the first `left` changes.
+    fn unweigh(&mut self, left: usize) {
+        while self.weighed.len() > left {
+            let (space, before, after) = self.weighed.pop().expect("the length was just checked");
+            self.count_bytes(space, after, before);
+        }
     }
 
     pub(crate) fn forget(&mut self) {
         self.weighed.clear();
         self.rows.forget();
+        for note in self.notes.drain(..) {
+            if let Noted::Emptied { names: Some(names), .. } = note.what {
+                self.dead.push(names.into_iter());
+            }
+        }
+    }
+
+    /// Empties a keyspace at `revision`, whatever its size: what came before is not told any more, and cannot be read.
+    pub(crate) fn empty(&mut self, space: Keyspace, revision: Revision) {
+        let line = self.history.end();
+        let (compacted, sweep) = (self.compacted, self.sweep);
+        self.compacted = self.compacted.max(revision);
+        let end = self.rows.slots();
+        self.sweep = Sweep { next: sweep.next, left: end, end };
+        let what = Noted::Emptied {
+            space,
+            since: self.fallen.insert(space, line),
+            names: self.ordered.remove(&space),
+            live: self.live.remove(&space),
+            bytes: self.bytes.remove(&space),
+            weighed: self.weighed.len(),
+            compacted,
+            sweep,
+        };
+        self.notes.push(Note { line, what });
+    }
+
+    fn take_back(&mut self, what: Noted) {
+        match what {
+            Noted::Emptied { space, since, names, live, bytes, weighed, compacted, sweep } => {
+                // What came after it comes to nothing; what came before is taken back from what there was.
+                self.unweigh(weighed);
+                match since {
+                    Some(since) => self.fallen.insert(space, since),
+                    None => self.fallen.remove(&space),
+                };
+                names.map(|names| self.ordered.insert(space, names));
+                live.map(|live| self.live.insert(space, live));
+                bytes.map(|bytes| self.bytes.insert(space, bytes));
+                (self.compacted, self.sweep) = (compacted, sweep);
+            }
+            Noted::Shed(slot, row) => {
+                let husk = self.rows.swap(slot, row.clone());
+                self.rehung(slot, &husk, &row);
+            }
+        }
+    }
+
+    /// Whether anything was noted since.
+    pub(crate) fn has_noted(&self, since: &Mark) -> bool {
+        self.notes.len() > since.notes
+    }
+
+    /// Whether there are fallen rows still.
+    pub(crate) fn sweeps(&self) -> bool {
+        !self.fallen.is_empty()
+    }
+
+    /// Takes from a fallen row all that it has, so that nothing ends it and it may be written over; its body goes to the caller. Nothing for a row
+    /// that has not fallen, or has nothing.
+    pub(crate) fn shed(&mut self, slot: Slot) -> Option<BodyId> {
+        let (key, row) = self.rows.at(slot);
+        if row.version == 0 || !self.has_fallen(key.space, row) {
+            return None;
+        }
+        let husk = Row { modified: row.modified, line: row.line, ..Row::default() };
+        let row = self.rows.swap(slot, husk.clone());
+        self.rehung(slot, &row, &husk);
+        let body = row.body;
+        self.notes.push(Note { line: self.history.end(), what: Noted::Shed(slot, row) });
+        Some(body).filter(|body| *body != BodyId::NONE)
+    }
+
+    /// Frees some of what has fallen, between commands: first the lines that tell of it, then the rows, `max` at once. The bodies go to the caller.
+    pub(crate) fn sweep(&mut self, max: usize, mut body: impl FnMut(BodyId, &Key)) {
+        if let Some(names) = self.dead.last_mut()
+            && names.by_ref().take(max).count() < max
+        {
+            self.dead.pop();
+        }
+        let Some(since) = self.fallen.values().max().copied() else { return };
+        for _ in 0..max {
+            if self.history.first >= since || self.history.len == 0 {
+                break;
+            }
+            self.drop_line();
+        }
+        if self.history.first < since && self.history.len > 0 {
+            return;
+        }
+        // To look at an empty slot is cheap, beside freeing a row.
+        let (mut looks, mut frees) = (max * 16, max);
+        while looks > 0 && frees > 0 && self.sweep.left > 0 {
+            let slot = Slot(if self.sweep.next < self.sweep.end { self.sweep.next } else { 0 });
+            looks -= 1;
+            self.sweep.left -= 1;
+            self.sweep.next = slot.0 + 1;
+            let Some((key, row)) = self.rows.holds(slot).filter(|(key, row)| self.has_fallen(key.space, row))
+            else {
+                continue;
+            };
+            let (key, row) = (key.clone(), row.clone());
+            if row.body != BodyId::NONE {
+                body(row.body, &key);
+            }
+            self.rehung(slot, &row, &Row::default());
+            self.rows.remove(slot);
+            frees -= 1;
+        }
+        if self.sweep.left == 0 {
+            self.fallen.clear();
+            self.sweep = Sweep::default();
+        }
     }
 
     /// Whether a restored state is of one piece; otherwise what is not.
@@ -820,12 +1020,20 @@ impl Keys {
             sound(last <= after.modified && after.modified <= revision, "revision of a history line")?;
             last = after.modified;
         }
-        for (slot, _, row) in self.rows.iter() {
+        sound(
+            self.fallen.values().all(|since| *since <= self.history.end()),
+            "line since a keyspace is empty",
+        )?;
+        let within = self.sweep.left <= self.sweep.end && self.sweep.next <= self.sweep.end;
+        sound(within, "slot where fallen rows are looked for")?;
+        for (slot, key, row) in self.rows.iter() {
             let line = self.history.line(row.line);
             let told = line.is_some_and(|line| line.slot == slot && line.after == *row);
-            sound(told || (row.line < self.history.first && row.version > 0), "line of a key")?;
+            let fell = self.has_fallen(key.space, row);
+            let untold = row.line < self.history.first && row.version > 0;
+            sound(told || untold || fell, "line of a key")?;
             sound(row.modified <= revision && row.created <= row.modified, "revision of a key")?;
-            let leased = row.version > 0 && row.lease() != LeaseId::ZERO;
+            let leased = row.version > 0 && !fell && row.lease() != LeaseId::ZERO;
             sound(!leased || live(row.lease()), "lease of a key")?;
             let bodied = row.version > 0 && row.kind.has_body();
             sound(bodied == (row.body != BodyId::NONE), "elements of a key")?;
@@ -837,13 +1045,16 @@ impl Keys {
     pub(crate) fn check(&self) {
         let mut live: BTreeMap<Keyspace, u64> = BTreeMap::new();
         let (mut leased, mut due_log, mut due_wall) = (0, 0, 0);
+        let mut fallen = 0;
         for (slot, key, row) in self.rows.iter() {
+            let fell = self.has_fallen(key.space, row);
             assert_eq!(
                 self.ordered.get(&key.space).and_then(|names| names.get(&key.name)),
-                Some(&slot),
+                (!fell).then_some(&slot),
                 "ordered names {key}"
             );
-            if row.version > 0 {
+            fallen += usize::from(fell);
+            if row.version > 0 && !fell {
                 *live.entry(key.space).or_default() += 1;
             }
             match row.hang() {
@@ -864,7 +1075,7 @@ impl Keys {
                     due_wall += 1;
                 }
             }
-            if row.version == 0 {
+            if row.version == 0 && !fell {
                 assert!(row.line >= self.history.first, "a deleted key {key} goes with its line");
             }
         }
@@ -877,7 +1088,7 @@ impl Keys {
         );
         assert_eq!(
             self.ordered.values().map(BTreeMap::len).sum::<usize>(),
-            self.rows.len(),
+            self.rows.len() - fallen,
             "ordered names rows only"
         );
         assert_eq!(
@@ -887,26 +1098,11 @@ impl Keys {
         );
     }
 
-    /// Keeps `by_lease`, what is due, and `live` in step with a row that went from one state to another.
+    /// Keeps `by_lease`, what is due, `live` and `bytes` in step with a row that went from one state to another.
     fn reindex(&mut self, slot: Slot, space: Keyspace, from: &Row, to: &Row) {
-        if (from.hung, from.hang) != (to.hung, to.hang) {
-            match from.hang() {
-                Hang::Nothing => false,
-                Hang::Lease(lease) => self.by_lease.remove(&(lease, slot)),
-                Hang::Until(Deadline::Log(time)) => self.due_log.remove(&(time, slot)),
-                Hang::Until(Deadline::Wall(wall)) => self.due_wall.remove(&(wall, slot)),
-            };
-            match to.hang() {
-                Hang::Nothing => false,
-                Hang::Lease(lease) => self.by_lease.insert((lease, slot)),
-                Hang::Until(Deadline::Log(time)) => self.due_log.insert((time, slot)),
-                Hang::Until(Deadline::Wall(wall)) => self.due_wall.insert((wall, slot)),
-            };
-        }
-        let (less, more) = {
-            let key = &self.rows.at(slot).0;
-            (row_bytes(key, from), row_bytes(key, to))
-        };
+        self.rehung(slot, from, to);
+        let key = &self.rows.at(slot).0;
+        let (less, more) = (row_bytes(key, from), row_bytes(key, to));
         if less != more {
             self.count_bytes(space, less, more);
         }
@@ -920,6 +1116,24 @@ impl Keys {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Keeps `by_lease` and what is due in step, as far as they go by what a row hangs on.
+    fn rehung(&mut self, slot: Slot, from: &Row, to: &Row) {
+        if (from.hung, from.hang) != (to.hung, to.hang) {
+            match from.hang() {
+                Hang::Nothing => false,
+                Hang::Lease(lease) => self.by_lease.remove(&(lease, slot)),
+                Hang::Until(Deadline::Log(time)) => self.due_log.remove(&(time, slot)),
+                Hang::Until(Deadline::Wall(wall)) => self.due_wall.remove(&(wall, slot)),
+            };
+            match to.hang() {
+                Hang::Nothing => false,
+                Hang::Lease(lease) => self.by_lease.insert((lease, slot)),
+                Hang::Until(Deadline::Log(time)) => self.due_log.insert((time, slot)),
+                Hang::Until(Deadline::Wall(wall)) => self.due_wall.insert((wall, slot)),
+            };
         }
     }
 
@@ -940,10 +1154,10 @@ impl Keys {
         let number = self.history.first;
         let front = self.history.front().expect("the caller saw it");
         let (slot, revision) = (front.slot, front.after.modified);
-        // A look at the row costs a cache miss: only the line of a deletion can be its last.
+        // A look at the row costs a cache miss: only the line of a deletion can be its last. A fallen row is the sweep's.
         let deleted = front.after.version == 0 && {
-            let row = &self.rows.at(slot).1;
-            row.version == 0 && row.line == number
+            let (key, row) = self.rows.at(slot);
+            row.version == 0 && row.line == number && !self.has_fallen(key.space, row)
         };
         self.history.pop_front(|| self.rows.at(slot).0.clone());
         self.compacted = self.compacted.max(revision);
@@ -977,11 +1191,11 @@ impl Keys {
 
     /// The row at revision `at`, which must be readable; nothing if the key did not exist then.
     fn as_of(&self, slot: Slot, at: Revision) -> Option<&Row> {
-        let mut row = &self.rows.at(slot).1;
+        let (key, mut row) = (&self.rows.at(slot).0, &self.rows.at(slot).1);
         while row.modified > at {
             row = &self.history.line(row.line)?.before;
         }
-        (row.version > 0).then_some(row)
+        self.lives(key, row).then_some(row)
     }
 }
 
@@ -1151,6 +1365,27 @@ impl Keys {
         self.history.first = first;
     }
 
+    /// Writes which keyspaces were emptied at once and hold fallen rows still.
+    pub(crate) fn put_fallen(&self, out: &mut Writer) {
+        out.varint(self.fallen.len() as u64);
+        for (space, since) in &self.fallen {
+            space.put(out);
+            since.put(out);
+        }
+        self.sweep.next.put(out);
+        self.sweep.left.put(out);
+        self.sweep.end.put(out);
+    }
+
+    pub(crate) fn restore_fallen(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        for _ in 0..from.varint()? {
+            let (space, since) = (Keyspace::take(from)?, u64::take(from)?);
+            self.fallen.insert(space, since);
+        }
+        self.sweep = Sweep { next: u32::take(from)?, left: u32::take(from)?, end: u32::take(from)? };
+        Ok(())
+    }
+
     /// `version` is that of the snapshot.
     pub(crate) fn restore_row(&mut self, version: u64, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         let slot = if version < 3 {
@@ -1159,20 +1394,28 @@ impl Keys {
             self.rows.restore_row(from)?
         };
         let (key, row) = self.rows.at(slot).clone();
+        let fell = self.has_fallen(key.space, &row);
         if row.version == 0 && row.hang() != Hang::Nothing {
             return Err(DecodeError::Range {
                 what: "a deleted key that hangs on something, line",
                 found: row.line,
             });
         }
-        self.index(slot, &key);
-        self.reindex(slot, key.space, &Row::default(), &row);
+        if fell {
+            self.rehung(slot, &Row::default(), &row);
+        } else {
+            self.index(slot, &key);
+            self.reindex(slot, key.space, &Row::default(), &row);
+        }
         Ok(())
     }
 
-    /// Gives a restored key its elements.
-    pub(crate) fn restore_body(&mut self, slot: Slot, body: BodyId) {
-        let mut row = self.rows.at(slot).1.clone();
+    /// Gives a restored key its elements, of so many bytes.
+    pub(crate) fn restore_body(&mut self, slot: Slot, body: BodyId, bytes: u64) {
+        let (key, mut row) = self.rows.at(slot).clone();
+        if self.lives(&key, &row) {
+            self.weigh(key.space, 0, bytes);
+        }
         row.body = body;
         self.rows.swap(slot, row);
     }
@@ -1196,6 +1439,11 @@ impl Keys {
         for line in self.history.iter() {
             scratch.clear();
             put_line(&self.rows.at(line.slot).0, line, scratch);
+            sum = sum.wrapping_add(table_digest(scratch));
+        }
+        if self.sweeps() {
+            scratch.clear();
+            self.put_fallen(scratch);
             sum = sum.wrapping_add(table_digest(scratch));
         }
         sum.wrapping_add(u128::from(self.compacted.0) << 64 | u128::from(self.history.first))

@@ -61,6 +61,9 @@ const NEAR: usize = 32;
 /// Rows of calls that are read ahead at most: one command may hold many.
 const NEAR_ROWS: usize = 512;
 
+/// Keys that a flush deletes one by one, each with a line of the history: some 10 ms.
+pub const EMPTY_WHOLE: u64 = 4_000;
+
 /// Largest revision that a command may raise to: what commits add to it never comes near the end of 64 bits.
 const REVISION_MAX: Revision = Revision(1 << 62);
 
@@ -205,8 +208,12 @@ pub struct Machine {
     listens: bool,
     /// What the call in hand has done to keys, while somebody listens.
     key_changes: Vec<KeyChange>,
+    /// See [`Machine::with_empty_whole`].
+    empty_whole: u64,
     /// Random numbers drawn in the entry in hand.
     draws: u64,
+    /// Elements that the commit in hand has touched.
+    touches: u64,
     /// Records that scripts of the entry in hand have appended.
     inline_records: u32,
     leases: leases::Leases,
@@ -252,7 +259,9 @@ impl Machine {
             interpreter: Box::new(NoScripts),
             listens: false,
             key_changes: Vec::new(),
+            empty_whole: EMPTY_WHOLE,
             draws: 0,
+            touches: 0,
             inline_records: 0,
             leases: leases::Leases::default(),
             users: users::Users::default(),
@@ -277,6 +286,20 @@ impl Machine {
     pub fn with_interpreter(mut self, interpreter: Box<dyn Interpreter>) -> Self {
         self.interpreter = interpreter;
         self
+    }
+
+    /// How many keys an emptied keyspace has at most for each to be a line of the history; of more there is none, and watchers begin anew. It must be
+    /// the same on every replica, so it is for tests, which reach the other way with few keys.
+    #[must_use]
+    pub fn with_empty_whole(mut self, keys: u64) -> Self {
+        self.empty_whole = keys;
+        self
+    }
+
+    /// Whether something is left to be freed that every entry frees a part of: an idle partition should make some.
+    #[must_use]
+    pub fn sweeps(&self) -> bool {
+        self.keys.sweeps()
     }
 
     /// Applies one entry. Same state and same entry: same outcomes, byte for byte, on every replica and every replay.
@@ -305,6 +328,8 @@ impl Machine {
         self.inline_records = 0;
         let now = Now { index: entry.index, wall, time, seed: entry.seed };
         let (told, revision) = (out.outcomes.len(), self.revision);
+        // Ahead of what this entry does: the lines of its own changes stay, for those who wake watchers by them.
+        self.sweep();
         let head = entry.commands.iter().take_while(|command| command.body.is_keep_alive()).count();
         for (place, command) in entry.commands.iter().enumerate() {
             if place % NEAR == 0 {
@@ -332,6 +357,15 @@ impl Machine {
     /// Says whether somebody on this node listens to what happens to keys: then [`Event::Happened`] tells. No outcome depends on it.
     pub fn listen(&mut self, listens: bool) {
         self.listens = listens;
+    }
+
+    /// Ends a key that is due. One that has fallen is no key any more: nobody is told.
+    fn end_key(&mut self, key: &Key, now: &Now, out: &mut Outputs) {
+        let lived = self.keys.get(key).is_some();
+        self.drop_key(key, now);
+        if lived {
+            self.tell_expired(key, out);
+        }
     }
 
     /// Tells that a key has ended by itself.
@@ -682,8 +716,7 @@ impl Machine {
                 }
                 5 => {
                     let key = self.keys.due(WallTime::ZERO, now.time).expect("it is due");
-                    self.drop_key(&key, now);
-                    self.tell_expired(&key, out);
+                    self.end_key(&key, now, out);
                 }
                 6 => {
                     let count = self.drop_fields(WallTime::ZERO, now.time, left as usize + 1, now);
@@ -707,8 +740,7 @@ impl Machine {
         }
         for _ in 0..expiries_max {
             let Some(key) = self.keys.due(now.wall, LogTime::ZERO) else { break };
-            self.drop_key(&key, now);
-            self.tell_expired(&key, out);
+            self.end_key(&key, now, out);
             self.finish(now, out);
         }
         let mut left = expiries_max as usize;

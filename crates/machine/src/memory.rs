@@ -179,7 +179,11 @@ impl Machine {
             return victims;
         }
         if eviction == Eviction::VolatileTtl {
-            return self.soonest(space, (wanted, keys_max), (wall, time), going);
+            let soonest = self.soonest(space, (wanted, keys_max), (wall, time), going);
+            // Rows that were flushed may lie before all that are there, until they are swept: then it goes by samples, as with other policies.
+            if !soonest.names.is_empty() || !self.keys.sweeps() {
+                return soonest;
+            }
         }
         let mut gone = going.clone();
         let mut pool: Vec<Candidate> = Vec::with_capacity(2 * SAMPLES);
@@ -187,7 +191,7 @@ impl Machine {
         let samples =
             if matches!(eviction, Eviction::AllRandom | Eviction::VolatileRandom) { 1 } else { SAMPLES };
         while victims.bytes < wanted && victims.names.len() < keys_max {
-            self.sample(space, eviction, samples, (time, &mut draw, hand), &mut |slot, rank| {
+            self.sample(space, eviction, samples, ((wall, time), &mut draw, hand), &mut |slot, rank| {
                 let new = !gone.contains(&slot.0) && pool.iter().all(|candidate| candidate.slot != slot);
                 if new {
                     pool.push(Candidate { rank, slot });
@@ -231,14 +235,14 @@ impl Machine {
         space: Keyspace,
         eviction: Eviction,
         wanted: usize,
-        (time, draw, hand): (LogTime, &mut u64, &mut Hand),
+        (now, draw, hand): ((WallTime, LogTime), &mut u64, &mut Hand),
         found: &mut dyn FnMut(Slot, u64) -> bool,
     ) {
         let slots = u64::from(self.keys.slots().max(1));
         let (mut count, mut tries) = (0, TRIES * wanted as u32);
         let fits = |slot: Slot| {
             let (key, row) = self.keys.at(slot)?;
-            (key.space == space && may_go(row, eviction)).then(|| self.rank(slot, eviction, time))
+            (key.space == space && may_go(row, eviction)).then(|| self.rank(slot, row, eviction, now))
         };
         while count < wanted && tries > 0 {
             *draw = xxhash_rust::xxh3::xxh3_64(&draw.to_le_bytes());
@@ -275,14 +279,15 @@ impl Machine {
         slots
     }
 
-    fn rank(&self, slot: Slot, eviction: Eviction, time: LogTime) -> u64 {
-        let used = self.keys.use_of(slot, time);
+    fn rank(&self, slot: Slot, row: &Row, eviction: Eviction, now: (WallTime, LogTime)) -> u64 {
+        let used = self.keys.use_of(slot, now.1);
         match eviction {
             Eviction::AllLfu | Eviction::VolatileLfu => {
                 u64::from(u8::MAX - used.count) << 56 | used.idle_ns >> 8
             }
             Eviction::AllLru | Eviction::VolatileLru => used.idle_ns,
-            Eviction::None | Eviction::AllRandom | Eviction::VolatileRandom | Eviction::VolatileTtl => 0,
+            Eviction::VolatileTtl => u64::MAX - left_ms(row, now).unwrap_or(u64::MAX),
+            Eviction::None | Eviction::AllRandom | Eviction::VolatileRandom => 0,
         }
     }
 
@@ -297,11 +302,7 @@ impl Machine {
         let mut due: Vec<(u64, Slot)> = Vec::new();
         for slot in self.keys.first_due(DEADLINES_MAX) {
             let Some((key, row)) = self.keys.at(slot) else { continue };
-            let left = match row.deadline() {
-                Some(Deadline::Log(at)) => at.0.saturating_sub(time.0) / 1_000_000,
-                Some(Deadline::Wall(at)) => at.0.saturating_sub(wall.0),
-                None => continue,
-            };
+            let Some(left) = left_ms(row, (wall, time)) else { continue };
             if key.space == space && !going.contains(&slot.0) {
                 due.push((left, slot));
             }
@@ -315,6 +316,14 @@ impl Machine {
             self.choose(slot, &mut victims);
         }
         victims
+    }
+}
+
+/// Milliseconds until a key ends by itself, if it does.
+fn left_ms(row: &Row, (wall, time): (WallTime, LogTime)) -> Option<u64> {
+    match row.deadline()? {
+        Deadline::Log(at) => Some(at.0.saturating_sub(time.0) / 1_000_000),
+        Deadline::Wall(at) => Some(at.0.saturating_sub(wall.0)),
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) struct Progress {
     header: Header,
     trail: u128,
     machine_version: u32,
+    /// Which keyspaces hold fallen rows; nothing when none does.
+    fallen: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,8 +155,12 @@ impl Machine {
         self.groups.walk_begin();
         self.xgroups.walk_begin();
         self.producers.walk_begin();
-        self.snapshot =
-            Some(Progress { section: HEADER, header, trail: self.trail, machine_version: self.version });
+        let mut fallen = Writer::default();
+        if self.keys.sweeps() {
+            self.keys.put_fallen(&mut fallen);
+        }
+        let (trail, machine_version, fallen) = (self.trail, self.version, fallen.buffer);
+        self.snapshot = Some(Progress { section: HEADER, header, trail, machine_version, fallen });
         Snapshot { index: self.applied, revision: self.revision }
     }
 
@@ -206,6 +212,7 @@ impl Machine {
                 progress.header.put(out);
                 out.raw(&progress.trail.to_le_bytes());
                 out.varint(u64::from(progress.machine_version));
+                out.raw(&progress.fallen);
                 (1, true)
             }
             KEYS => self.keys.walk_rows(rows, out),
@@ -246,11 +253,10 @@ impl Machine {
 
     fn restore_body(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         let keys = &self.keys;
-        let fresh = |key: &Key| keys.get(key).filter(|row| row.body == BodyId::NONE).map(|row| row.kind);
+        let fresh = |key: &Key| keys.restored(key).filter(|row| row.body == BodyId::NONE).map(|row| row.kind);
         if let Some((key, body)) = self.bodies.restore(fresh, from)? {
             let slot = self.keys.find(&key).expect("its kind was just found");
-            self.keys.restore_body(slot, body);
-            self.keys.weigh(self.keys.slot_space(slot), 0, self.bodies.get(body).bytes());
+            self.keys.restore_body(slot, body, self.bodies.get(body).bytes());
             self.bodies.settle(body, slot);
         }
         Ok(())
@@ -403,6 +409,9 @@ impl Restorer {
                 let trail = from.raw(16)?.try_into().expect("16 bytes were read");
                 machine.trail = u128::from_le_bytes(trail);
                 machine.version = Wire::take(from)?;
+                if from.left() > 0 {
+                    machine.keys.restore_fallen(from)?;
+                }
             }
             found => return Err(DecodeError::Version { what: "snapshot", found, wanted: VERSION }),
         }

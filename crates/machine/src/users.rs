@@ -518,7 +518,7 @@ impl Machine {
         }
         let may_nothing = matches!(&rights, Rights::User(access) if access.commands.is_empty());
         // Where there is another list, it may be the one that runs.
-        if commit.otherwise.is_some() || (commit.mode == Mode::Each && !may_nothing) {
+        if commit.otherwise.is_some() || (commit.mode != Mode::Atomic && !may_nothing) {
             return None;
         }
         commit.then.iter().find_map(|op| self.op_allowed(&rights, op).err()).and_then(refuse)

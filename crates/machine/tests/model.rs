@@ -495,7 +495,7 @@ impl Model {
             match (self.op(principal, op, mine), commit.mode) {
                 (Ok(result), _) => results.push(result),
                 (Err(()), Mode::Atomic) => return Err(No::Operation(number)),
-                (Err(()), Mode::Each) => {
+                (Err(()), Mode::Each | Mode::Apart) => {
                     *self = saved;
                     results.push(OpResult::Failed { error: no_error() });
                 }

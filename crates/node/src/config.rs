@@ -6,7 +6,7 @@ use quorate_calls::Interpreter;
 use quorate_engine::Durability;
 use quorate_log::LogConfig;
 use quorate_lua::Scripts;
-use quorate_machine::MACHINE_VERSION;
+use quorate_machine::{EMPTY_WHOLE, MACHINE_VERSION};
 use quorate_types::{Limits, Millis, Settings};
 
 /// How a partition is run. Every field has a default that suits a small server.
@@ -40,6 +40,8 @@ pub struct Config {
     pub audit_bytes: u64,
     /// Makes what runs scripts; the same on every node of a cluster.
     pub interpreter: fn() -> Box<dyn Interpreter>,
+    /// How many keys an emptied keyspace has at most for each to be told of; the same on every node of a cluster. Lower only in tests.
+    pub empty_whole: u64,
     /// Refusals whose reason is logged, per name and ten thousand entries.
     pub refusals_per_name: u32,
 }
@@ -61,6 +63,7 @@ impl Default for Config {
             audit_age: Millis(7 * 24 * 3600 * 1000),
             audit_bytes: 256 << 20,
             interpreter: || Box::new(Scripts::new()),
+            empty_whole: EMPTY_WHOLE,
             refusals_per_name: 100,
         }
     }

@@ -301,7 +301,7 @@ impl<T> Partition<T> {
         let mut report = OpenReport { notes: opened.notes, ..OpenReport::default() };
         report.notes.extend(opened.torn.map(|torn| torn.to_string()));
         let mut machine = match opened.snapshot {
-            None => Machine::new(hash_seed).with_interpreter((config.interpreter)()),
+            None => Machine::new(hash_seed),
             Some(snapshot) => {
                 let file = snapshot.name().to_owned();
                 let mut restorer = Restorer::new(hash_seed);
@@ -309,11 +309,12 @@ impl<T> Partition<T> {
                 for chunk in snapshot {
                     restorer.push(&chunk?).map_err(damaged)?;
                 }
-                let machine = restorer.finish().map_err(damaged)?.with_interpreter((config.interpreter)());
+                let machine = restorer.finish().map_err(damaged)?;
                 report.snapshot = Some(machine.applied());
                 machine
             }
         };
+        machine = machine.with_interpreter((config.interpreter)()).with_empty_whole(config.empty_whole);
         let mut outputs = Outputs::default();
         let mut decisions =
             Decisions::new(config.refusals_per_name, u64::from(config.log.entry_bytes_max) / 4);
@@ -491,7 +492,9 @@ impl<T> Partition<T> {
             self.order(commands, origins, (wall, time, salt))?;
             salt = salt.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         }
-        let wants_entry = self.due(wall, time) || self.background.wants_entry(self.decisions.logged());
+        let wants_entry = self.wants_sweep()
+            || self.due(wall, time)
+            || self.background.wants_entry(self.decisions.logged());
         if wants_entry && self.is_up_to_date() {
             self.order(Vec::new(), Vec::new(), (wall, time, salt))?;
         } else if self.is_up_to_date() {
@@ -715,6 +718,9 @@ impl<T> Partition<T> {
         }
         let (wall, time) = self.clock.clone().tick(now);
         let (due_log, due_wall) = self.machine.next_due();
+        if self.wants_sweep() {
+            return Some(0);
+        }
         let log = due_log.map(|due| due.0.saturating_sub(time.0));
         let wall = due_wall.map(|due| due.0.saturating_sub(wall.0).saturating_mul(1_000_000));
         log.into_iter().chain(wall).chain(tick).min()
@@ -908,6 +914,9 @@ impl<T> Partition<T> {
             }
         }
         if self.machine.revision() > before {
+            if self.machine.compacted() > before {
+                self.waiters.forgotten(&mut told);
+            }
             self.waiters.changed(self.machine.touched_since(before.next()), &mut told);
             self.waiters.moved(&mut told);
         }
@@ -959,6 +968,11 @@ impl<T> Partition<T> {
     pub(crate) fn leave_open(&mut self, taken: Waiting, tickets: Vec<T>) {
         self.waiting -= taken;
         self.replies.extend(tickets.into_iter().map(|ticket| (ticket, Reply::Indeterminate)));
+    }
+
+    /// Whether an entry is needed that frees a part of what emptied keyspaces left: one at a time, others' commands join it.
+    fn wants_sweep(&self) -> bool {
+        self.machine.sweeps() && self.is_up_to_date()
     }
 
     pub(crate) fn due(&self, wall: WallTime, time: LogTime) -> bool {

@@ -114,6 +114,11 @@ impl<T> Waiters<T> {
         self.tell(ids, told);
     }
 
+    /// Tells readers of any key: what has changed is not known any more.
+    pub(crate) fn forgotten(&mut self, told: &mut Vec<T>) {
+        self.tell_where(|interest| matches!(interest, Interest::Keys(_)), told);
+    }
+
     /// Tells readers of a new revision.
     pub(crate) fn moved(&mut self, told: &mut Vec<T>) {
         self.tell_matching(|interest| matches!(interest, Interest::Revision), told);
@@ -145,8 +150,11 @@ impl<T> Waiters<T> {
                 |interest| matches!(interest, Interest::Group { stream: of, group: wanted } if of == stream && wanted == group),
                 told,
             ),
+            Event::Flushed { space } => self.tell_where(
+                |interest| matches!(interest, Interest::Keys(range) if range.start.space == *space),
+                told,
+            ),
             Event::LeaseEnded { .. }
-            | Event::Flushed { .. }
             | Event::Published { .. }
             | Event::Evicted { .. }
             | Event::Happened { .. } => {}
@@ -160,6 +168,12 @@ impl<T> Waiters<T> {
         let readers = std::mem::take(&mut self.readers).into_values().map(|(_, ticket)| ticket);
         let locks = std::mem::take(&mut self.locks).into_values().flatten();
         readers.chain(locks).collect()
+    }
+
+    /// As [`Waiters::tell_matching`], readers of a single key too.
+    fn tell_where(&mut self, matches: impl Fn(&Interest) -> bool, told: &mut Vec<T>) {
+        let ids = self.readers.iter().filter(|(_, (interest, _))| matches(interest)).map(|(id, _)| *id);
+        self.tell(ids.collect(), told);
     }
 
     fn tell_matching(&mut self, matches: impl Fn(&Interest) -> bool, told: &mut Vec<T>) {
@@ -179,5 +193,41 @@ fn single(interest: &Interest) -> Option<&Key> {
     match interest {
         Interest::Keys(range) if *range == KeyRange::single(range.start.clone()) => Some(&range.start),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_types::Keyspace;
+
+    /// Who is told of an event: readers of a key, of all keys, and of a stream, in keyspaces 0 and 1.
+    fn told_of(tell: impl FnOnce(&mut Waiters<&'static str>, &mut Vec<&'static str>)) -> Vec<&'static str> {
+        let mut waiters = Waiters::default();
+        for (space, [one, all]) in [(Keyspace(0), ["one 0", "all 0"]), (Keyspace(1), ["one 1", "all 1"])] {
+            let key = |name: &str| Key { space, name: name.into() };
+            waiters.register(Interest::Keys(KeyRange::single(key("k"))), one);
+            waiters.register(Interest::Keys(KeyRange { start: key(""), end: None }), all);
+        }
+        waiters.register(Interest::Stream { stream: "s".into(), partition: None }, "stream");
+        waiters.register(Interest::Revision, "revision");
+        let mut told = Vec::new();
+        tell(&mut waiters, &mut told);
+        told.sort_unstable();
+        told
+    }
+
+    #[test]
+    fn a_flush_is_told_to_whoever_waits_for_any_key_of_the_keyspace() {
+        let flushed = Event::Flushed { space: Keyspace(1) };
+        assert_eq!(
+            told_of(|waiters, told| waiters.happened(&flushed, told, &mut Vec::new())),
+            ["all 1", "one 1"]
+        );
+    }
+
+    #[test]
+    fn changes_that_are_forgotten_before_they_were_told_wake_whoever_waits_for_keys() {
+        assert_eq!(told_of(Waiters::forgotten), ["all 0", "all 1", "one 0", "one 1"]);
     }
 }

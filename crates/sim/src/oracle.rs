@@ -31,13 +31,16 @@ pub(crate) type OpId = u64;
 /// Hash seed of the follower: other than any node's, so that order by hash cannot hide.
 pub(crate) const FOLLOWER: u64 = 0x00f0_110e;
 
+/// So few keys of a keyspace are told of when it is emptied: with more they fall at once, and are swept.
+pub(crate) const EMPTY_WHOLE: u64 = 3;
+
 /// The section of a snapshot that holds the elements of collections (docs/formats/snapshot.md): its number, how many pieces, and whether the
 /// first goes on where the last chunk ended.
 const BODIES: u8 = 12;
 
 /// A machine that starts from nothing and never stops.
 pub(crate) fn follower() -> Machine {
-    Machine::new(FOLLOWER).with_interpreter((Config::default().interpreter)())
+    Machine::new(FOLLOWER).with_interpreter((Config::default().interpreter)()).with_empty_whole(EMPTY_WHOLE)
 }
 
 /// An entry and what it came to when it was followed.
@@ -202,6 +205,10 @@ impl Oracle {
             None => self.machine.apply(entry, &mut self.out),
         }
         self.out.outcomes.truncate(entry.commands.len());
+        let flushed = self.out.events.iter().any(|event| matches!(event, Event::Flushed { .. }));
+        if flushed && self.machine.sweeps() {
+            probes.hit("calls: a keyspace emptied at once");
+        }
         let messages: Vec<Message> = self.out.events.iter().filter_map(told).collect();
         if !messages.is_empty() {
             probes.hit("calls: a message told");

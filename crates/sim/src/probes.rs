@@ -20,6 +20,7 @@ pub const PROBES: &[&str] = &[
     "calls: a field that ends by itself",
     "calls: a key renamed",
     "calls: a keyspace flushed",
+    "calls: a keyspace emptied at once",
     "calls: a member popped at random",
     "calls: a message told",
     "calls: a read past a deadline, before its entry",

@@ -1041,6 +1041,7 @@ pub(crate) fn config(random: &mut Random, durability: Durability, _plant: Option
         snapshot_commands: random.between(150, 900),
         snapshot_bytes: 256 << 10,
         snapshot_rows: random.between(2, 12) as usize,
+        empty_whole: crate::oracle::EMPTY_WHOLE,
         audit_age: Millis(random.between(500, 20_000)),
         audit_bytes: random.between(32 << 10, 128 << 10),
         refusals_per_name: 5,

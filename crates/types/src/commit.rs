@@ -105,8 +105,10 @@ pub enum Mode {
     Atomic,
     /// It is only that operation's result, and the other effects stand (as Redis `EXEC` has it).
     Each,
+    /// As `Each`, of operations that only came together (as a pipeline's): each has the budget of a commit for itself.
+    Apart,
 }
-wire_enum!(Mode { 0 = Atomic {}, 1 = Each {} });
+wire_enum!(Mode { 0 = Atomic {}, 1 = Each {}, 2 = Apart {} });
 
 /// Under which key, and for how long, the answer of a commit is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,8 @@ pub struct Long {
     from: u64,
     to: u64,
     reverse: bool,
+    /// What is shown instead of every element: the elements at these places, in this order.
+    picks: Option<Vec<u64>>,
 }
 
 /// What is shown of an element.
@@ -50,23 +52,29 @@ impl Long {
             Part::Pairs => Show::Pair,
         };
         let hash: Hash = hash.pin()?;
-        Some(Self { from: 0, to: hash.len(), value: Value::Hash(hash), show, reverse: false })
+        Some(Self { from: 0, to: hash.len(), value: Value::Hash(hash), show, reverse: false, picks: None })
     }
 
     /// A range of a list.
     pub(crate) fn list(list: &List, from: u64, to: u64) -> Self {
-        Self { value: Value::List(list.pin()), show: Show::Element, from, to, reverse: false }
+        Self { value: Value::List(list.pin()), show: Show::Element, from, to, reverse: false, picks: None }
     }
 
     /// A set, whole.
     pub(crate) fn set(set: &Set) -> Self {
-        Self { value: Value::Set(set.pin()), show: Show::Element, from: 0, to: set.len(), reverse: false }
+        let (value, to) = (Value::Set(set.pin()), set.len());
+        Self { value, show: Show::Element, from: 0, to, reverse: false, picks: None }
     }
 
     /// A range of ranks of a sorted set.
     pub(crate) fn sorted(sorted: &Sorted, (from, to): (u64, u64), reverse: bool, with_scores: bool) -> Self {
         let show = if with_scores { Show::Scored } else { Show::Member };
-        Self { value: Value::Sorted(sorted.pin()), show, from, to, reverse }
+        Self { value: Value::Sorted(sorted.pin()), show, from, to, reverse, picks: None }
+    }
+
+    /// Of a long answer the elements at these places or ranks alone.
+    pub(crate) fn picked(self, picks: Vec<u64>) -> Self {
+        Self { from: 0, to: picks.len() as u64, picks: Some(picks), ..self }
     }
 
     /// How many elements are still to come.
@@ -92,7 +100,8 @@ impl Long {
                 items.extend(second);
                 bytes < SLICE_BYTES
             };
-            let places = from..to;
+            let picks = self.picks.as_ref();
+            let places = (from..to).map(|at| picks.map_or(at, |picks| picks[at as usize]));
             match (&self.value, self.show) {
                 (Value::Hash(hash), show) => {
                     places.map_while(|place| hash.at(place)).all(|(field, value)| match show {
@@ -109,6 +118,10 @@ impl Long {
                     let mut one = |(member, value)| {
                         take(member, matches!(show, Show::Scored).then_some(Reply::Double { value }))
                     };
+                    if picks.is_some() {
+                        places.map_while(|rank| sorted.at(rank)).all(&mut one);
+                        return self.handed(taken, items);
+                    }
                     let mut range = sorted.range(from, to);
                     if self.reverse {
                         range.rev().all(&mut one)
@@ -119,12 +132,19 @@ impl Long {
                 (other, _) => unreachable!("nobody makes a long answer of a {}", other.kind()),
             }
         }
+        self.handed(taken, items)
+    }
+
+    /// A slice of so many elements.
+    fn handed(&mut self, taken: u64, items: Vec<Reply>) -> Reply {
         if self.reverse {
             self.to -= taken;
         } else {
             self.from += taken;
         }
         match (&self.value, self.show) {
+            (_, Show::Pair) if self.picks.is_some() => Reply::pairs(items),
+            (Value::Set(_), _) if self.picks.is_some() => Reply::array(items),
             (_, Show::Pair) => Reply::map(items),
             (_, Show::Scored) => Reply::pairs(items),
             (Value::Set(_), _) => Reply::set(items),

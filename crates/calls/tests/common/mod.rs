@@ -221,6 +221,8 @@ impl Redis {
 
     pub fn call(&mut self, words: &[Blob]) -> Reply {
         let before = self.store.changes;
+        // Each line is a commit of its own.
+        self.session = self.session.clone().after(0);
         match quorate_calls::write(&mut self.store, &mut *self.interpreter, &mut self.session, words) {
             Ok(reply) => reply,
             Err(error) => {

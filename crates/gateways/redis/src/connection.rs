@@ -584,7 +584,7 @@ impl Connection {
         }
         // A script that goes over its budget takes its whole commit back: it gets one of its own. So does what may take long: others have their
         // turn between two of them.
-        let alone = is_script(&self.words[0]) || may_be_long(&self.words[0]);
+        let alone = is_script(&self.words[0]) || may_be_long(&self.words);
         if alone || self.writes.calls.len() >= CALLS_MAX || self.writes.bytes + bytes > CALL_BYTES_MAX {
             self.flush().await;
         }
@@ -608,7 +608,7 @@ impl Connection {
         self.writes.bytes = 0;
         let count = calls.len();
         let begun = Instant::now();
-        let commit = Commit { then: calls, mode: Mode::Each, ..Commit::default() };
+        let commit = Commit { then: calls, mode: Mode::Apart, ..Commit::default() };
         match self.gateway.commit(&self.state.who, commit).await {
             Ok(committed) => {
                 for result in &committed.results {
@@ -752,7 +752,8 @@ fn is_script(name: &Blob) -> bool {
 }
 
 /// Whether a write's work may grow with what is there, instead of with its words.
-fn may_be_long(name: &Blob) -> bool {
+fn may_be_long(words: &[Blob]) -> bool {
+    const COUNTED: [&str; 5] = ["lpop", "rpop", "spop", "zpopmax", "zpopmin"];
     const LONG: [&str; 16] = [
         "bitop",
         "copy",
@@ -771,7 +772,8 @@ fn may_be_long(name: &Blob) -> bool {
         "zremrangebyscore",
         "zunionstore",
     ];
-    LONG.iter().any(|long| name.eq_ignore_ascii_case(long.as_bytes()))
+    let is = |name: &&str| words[0].eq_ignore_ascii_case(name.as_bytes());
+    LONG.iter().any(is) || (words.len() > 2 && COUNTED.iter().any(is))
 }
 
 /// What a client may send now.

@@ -93,6 +93,32 @@ async fn whoever_changes_what_was_read_it_is_told_once() {
 }
 
 #[tokio::test]
+async fn a_keyspace_that_is_emptied_at_once_is_told_as_changed_and_every_watched_key_of_it() {
+    let server = Server::start().await;
+    let (mut client, mut other) = (tracking(&server, "").await, server.client().await);
+    for from in (0..5_000).step_by(1_000) {
+        let all = (from..from + 1_000).fold("MSET".to_owned(), |text, at| format!("{text} k{at} v"));
+        other.check(&all, "OK").await;
+    }
+    let mut waiting = server.client().await;
+    waiting.check("WATCH k7", "OK").await;
+    client.check("MGET k1 none", "[\"v\", nil]").await;
+    other.check("FLUSHALL", "OK").await;
+    assert_eq!(client.reply().await, ">[\"invalidate\", nil]");
+    client.check("MGET k1 k2", "[nil, nil]").await;
+    waiting.check("MULTI", "OK").await;
+    waiting.check("SET k8 1", "QUEUED").await;
+    waiting.check("EXEC", "nil").await;
+    // What is written where a row lies still is told as ever.
+    other.check("SET k1 1", "OK").await;
+    assert_eq!(client.reply().await, invalid("k1"));
+    other.check("SADD k2 m", "1").await;
+    assert_eq!(client.reply().await, invalid("k2"));
+    other.check("DBSIZE", "2").await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_key_that_is_evicted_is_told_like_one_that_is_deleted() {
     let server = Server::start().await;
     let mut other = server.client().await;

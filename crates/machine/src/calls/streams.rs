@@ -60,6 +60,7 @@ impl Machine {
         }
         let revision = self.revision_now();
         let slot = self.keys.find(stream);
+        self.shed(slot, stream);
         match (slot, self.keys.live_at(slot)) {
             (Some(slot), Some(_)) => self.keys.touch_body(slot, revision, now.time),
             _ => {
@@ -95,6 +96,12 @@ impl Machine {
         self.revision_now();
         self.take_row(stream, now);
         Ok(())
+    }
+
+    /// Streams of a keyspace that have a row.
+    pub(crate) fn streams_of(&self, space: quorate_types::Keyspace) -> Vec<Key> {
+        let of = self.streams.iter().filter(|(name, stream)| name.space == space && !stream.protected);
+        of.map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether rows of keys and streams go together.

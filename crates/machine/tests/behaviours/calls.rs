@@ -3,7 +3,7 @@
 use crate::common::*;
 use proptest::prelude::*;
 use quorate_calls::Session;
-use quorate_machine::{Machine, Outputs, Times};
+use quorate_machine::{Event, Machine, Outputs, Times};
 use quorate_types::*;
 
 fn words(text: &str) -> Vec<Blob> {
@@ -411,5 +411,304 @@ proptest! {
                 prop_assert_eq!(other.trail(), d.machine.trail());
             }
         }
+    }
+}
+
+/// A driver whose keyspaces are emptied at once, however small.
+fn emptying() -> Driver {
+    let mut d = Driver::emptying(0);
+    d.send(CommandBody::RaiseVersion { to: 2 });
+    d
+}
+
+/// What every reader sees of a few names.
+fn seen(machine: &Machine) -> Vec<String> {
+    let mut all =
+        vec![format!("{:?}", ask(machine, "DBSIZE")), format!("{:?}", ask(machine, "SCAN 0 COUNT 1000"))];
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        for command in ["TYPE", "PTTL", "DUMP"] {
+            let (mut session, words) = (Session::new(Keyspace::DEFAULT), words(&format!("{command} {name}")));
+            all.push(format!(
+                "{command} {name}: {:?}",
+                machine.call(Times::default(), &mut session, &words, 7)
+            ));
+        }
+    }
+    let range = KeyRange { start: "".into(), end: None };
+    let read = RangeRead::of(range);
+    all.push(format!(
+        "{:?}",
+        machine.range(&read).map(|found| found
+            .keys
+            .into_iter()
+            .map(|kv| (kv.key, kv.value))
+            .collect::<Vec<_>>())
+    ));
+    all
+}
+
+#[test]
+fn an_emptied_keyspace_is_gone_at_once_and_its_memory_comes_back_with_later_entries() {
+    let mut d = driver();
+    let fill = |d: &mut Driver| {
+        for from in (0..9_000).step_by(1_000) {
+            let mset = (from..from + 1_000).fold("MSET".to_owned(), |text, at| format!("{text} k{at} v"));
+            d.entry(vec![Command::new(
+                "anonymous".into(),
+                CommandBody::Commit { commit: Commit::of(vec![call(&mset)]) },
+            )]);
+        }
+        d.each(&[
+            "PEXPIRE k7 500",
+            "HSET h f v",
+            "HPEXPIRE h 700 FIELDS 1 f",
+            "XADD x 1-1 f v",
+            "SADD s a b",
+        ]);
+    };
+    fill(&mut d);
+    d.say("FLUSHALL");
+    assert!(d.machine.sweeps() && d.events.contains(&Event::Flushed { space: Keyspace::DEFAULT }));
+    assert_eq!(d.ask("DBSIZE"), Reply::integer(0));
+    for name in ["k7", "k8999", "h", "x", "s"] {
+        assert_eq!(d.ask(&format!("EXISTS {name}")), Reply::integer(0), "{name}");
+    }
+    assert_eq!(d.ask("RANDOMKEY"), Reply::Nil);
+    // What has fallen ends nobody's time, and is written over as if it were not there.
+    assert_eq!(d.say("HSET k8 f v"), Reply::integer(1));
+    assert_eq!(d.say("SADD h m"), Reply::integer(1));
+    assert_eq!(d.say("XADD s 1-1 f v"), Reply::bulk("1-1"));
+    d.restore_both();
+    d.sleep(1_000);
+    assert_eq!(d.ask("DBSIZE"), Reply::integer(3));
+    let mut entries = 0;
+    while d.machine.sweeps() {
+        d.sleep(1);
+        entries += 1;
+        assert!(entries < 10, "each entry frees a part");
+    }
+    assert_eq!(seen(&d.machine)[0], format!("{:?}", Reply::integer(3)));
+    assert_eq!(d.machine.sizes().keys, 3);
+    fill(&mut d);
+    assert_eq!(d.ask("DBSIZE"), Reply::integer(9_003), "the new s and h stayed, x and all k but one are new");
+}
+
+#[test]
+fn a_refused_commit_gives_an_emptied_keyspace_back() {
+    let mut d = emptying();
+    d.each(&["SET a 1", "HSET b f v", "SADD c x", "SET d 1 PX 90000", "XADD e 1-1 f v"]);
+    d.each(&["FLUSHDB", "SET a 1", "HSET b f v"]);
+    let before = seen(&d.machine);
+    for fails in ["LPUSH a x", "INCR b"] {
+        let then = [
+            "SET f 1",
+            "SET d 1",
+            "FLUSHDB",
+            "HSET a f v",
+            "SET b 1",
+            "DEL d",
+            "SADD c y",
+            "FLUSHDB",
+            "SET a 2",
+            "SET b 2",
+        ];
+        let then = then.iter().chain([&"LPUSH a x", &fails]).map(|text| call(text)).collect();
+        d.commit(Commit::of(then)).unwrap_err();
+        assert_eq!(seen(&d.machine), before);
+    }
+}
+
+#[test]
+fn who_watches_an_emptied_keyspace_is_told_to_begin_anew_and_misses_nothing_after() {
+    let mut d = emptying();
+    d.each(&["SET a 1", "SET b 1"]);
+    let since = d.machine.revision();
+    let single = |name: &str| KeyRange::single(name.into());
+    d.each(&["SET a 2", "FLUSHDB", "SET b 2"]);
+    let emptied = d.machine.revision();
+    for name in ["a", "b", "never"] {
+        let guard = Guard::RangeUnchanged { range: single(name), since };
+        assert!(matches!(d.refuses(guard), GuardFailed::RangeUnknown { .. }), "{name}");
+        assert!(matches!(d.machine.changes(&single(name), since.next(), 9), Err(OpError::Compacted { .. })));
+    }
+    assert!(matches!(d.machine.get_at(&"a".into(), since), Err(OpError::Compacted { .. })));
+    assert_eq!(d.machine.get_at(&"a".into(), emptied), Ok(None));
+    assert_eq!(d.machine.get_at(&"b".into(), emptied).unwrap().unwrap().version, Version(1), "a new key");
+    d.say("SET a 3");
+    let told = d.machine.changes(&single("a"), emptied.next(), 9).unwrap().changes;
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].prev.clone(), told[0].now.clone().map(|kv| kv.version)), (None, Some(Version(1))));
+    d.passes(Guard::RangeUnchanged { range: single("b"), since: emptied });
+}
+
+#[test]
+fn what_changes_beside_a_flush_is_told_whole() {
+    let mut d = emptying();
+    d.each(&["SET a 1", "SET b 1", "SET c 1", "SET d 1 PX 5"]);
+    let since = d.machine.revision();
+    let other = Op::Call { space: Keyspace(1), words: words("SET x 1"), record: None };
+    let commits = [vec![other], vec![call("SET a 2")], vec![call("FLUSHDB")], vec![call("SET b 2")]];
+    let command = |then| Command::new("anonymous".into(), CommandBody::Commit { commit: Commit::of(then) });
+    d.entry(commits.map(command).to_vec());
+    let touched: Vec<String> =
+        d.machine.touched_since(since.next()).map(|key| key.name.to_string()).collect();
+    assert_eq!(touched, ["x", "a", "b"]);
+    assert!(d.events.contains(&Event::Flushed { space: Keyspace::DEFAULT }));
+    assert!(d.machine.compacted() > since, "and the others are not known to be as they were");
+}
+
+#[test]
+fn a_key_that_fell_does_not_expire() {
+    let mut machine = Machine::new(1).with_empty_whole(1);
+    machine.listen(true);
+    let mut out = Outputs::default();
+    let mut apply = |time_ms: u64, bodies: Vec<CommandBody>| {
+        let commands = bodies.into_iter().map(|body| Command::new("anonymous".into(), body)).collect();
+        let index = machine.applied().next();
+        let (wall, time) = (WallTime(1_000 + time_ms), LogTime(time_ms * 1_000_000));
+        let entry = Entry {
+            index,
+            term: Term(1),
+            wall,
+            time,
+            seed: index.0,
+            machine_version: 1,
+            commands,
+            origins: vec![],
+            decided: vec![],
+        };
+        out.clear();
+        machine.apply(&entry, &mut out);
+        let expired = |event: &&Event| matches!(event, Event::Happened { event: "expired", .. });
+        (out.events.iter().filter(expired).count(), machine.revision())
+    };
+    let commit =
+        |text: &str| CommandBody::Commit { commit: Commit::of(text.split("; ").map(call).collect()) };
+    apply(1, vec![CommandBody::RaiseVersion { to: 2 }]);
+    apply(
+        1,
+        vec![commit(
+            "SET a 1 PX 50; SET b 1 PX 50; SET c 1 PX 50; SET d 1 PX 50; SET e 1 PX 50; SET f 1 PX 50",
+        )],
+    );
+    apply(2, vec![commit("FLUSHDB; SET g 1 PX 50")]);
+    let (_, before) = apply(3, vec![commit("GET x")]);
+    let (expired, after) = apply(60, vec![]);
+    assert_eq!((expired, after), (1, before.next()), "only g");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Emptied at once or key by key: nobody who reads can tell, whatever goes on meanwhile.
+    #[test]
+    fn emptying_at_once_shows_as_deleting_every_key(
+        steps in proptest::collection::vec((0usize..14, 0usize..6, 0u64..4, any::<bool>()), 1..80),
+    ) {
+        let (mut at_once, mut one_by_one) = (emptying(), driver());
+        for (what, name, rest, whole) in steps {
+            let name = ["a", "b", "c", "d", "e", "f"][name];
+            let text = match what {
+                0 | 1 => format!("SET {name} {rest}"),
+                2 => format!("HSET {name} f{rest} v"),
+                3 => format!("SADD {name} m{rest}"),
+                4 => format!("PEXPIRE {name} {}", 1 + rest * 40),
+                5 => format!("HPEXPIRE {name} {} FIELDS 1 f{rest}", 1 + rest * 30),
+                6 => format!("DEL {name}"),
+                7 => format!("RENAME {name} {}", ["a", "b", "c", "d"][rest as usize]),
+                8 => format!("XADD {name} * f v"),
+                9 => format!("PEXPIREAT {name} {}", at_once.wall_ms + 1 + rest * 40),
+                10 | 11 => "FLUSHDB".into(),
+                12 => format!("COPY {name} {} REPLACE", ["c", "d", "e", "f"][rest as usize]),
+                _ => format!("INCR {name}"),
+            };
+            let mode = if whole { Mode::Atomic } else { Mode::Each };
+            for d in [&mut at_once, &mut one_by_one] {
+                d.pass(rest * 7);
+            }
+            let commit = || Commit { mode, ..Commit::of(vec![call("SET a 0"), call(&text), call(&format!("LPUSH {name} x"))]) };
+            let result = |d: &mut Driver| format!("{:?}", d.commit(commit()).map(|committed| committed.results));
+            prop_assert_eq!(result(&mut at_once), result(&mut one_by_one));
+            if what == 13 {
+                at_once.restore_both();
+            }
+            let (a, b) = (seen(&at_once.machine), seen(&one_by_one.machine));
+            // Slots are free a little later, so that a scan may go in another order.
+            prop_assert_eq!(&a[0], &b[0]);
+            prop_assert_eq!(&a[2..], &b[2..]);
+        }
+    }
+}
+
+#[test]
+fn a_commit_over_its_budget_is_refused_whole_in_every_mode() {
+    let mut d = driver();
+    let elements =
+        |from: u32| (from..from + 10_000).fold("SADD s".to_owned(), |text, at| format!("{text} {at}"));
+    for from in (0..50_000).step_by(10_000) {
+        d.say(&elements(from));
+    }
+    let heavy = |times: usize| vec![call("SUNIONSTORE t s"); times];
+    for mode in [Mode::Atomic, Mode::Each] {
+        let few = Commit { mode, ..Commit::of(heavy(1)) };
+        d.commit(few).expect("within the budget");
+        let mut then = vec![call("SET before 1")];
+        then.extend(heavy(20));
+        let refused = d.commit(Commit { mode, ..Commit::of(then) }).unwrap_err();
+        let Refusal::Operation { error, .. } = refused else { panic!("{refused}") };
+        assert!(error.to_string().contains("a commit may touch 250000"), "{error}");
+        assert_eq!(d.ask("EXISTS before"), Reply::integer(0), "nothing of it happened");
+    }
+    // What only came together is judged apart.
+    let outcome = d.outcome(Commit { mode: Mode::Apart, ..Commit::of(heavy(20)) });
+    let Outcome::Committed { committed } = outcome else { panic!("{outcome:?}") };
+    assert!(
+        committed
+            .results
+            .iter()
+            .all(|result| matches!(result, OpResult::Reply { reply: Reply::Integer { .. } }))
+    );
+    // Other protocols' operations count too.
+    let all = RangeRead::of(KeyRange { start: "".into(), end: None });
+    d.run((0..2_000).map(|at| put(&format!("k{at}"), "v")).collect());
+    d.run(vec![Op::Range { read: all.clone() }; 50]);
+    let refused = d.commit(Commit::of(vec![Op::Range { read: all }; 200])).unwrap_err();
+    assert!(matches!(refused, Refusal::Operation { error: OpError::Range { .. }, .. }), "{refused}");
+}
+
+#[test]
+fn many_random_picks_are_handed_out_in_slices_and_are_those_of_a_single_answer() {
+    let mut d = driver();
+    let ten = |verb: &str, element: &dyn Fn(u32) -> String| {
+        (0..10_000).fold(verb.to_owned(), |text, at| format!("{text} {}", element(at)))
+    };
+    d.say(&ten("HSET h", &|at| format!("f{at} v{at}")));
+    d.say(&ten("SADD s", &|at| format!("m{at}")));
+    d.say(&ten("ZADD z", &|at| format!("{at} m{at}")));
+    for text in [
+        "HRANDFIELD h 5000",
+        "HRANDFIELD h -5000 WITHVALUES",
+        "SRANDMEMBER s 5000",
+        "SRANDMEMBER s -5000",
+        "ZRANDMEMBER z 5000",
+        "ZRANDMEMBER z -5000 WITHSCORES",
+    ] {
+        let (mut session, mut long) = (Session::new(Keyspace::DEFAULT), None);
+        let (rights, times) = (quorate_machine::Rights::Everything, Times::default());
+        d.machine.call_long(&rights, times, &mut session, &words(text), 7, &mut long).unwrap();
+        let mut long = long.unwrap_or_else(|| panic!("{text} is handed out"));
+        let items = |reply: Reply| match reply {
+            Reply::Array { items } => (false, items.0),
+            Reply::Pairs { items } => (true, items.0),
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(long.left(), 5000);
+        let (of, mut all) = items(long.next(0));
+        while long.left() > 0 {
+            let before = long.left();
+            all.extend(items(long.next(700)).1);
+            assert!(long.left() < before && before - long.left() <= 700, "{text}");
+        }
+        assert_eq!((of, all), items(ask(&d.machine, text)), "{text}");
     }
 }

@@ -274,6 +274,73 @@ fn what_hangs_on_a_lease_or_is_protected_is_never_evicted() {
 }
 
 #[test]
+fn a_flushed_keyspace_holds_nothing_at_once_and_nobody_goes_for_rows_that_are_going() {
+    let mut d = Driver::emptying(2);
+    d.send(CommandBody::RaiseVersion { to: 2 });
+    for at in 0..60 {
+        d.say(&format!("SET gone{at} v PX {}", 10_000 + at)).unwrap();
+    }
+    d.say("HSET h f v g w").unwrap();
+    let held = d.memory().bytes;
+    d.limit(held, Eviction::AllLru);
+    // What is refused after it gives back what was held, before the flush and after.
+    let then = [
+        "SET new v",
+        "HSET h i v",
+        "FLUSHDB",
+        "SET new w",
+        "HSET h f v",
+        "FLUSHDB",
+        "SET new u",
+        "LPUSH new x",
+    ];
+    d.commit(Commit::of(then.map(call).to_vec())).unwrap_err();
+    assert_eq!(d.memory().bytes, held);
+    d.say("FLUSHDB").unwrap();
+    assert!(d.machine.sweeps(), "rows are there still");
+    assert_eq!(d.memory().bytes, 0);
+    assert!(!d.machine.is_full(SPACE));
+    assert_eq!(d.say("SET stays v PX 90000"), Ok(Reply::ok()));
+    assert_eq!(d.say("HSET h f v"), Ok(Reply::integer(1)));
+    d.say("PEXPIRE h 80000").unwrap();
+    let (bytes, digest) = (d.memory().bytes, d.machine.digest());
+    for policy in [Eviction::AllLru, Eviction::VolatileLfu, Eviction::AllRandom, Eviction::VolatileTtl] {
+        d.limit(1, policy);
+        let mut gone = d.victims(10, 3);
+        gone.sort();
+        assert_eq!(gone, ["h", "stays"], "{policy:?}");
+    }
+    assert!(d.machine.sweeps(), "and rows lay between them until now");
+    d.limit(held, Eviction::AllLru);
+    d.restore_both();
+    assert_eq!(d.memory().bytes, bytes, "{digest}");
+    assert_eq!(d.evict(&["gone1", "stays"]), 1);
+    while d.machine.sweeps() {
+        d.sleep(1);
+    }
+    d.say("DEL h").unwrap();
+    assert_eq!(d.memory().bytes, 0);
+}
+
+#[test]
+fn the_soonest_deadline_is_found_behind_thousands_of_flushed_ones() {
+    let mut d = driver();
+    for from in (0..9_000).step_by(3_000) {
+        let then = (from..from + 3_000).map(|at| call(&format!("SET gone{at} v PX {}", 10_000 + at)));
+        d.run(then.collect());
+    }
+    d.say("FLUSHDB").unwrap();
+    for (name, ms) in [("late", 90_000), ("soon", 50_000), ("later", 95_000)] {
+        let commit = Commit::of(vec![call(&format!("SET {name} v PX {ms}"))]);
+        d.commit(commit).unwrap();
+    }
+    d.limit(1, Eviction::VolatileTtl);
+    assert!(d.machine.sweeps());
+    assert_eq!(d.victims(1, 3), ["soon"]);
+    assert_eq!(d.victims(3, 3), ["soon", "late", "later"]);
+}
+
+#[test]
 fn an_eviction_deletes_exactly_what_was_chosen_and_may_still_go() {
     let mut d = driver();
     d.limit(1 << 40, Eviction::VolatileLru);

@@ -17,6 +17,8 @@ pub struct Driver {
     pub machine: Machine,
     twin: Machine,
     pub index: u64,
+    /// See [`Machine::with_empty_whole`].
+    empty_whole: u64,
     /// Log time in milliseconds.
     pub time_ms: u64,
     /// Wall time in milliseconds.
@@ -35,10 +37,27 @@ impl Driver {
         Self::over(Machine::new(1), Machine::new(2))
     }
 
+    /// Whose keyspaces of more than so many keys are emptied at once.
+    pub fn emptying(keys: u64) -> Self {
+        let machine = |seed| Machine::new(seed).with_empty_whole(keys);
+        Self { empty_whole: keys, ..Self::over(machine(1), machine(2)) }
+    }
+
     fn over(machine: Machine, twin: Machine) -> Self {
         let (index, time_ms) = (machine.applied().0, machine.log_time().0 / 1_000_000);
         let wall_ms = machine.wall().0.max(WALL);
-        Self { machine, twin, index, time_ms, wall_ms, events: vec![], fired: vec![], entries: vec![] }
+        let empty_whole = quorate_machine::EMPTY_WHOLE;
+        Self {
+            machine,
+            twin,
+            index,
+            empty_whole,
+            time_ms,
+            wall_ms,
+            events: vec![],
+            fired: vec![],
+            entries: vec![],
+        }
     }
 
     /// With other settings than the defaults.
@@ -108,7 +127,8 @@ impl Driver {
     /// Goes on with machines read back from a snapshot.
     pub fn restore_both(&mut self) {
         let chunks = snapshot_of(&mut self.machine, 3);
-        let (machine, twin) = (restore(&chunks, 11), restore(&chunks, 12));
+        let read = |seed| restore(&chunks, seed).with_empty_whole(self.empty_whole);
+        let (machine, twin) = (read(11), read(12));
         assert_eq!(machine.digest(), self.machine.digest(), "a snapshot holds the whole state");
         (self.machine, self.twin) = (machine, twin);
     }
@@ -136,7 +156,7 @@ impl Driver {
         match self.send_as(principal, CommandBody::Commit { commit }) {
             Outcome::Committed { committed } => Ok(committed),
             Outcome::Refused { refusal } => {
-                let mut idle = restore(&before, 3);
+                let mut idle = restore(&before, 3).with_empty_whole(self.empty_whole);
                 let entry = self.entries.last().expect("it was just applied");
                 idle.apply(&Entry { commands: vec![], ..entry.clone() }, &mut Outputs::default());
                 assert_eq!(self.machine.revision(), idle.revision(), "a refusal takes no revision");

@@ -126,7 +126,7 @@ impl Caller {
                 call(JUDGED, &["EVAL", scripts::TELL, "1", "news", &message])
             });
         }
-        Commit { mode: Mode::Each, ..Commit::of(then) }
+        Commit { mode: if random.chance(4) { Mode::Apart } else { Mode::Each }, ..Commit::of(then) }
     }
 
     /// All or nothing, and its last call is none: elements have to go back to where they were.

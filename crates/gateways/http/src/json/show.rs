@@ -34,6 +34,7 @@ pub fn commit(commit: &Commit, values: Values) -> String {
     match commit.mode {
         Mode::Atomic => object.done(),
         Mode::Each => object.text("mode", "each").done(),
+        Mode::Apart => object.text("mode", "apart").done(),
     }
 }
 
