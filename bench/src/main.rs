@@ -65,6 +65,8 @@ Example:
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
+    // What runs in this process is to have its memory as a server has.
+    quorate_runtime::use_small_pages();
     let mut report = Report::new();
     let folder = options.folder.join(format!("quorate-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;

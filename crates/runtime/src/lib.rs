@@ -12,11 +12,13 @@ mod driver;
 mod error;
 mod handle;
 mod metrics;
+mod pages;
 mod replica;
 
 pub use error::RuntimeError;
 pub use handle::{CommitError, Consistency, Forgotten, Handle, Quorate, REVISIONS_RAISED, forget_cluster};
 pub use metrics::Syncs;
+pub use pages::use_small_pages;
 pub use quorate_engine::Durability;
 pub use quorate_log::{BackupReport, LogConfig};
 pub use quorate_node::{

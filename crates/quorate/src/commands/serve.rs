@@ -301,6 +301,7 @@ impl Serve {
         }
         let node = self.node.checked(self.insecure, settings.node.durability)?;
         self.scheduling.apply();
+        quorate_runtime::use_small_pages();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
