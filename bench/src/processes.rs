@@ -44,6 +44,11 @@ impl Processes {
         self.running.iter().map(|child| cpu_seconds(&child.id().to_string())).sum()
     }
 
+    /// Resident memory of all, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.running.iter().map(|child| resident_bytes(child.id())).sum()
+    }
+
     /// The end of what each printed.
     pub(crate) fn last_words(&self) -> String {
         let tail = |number: usize| {
@@ -110,6 +115,13 @@ pub(crate) fn cpu_seconds(process: &str) -> f64 {
     let ticks: u64 =
         fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks as f64 / TICKS_PER_SECOND
+}
+
+/// Resident memory of a process (proc(5), statm), in bytes. Zero when it is gone.
+fn resident_bytes(process: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    pages * 4096
 }
 
 /// Addresses of this machine that nobody listens on; all are held until the last is found, so that they differ.

@@ -2,9 +2,14 @@
 //!
 //! Both servers stand; only one is asked at a time. A pair measures one command on both, and the next pair begins with the other one, so that
 //! what disturbs the machine for a while hits both. The ratio of each pair is what counts; its median is shown. `--nodes 3` puts a cluster
-//! of three beside one redis-server, all clients at one node.
+//! of three beside one redis-server, all clients at one node. `--memory` compares what the same data takes instead (`memory`).
+//!
+//! Writes that change nothing are cheap where a write is a sync: collections are emptied before each run, and a rate counts the members
+//! that a run has added.
 //!
 //! Called by: `main`. Read [`run`] first.
+
+mod memory;
 
 use crate::processes::{self, Processes, free_addresses, version};
 use crate::report::{machine, median};
@@ -50,6 +55,9 @@ pub(crate) struct Options {
     /// Nodes of Quorate.
     #[arg(long, value_name = "N", default_value_t = 1)]
     nodes: usize,
+    /// Compare the memory that the same data takes, of about so many elements, instead of speed.
+    #[arg(long, value_name = "ELEMENTS", num_args = 0..=1, default_missing_value = "1000000")]
+    memory: Option<u64>,
 }
 
 /// What one run of redis-benchmark said, and what the servers spent on it.
@@ -67,6 +75,9 @@ pub(crate) fn run(options: &Options, folder: &Path) -> Result<(), Failure> {
     };
     println!("Machine: {}", machine());
     println!("{} beside {}", version(&binary)?, version(&options.redis.join("redis-server"))?);
+    if let Some(elements) = options.memory {
+        return memory::run(options, elements, &binary, folder);
+    }
     println!(
         "{} clients, values of 256 B, durability {}, {} node(s) of quorate; medians of {} pairs of {} s\n",
         options.clients, options.durability, options.nodes, options.pairs, options.seconds
@@ -151,6 +162,7 @@ impl Server {
             .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
             .arg(folder);
         command.args(["--appendonly", "yes", "--appendfsync", fsync]);
+        command.args(["--auto-aof-rewrite-percentage", if options.memory.is_some() { "0" } else { "100" }]);
         server.processes.spawn(command, "redis")?;
         server.ready(options)?;
         Ok(server)
@@ -163,6 +175,9 @@ impl Server {
         for node in 0..nodes {
             let mut command = processes::quorate(binary, folder, node, http[node], &peers);
             command.args(["--redis", &redis[node].to_string(), "--durability", &options.durability]);
+            if options.memory.is_some() {
+                command.args(["--history-revisions-max", "0", "--history-bytes-max", "0"]);
+            }
             server.processes.spawn(command, "quorate")?;
         }
         if nodes > 1 {
@@ -205,9 +220,30 @@ impl Server {
 
     fn command(&self, options: &Options, name: &str, pipeline: u32, requests: u64) -> Command {
         let mut command = self.client(options, "redis-benchmark");
-        command.args(["-c", &options.clients.to_string(), "-d", "256", "-r", "1000000", "--csv", "-t", name]);
+        command.args(["-c", &options.clients.to_string(), "-d", "256", "-r", "1000000", "--csv"]);
         command.args(["-P", &pipeline.to_string(), "-n", &requests.to_string()]);
+        match name {
+            // It has no test of this name.
+            "xadd" => command.args(["xadd", "mystream", "*", "myfield", &"x".repeat(256)]),
+            _ => command.args(["-t", name]),
+        };
         command
+    }
+
+    /// Empties what `redis-benchmark -t name` adds members to, where adding one twice changes nothing.
+    fn empty(&self, options: &Options, name: &str) -> Result<(), Failure> {
+        if let Some((key, _)) = members(name) {
+            self.client(options, "redis-cli").args(["del", key]).output()?;
+        }
+        Ok(())
+    }
+
+    /// The share of `requests` since `empty` that changed something.
+    fn changed(&self, options: &Options, name: &str, requests: u64) -> Result<f64, Failure> {
+        let Some((key, count)) = members(name) else { return Ok(1.0) };
+        let said = self.client(options, "redis-cli").args([count, key]).output()?;
+        let count: f64 = String::from_utf8_lossy(&said.stdout).trim().parse()?;
+        Ok(count / requests as f64)
     }
 
     fn benchmark(
@@ -217,6 +253,7 @@ impl Server {
         pipeline: u32,
         requests: u64,
     ) -> Result<Sample, Failure> {
+        self.empty(options, name)?;
         let before = self.processes.cpu_seconds();
         let said = self.command(options, name, pipeline, requests).output()?;
         let cpu = self.processes.cpu_seconds() - before;
@@ -236,7 +273,21 @@ impl Server {
             )
             .into());
         };
-        Ok(Sample { per_second, p99_ms, cpu_us: cpu * 1e6 / requests as f64 })
+        let changed = self.changed(options, name, requests)?;
+        Ok(Sample {
+            per_second: per_second * changed,
+            p99_ms,
+            cpu_us: cpu * 1e6 / (requests as f64 * changed),
+        })
+    }
+}
+
+/// The key to which redis-benchmark adds members at random, and the command that counts them.
+fn members(name: &str) -> Option<(&'static str, &'static str)> {
+    match name {
+        "sadd" => Some(("myset", "scard")),
+        "zadd" => Some(("myzset", "zcard")),
+        _ => None,
     }
 }
 
