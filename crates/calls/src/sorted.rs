@@ -567,73 +567,17 @@ pub(crate) fn zrandmember(r: &mut Reading<'_>) -> Answer {
     Ok(shown(places.into_iter().filter_map(|rank| sorted.at(rank)), with_scores))
 }
 
-/// A scan of a large sorted set walks from the highest score down. Its cursor names a group of scores that agree in their first bits, and how
-/// many members of that group are still to come: so members may come and go at other scores without any being missed that keeps its score. Only
-/// inside a group of more than [`GROUP_WHOLE_MAX`] can one be missed, when another enters below it between two calls.
-mod cursor {
-    use super::{Score, Sorted};
-
-    /// First bits of a score that make a group: sign, exponent, and sixteen of its mantissa.
-    const KEY_BITS: u32 = 28;
-    /// Bits for a place in a group. Together 52, because some clients read cursors as doubles.
-    pub(super) const PLACE_BITS: u32 = 24;
-    /// A group with no more than this left is finished at once.
-    pub(super) const GROUP_WHOLE_MAX: u64 = 1024;
-
-    /// The group of a score: groups order as their scores do.
-    pub(super) fn group(score: Score) -> u64 {
-        let bits = score.to_bits();
-        let ordered = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
-        ordered >> (64 - KEY_BITS)
-    }
-
-    /// Ranks of a group's members.
-    pub(super) fn ranks(sorted: &Sorted, group: u64) -> (u64, u64) {
-        let score = |ordered: u64| {
-            let bits = if ordered >> 63 == 1 { ordered & !(1 << 63) } else { !ordered };
-            Score::from_bits(bits)
-        };
-        let low = group << (64 - KEY_BITS);
-        let high = low | ((1 << (64 - KEY_BITS)) - 1);
-        // What is no number lies beyond an infinity, in whose group nothing else is.
-        let from = sorted.rank_by_score(score(low).unwrap_or(Score::MIN), false);
-        (from, sorted.rank_by_score(score(high).unwrap_or(Score::MAX), true).max(from))
-    }
-}
-
 pub(crate) fn zscan(r: &mut Reading<'_>) -> Answer {
     Scan::cursor(&r.words[2])?;
     let Some(sorted) = sorted(r.look, &r.key(1))? else { return Ok(Scan::reply(0, Vec::new())) };
     let scan = Scan::read(r.words, 2, &[])?;
-    let (places, cursor) = scan_ranks(sorted, &scan);
-    r.session.touch(places.end - places.start)?;
-    let members = sorted.range(places.start, places.end).filter(|(member, _)| scan.shows(member));
-    let items = members.flat_map(|(m, s)| [Reply::bulk(m), Reply::bulk(s.to_string())]);
+    let whole = scan.is_whole(sorted.len());
+    r.session.touch(if whole { sorted.len() } else { scan.count })?;
+    let (members, cursor) =
+        if whole { (sorted.iter().collect(), 0) } else { sorted.scan(scan.cursor, scan.count) };
+    let shown = members.into_iter().filter(|(member, _)| scan.shows(member));
+    let items = shown.flat_map(|(m, s)| [Reply::bulk(m), Reply::bulk(s.to_string())]);
     Ok(Scan::reply(cursor, items.collect()))
-}
-
-fn scan_ranks(sorted: &Sorted, scan: &Scan<'_>) -> (std::ops::Range<u64>, u64) {
-    let len = sorted.len();
-    if scan.is_whole(len) {
-        return (0..len, 0);
-    }
-    let end = match scan.cursor.checked_sub(1) {
-        None => len,
-        Some(cursor) => {
-            let (from, to) = cursor::ranks(sorted, cursor >> cursor::PLACE_BITS);
-            (from + (cursor & ((1 << cursor::PLACE_BITS) - 1))).min(to)
-        }
-    };
-    let start = end.saturating_sub(scan.count);
-    let Some((_, score)) = start.checked_sub(1).and_then(|rank| sorted.at(rank)) else { return (0..end, 0) };
-    let group = cursor::group(score);
-    let (from, _) = cursor::ranks(sorted, group);
-    let most = (1 << cursor::PLACE_BITS) - 1;
-    let start = if start - from <= cursor::GROUP_WHOLE_MAX { from } else { start.min(from + most) };
-    if start == 0 {
-        return (0..end, 0);
-    }
-    (start..end, ((group << cursor::PLACE_BITS) | (start - from)) + 1)
 }
 
 // Several sets at once.

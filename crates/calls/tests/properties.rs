@@ -59,6 +59,37 @@ fn scan_sees_what_stays(
     }
 }
 
+/// As [`scan_sees_what_stays`], for members whose scores change from one end to the other.
+fn scan_sees_what_moves(changes: &[(bool, u16)]) {
+    let mut redis = Redis::new();
+    for n in 0..600_i64 {
+        redis.run(&format!("ZADD c {} m{n}", n % 7));
+    }
+    let (mut seen, mut cursor, mut at) = (BTreeMap::new(), "0".to_owned(), 0);
+    loop {
+        let reply = redis.call(&common::words(&format!("ZSCAN c {cursor} COUNT 10")));
+        let (next, items) = scanned(reply);
+        for pair in items.chunks(2) {
+            *seen.entry(pair[0].clone()).or_insert(0) += 1;
+        }
+        cursor = next.to_string();
+        if cursor == "0" {
+            break;
+        }
+        for n in 0..600_i64 {
+            let (up, by) = changes[(at + n as usize) % changes.len()];
+            if n % 3 == i64::from(by) % 3 {
+                redis.run(&format!("ZADD c {}{} m{n}", if up { "" } else { "-" }, i64::from(by) + 1_000 * n));
+            }
+        }
+        at += 601;
+        assert!(at < 601 * 2_000, "the scan does not end");
+    }
+    for n in 0..600 {
+        assert_eq!(seen.get(&Blob::from(format!("m{n}"))), Some(&1), "each is seen once: m{n}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -67,6 +98,8 @@ proptest! {
         scan_sees_what_stays("SSCAN", 1, |n| format!("SADD c m{n}"), |n| format!("SREM c m{n}"), &changes);
         scan_sees_what_stays("HSCAN", 2, |n| format!("HSET c m{n} v"), |n| format!("HDEL c m{n}"), &changes);
         // Scores all over the place, some negative, some equal.
+        // And scores that change all the time, of members that stay as well.
+        scan_sees_what_moves(&changes);
         scan_sees_what_stays("ZSCAN", 2, |n| format!("ZADD c {} m{n}", (n * 7919 % 601) as i64 - 300), |n| format!("ZREM c m{n}"), &changes);
     }
 

@@ -7,7 +7,7 @@
 //! Invariant: the index names each element's place, except in a pin, which has no index.
 //! Called by: `hash` and `set`.
 
-use super::index::{Entry, Index, hash_of};
+use super::index::{Entry, Index, Spot, hash_of};
 use super::packed;
 use quorate_types::Blob;
 use std::sync::Arc;
@@ -58,8 +58,8 @@ struct Place {
 }
 
 impl Entry for Place {
-    fn hash(&self) -> u32 {
-        self.hash
+    fn spot(&self) -> Spot {
+        self.hash.into()
     }
 }
 

@@ -1,12 +1,15 @@
 //! Sorted sets: members with scores, in order of score, then of the member's bytes.
 //!
-//! A small one is packed in its order. A large one is a tree in that order, and an index from a member's hash to its score: with the score,
-//! the tree finds the member and its rank, so that no member is kept twice.
+//! A small one is packed in its order. A large one is a tree in that order, and an index from a member to its score: with the score, the tree
+//! finds the member's rank. The index lies in an order of its own, by a hash that is the same everywhere: a scan follows it, since a member's
+//! place there does not change with its score. That is why the index names the member too (a short name takes no more than its own few words, a
+//! long one is shared).
 //!
+//! Invariant: a member's place in the order of [`Sorted::scan`] is a function of its bytes alone.
 //! Invariant: what shows is the same whether the set is packed or large.
 //! Called by: `collections::value`, and handlers that build a sorted set whole.
 
-use super::index::{Entry, Index, hash_of};
+use super::index::{Entry, Index, SEGMENT, Spot, hash_of};
 use super::packed::{self, Either, Packed};
 use super::shape::{Grown, Shape};
 use super::tree::{Leaf, Tree};
@@ -26,19 +29,27 @@ struct Large {
     heap: u64,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Scored {
+    member: Blob,
     score: Score,
-    hash: u32,
+    spot: Spot,
 }
 
 impl Entry for Scored {
-    fn hash(&self) -> u32 {
-        self.hash
+    fn spot(&self) -> Spot {
+        self.spot
     }
 }
 
+/// Where a member is in the index. Whoever chooses members whose places are alike makes steps of scans long, and nothing else: a segment is found
+/// by the seeded hash within.
+fn spot_of(member: &[u8]) -> Spot {
+    Spot { segment: xxhash_rust::xxh3::xxh3_64(member) as u32, hash: hash_of(member) }
+}
+
 const _: () = assert!(size_of::<Sorted>() == 16);
+const _: () = assert!(size_of::<Scored>() == 40);
 
 impl Sorted {
     /// An empty one.
@@ -68,7 +79,10 @@ impl Sorted {
     /// The score of a member.
     #[must_use]
     pub fn score(&self, member: &[u8]) -> Option<Score> {
-        self.find(member).map(|(_, score)| score)
+        match &self.0 {
+            Shape::Small(_) => self.find(member).map(|(_, score)| score),
+            Shape::Large(large) => large.score(member),
+        }
     }
 
     /// How many members come before this one.
@@ -103,6 +117,22 @@ impl Sorted {
         self.range(0, self.len())
     }
 
+    /// The next `count` members or a few more, in an order that does not change with their scores, from a number of [`Sorted::scan`] on, 0 at first; and the
+    /// number to go on at, 0 at the end. Members that are there all the while are seen once.
+    #[must_use]
+    pub fn scan(&self, from: u64, count: u64) -> (Vec<(Blob, Score)>, u64) {
+        let Shape::Large(large) = &self.0 else { return (self.iter().collect(), 0) };
+        let Ok(from) = u32::try_from(from) else { return (Vec::new(), 0) };
+        let (mut found, next) = large.index.walk(from, usize::try_from(count).unwrap_or(usize::MAX));
+        // Of one number they come in the order of a seeded table.
+        found.sort_unstable_by(|a, b| {
+            let place = |entry: &Scored| entry.spot.segment.reverse_bits();
+            (place(a), &a.member[..]).cmp(&(place(b), &b.member[..]))
+        });
+        let members = found.into_iter().map(|entry| (entry.member.clone(), entry.score)).collect();
+        (members, next.map_or(0, u64::from))
+    }
+
     /// How many members have a lower score; when `inclusive`, a lower one or this.
     #[must_use]
     pub fn rank_by_score(&self, score: Score, inclusive: bool) -> u64 {
@@ -122,7 +152,7 @@ impl Sorted {
             if before == score {
                 return Some(before);
             }
-            self.take(rank, &member, before);
+            self.take(rank, &member);
         }
         let rank = self.passing_near(score, |of, name| (of, name) < (score, &member[..]));
         match self.0.room(1, packed::size(8 + member.len())) {
@@ -137,7 +167,7 @@ impl Sorted {
     /// Removes a member; its score.
     pub fn remove(&mut self, member: &[u8]) -> Option<Score> {
         let (rank, score) = self.find(member)?;
-        self.take(rank, member, score);
+        self.take(rank, member);
         self.0.shrink();
         Some(score)
     }
@@ -188,10 +218,10 @@ impl Sorted {
     }
 
     /// Removes the member of a rank.
-    fn take(&mut self, rank: u64, member: &[u8], score: Score) {
+    fn take(&mut self, rank: u64, member: &[u8]) {
         match &mut self.0 {
             Shape::Small(packed) => packed.splice(rank as usize, 1, &[]),
-            Shape::Large(large) => large.remove(rank, member, score),
+            Shape::Large(large) => large.remove(rank, member),
         }
     }
 
@@ -204,33 +234,34 @@ impl Sorted {
             for (rank, (member, score)) in self.iter().enumerate() {
                 assert_eq!(self.find(&member), Some((rank as u64, score)));
             }
+            let scanned: std::collections::BTreeMap<Blob, Score> =
+                self.scan(0, u64::MAX).0.into_iter().collect();
+            assert_eq!(scanned, self.iter().collect());
         }
     }
 }
 
 impl Large {
+    fn score(&self, member: &[u8]) -> Option<Score> {
+        self.index.find(spot_of(member), |entry| entry.member[..] == *member).map(|entry| entry.score)
+    }
+
     fn find(&self, member: &[u8]) -> Option<(u64, Score)> {
-        let mut rank = None;
-        let is_it = |entry: &Scored| {
-            rank = self.tree.find(rough(entry.score), |(score, name)| {
-                score.cmp(&entry.score).then_with(|| name[..].cmp(member))
-            });
-            rank.is_some()
-        };
-        let score = self.index.find(hash_of(member), is_it)?.score;
-        rank.map(|rank| (rank, score))
+        let score = self.score(member)?;
+        let order = |(of, name): &(Score, Blob)| of.cmp(&score).then_with(|| name[..].cmp(member));
+        let rank = self.tree.find(rough(score), order).expect("the index names what is in the tree");
+        Some((rank, score))
     }
 
     fn insert(&mut self, rank: u64, member: Blob, score: Score) {
         self.raw += packed::size(8 + member.len()) as u64;
         self.heap += packed::heap(&member);
-        self.index.insert(Scored { score, hash: hash_of(&member) });
+        self.index.insert(Scored { member: member.clone(), score, spot: spot_of(&member) });
         self.tree.insert(rank, (score, member));
     }
 
-    fn remove(&mut self, rank: u64, member: &[u8], score: Score) {
-        // Of two entries with like hash and score either may go: nothing else is in them.
-        let known = self.index.remove(hash_of(member), |entry| entry.score == score);
+    fn remove(&mut self, rank: u64, member: &[u8]) {
+        let known = self.index.remove(spot_of(member), |entry| entry.member[..] == *member);
         assert!(known, "every member is in the index");
         let (_, member) = self.tree.remove(rank);
         self.raw -= packed::size(8 + member.len()) as u64;
@@ -245,9 +276,9 @@ impl Grown for Large {
     fn raw(&self) -> u64 {
         self.raw
     }
-    /// 32 bytes in a leaf and 17 in the index, both at about two thirds of their room.
+    /// 32 bytes in a leaf and 41 in the index, both at about two thirds of their room.
     fn bytes(&self) -> u64 {
-        256 + self.heap + self.tree.len() * 76
+        256 + self.heap + self.tree.len() * 112
     }
     /// From items of eight bytes of score, then the member.
     fn unpack(packed: &Packed) -> Self {
@@ -267,9 +298,9 @@ impl Grown for Large {
     fn pin(&self) -> Self {
         Self { tree: self.tree.clone(), index: Index::default(), raw: self.raw, heap: self.heap }
     }
-    /// A segment of the index holds no allocations of its own: freeing it costs about what a hundred elements do.
+    /// Entries of the index name members: freeing a segment costs what so many elements do.
     fn drop_some(&mut self, max: usize) -> bool {
-        self.index.drop_some(max.div_ceil(128)) == 0 && self.tree.drop_some(max)
+        self.index.drop_some(max.div_ceil(SEGMENT)) == 0 && self.tree.drop_some(max)
     }
 }
 
