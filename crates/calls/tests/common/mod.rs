@@ -4,8 +4,10 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use quorate_calls::collections::{Change, Changed, Value};
-use quorate_calls::{Deadline, Error, Found, Interpreter, Library, Look, NoScripts, Session, Store};
+use quorate_calls::permissions::{WRITES, touches};
+use quorate_calls::{Deadline, Error, Found, Interpreter, Library, Look, NoScripts, Session, Spec, Store};
 use quorate_types::{Blob, Key, Keyspace, LogTime, Millis, Reply, WallTime};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 /// Keys in a map, with places of their own.
@@ -25,9 +27,20 @@ pub struct Memory {
     pub time: LogTime,
     pub wall: WallTime,
     random: u64,
+    /// What the command in hand was permitted to do, by name; everything without. Whatever it looks at or changes beyond fails the test: nobody would
+    /// have been asked whether it may.
+    permitted: RefCell<Option<BTreeMap<Blob, u8>>>,
 }
 
 impl Memory {
+    fn may(&self, key: &Key, does: u8) {
+        if let Some(permitted) = &*self.permitted.borrow() {
+            let found = permitted.get(&key.name).copied();
+            let asked = found.is_some_and(|done| does == 0 || done & does == does);
+            assert!(asked, "{key} is used ({does}) and was not asked for: {permitted:?}");
+        }
+    }
+
     pub fn new() -> Self {
         Self { wall: WallTime(1_700_000_000_000), time: LogTime(5_000_000_000), ..Self::default() }
     }
@@ -90,12 +103,14 @@ impl Look for Memory {
         self.time
     }
     fn find(&self, key: &Key) -> Option<Found<'_>> {
+        self.may(key, 0);
         if self.streams.contains(&key.name) {
             return Some(Found::Stream);
         }
         self.keys.get(key).map(|(value, _)| value.found(self.wall, self.time))
     }
     fn deadline(&self, key: &Key) -> Option<Deadline> {
+        self.may(key, 0);
         self.keys.get(key).and_then(|(_, deadline)| *deadline)
     }
     fn keys(&self, space: Keyspace) -> u64 {
@@ -111,6 +126,21 @@ impl Look for Memory {
     fn random_key(&self, space: Keyspace, random: u64) -> Option<Blob> {
         let keys: Vec<_> = self.keys.keys().filter(|key| key.space == space).collect();
         if keys.is_empty() { None } else { Some(keys[(random % keys.len() as u64) as usize].name.clone()) }
+    }
+    fn permit(&self, spec: &Spec, _space: Keyspace, words: &[Blob]) -> Result<(), Error> {
+        // Patterns of SORT name keys that no word is: it takes the right to read all of them.
+        let patterns = |word: &Blob| word.eq_ignore_ascii_case(b"BY") || word.eq_ignore_ascii_case(b"GET");
+        // SCAN and its like see names that a store shows: it leaves out those that one may not.
+        let any = matches!(spec.name, "scan" | "keys" | "randomkey")
+            || matches!(spec.name, "sort" | "sort_ro") && words.iter().any(patterns);
+        let touched = touches(spec, words).filter(|_| !any);
+        let named = touched.map(|touched| {
+            let mut named: BTreeMap<Blob, u8> = BTreeMap::new();
+            touched.into_iter().for_each(|(at, done)| *named.entry(words[at].clone()).or_default() |= done);
+            named
+        });
+        *self.permitted.borrow_mut() = named;
+        Ok(())
     }
     fn script(&self, sha: &[u8; 20]) -> Option<&Blob> {
         self.scripts.get(sha)
@@ -131,6 +161,7 @@ impl Look for Memory {
 
 impl Store for Memory {
     fn may_write(&self, key: &Key) -> Result<(), Error> {
+        self.may(key, WRITES);
         if self.protected.contains(&key.name) { Err(Error::reply("PROTECTED this key")) } else { Ok(()) }
     }
     fn put(&mut self, key: &Key, value: Value, deadline: Option<Deadline>) -> Result<(), Error> {
@@ -223,6 +254,7 @@ impl Redis {
         let before = self.store.changes;
         // Each line is a commit of its own.
         self.session = self.session.clone().after(0);
+        *self.store.permitted.borrow_mut() = None;
         match quorate_calls::write(&mut self.store, &mut *self.interpreter, &mut self.session, words) {
             Ok(reply) => reply,
             Err(error) => {

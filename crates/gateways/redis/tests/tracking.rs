@@ -5,7 +5,7 @@ mod support;
 
 use quorate_redis::Config;
 use quorate_types::{Command, CommandBody, Commit, LeaseId, Op, Outcome};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use support::{Client, Server};
 
 /// The message that a key may have changed.
@@ -115,6 +115,46 @@ async fn a_keyspace_that_is_emptied_at_once_is_told_as_changed_and_every_watched
     other.check("SADD k2 m", "1").await;
     assert_eq!(client.reply().await, invalid("k2"));
     other.check("DBSIZE", "2").await;
+    server.stop().await;
+}
+
+/// Another client's write goes in the same entry as a transaction that reads, or just behind it: whatever the transaction did not see, it is told.
+#[tokio::test]
+async fn what_a_transaction_reads_is_remembered_before_it_commits() {
+    let server = Server::start().await;
+    let (mut client, mut other) = (tracking(&server, "").await, server.client().await);
+    let (mut told, mut missed, mut seen) = (HashSet::new(), HashSet::new(), 0);
+    for round in 0..300 {
+        let (read, write) = (format!("MULTI\r\nGET k{round}\r\nEXEC\r\n"), format!("SET k{round} 1\r\n"));
+        if round % 3 == 0 {
+            other.raw(write.as_bytes()).await;
+            client.raw(read.as_bytes()).await;
+        } else {
+            client.raw(read.as_bytes()).await;
+            other.raw(write.as_bytes()).await;
+        }
+        let mut replies = Vec::new();
+        while replies.len() < 3 {
+            let reply = client.reply().await;
+            if reply.starts_with('>') {
+                told.insert(reply);
+            } else {
+                replies.push(reply);
+            }
+        }
+        match replies[2].as_str() {
+            "[nil]" => {
+                missed.insert(invalid(&format!("k{round}")));
+            }
+            "[\"1\"]" => seen += 1,
+            other => panic!("{other}"),
+        }
+        assert_eq!(other.reply().await, "OK");
+    }
+    assert!(missed.len() > 50, "the test has not come between: {} missed, {seen} seen", missed.len());
+    while !missed.is_subset(&told) {
+        told.insert(client.reply().await);
+    }
     server.stop().await;
 }
 
