@@ -102,6 +102,8 @@ pub(crate) struct How {
     pub(crate) machine_version: u32,
     /// Where clients reach it.
     pub(crate) url: String,
+    /// Where clients of its Redis gateway reach it, `host:port`; empty without one.
+    pub(crate) redis: String,
     /// Trails of its machine: (entry, high half, low half).
     pub(crate) trails: Vec<(LogIndex, (u64, u64))>,
 }
@@ -115,6 +117,7 @@ wire_struct!(How {
     memory_low,
     machine_version,
     url,
+    redis,
     trails,
 });
 

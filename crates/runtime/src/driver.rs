@@ -64,6 +64,8 @@ pub(crate) struct Core {
     users_told: u64,
     /// The classes of events of keys that they listen to; kept here, since a replica may open its folder anew.
     pub(crate) listening: Classes,
+    /// Where clients of this node's Redis gateway reach it; kept here likewise.
+    pub(crate) redis: String,
     /// Whether some keyspace holds too much for commands that need more.
     full: Arc<AtomicBool>,
     entropy: u64,
@@ -109,6 +111,7 @@ impl Shared {
             users: users.clone(),
             users_told,
             listening: Classes::default(),
+            redis: String::new(),
             full: Arc::clone(&full),
             entropy,
         };
@@ -247,6 +250,7 @@ impl Core {
             self.full.store(partition.machine().is_any_full(), Ordering::Relaxed);
             answer(partition);
             partition.listen(self.listening);
+            partition.announce_redis(&self.redis);
             for published in partition.take_published() {
                 self.subscribers.retain(|subscriber| subscriber.send(published.clone()).is_ok());
             }

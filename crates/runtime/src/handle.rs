@@ -310,6 +310,15 @@ impl Handle {
         }
     }
 
+    /// Says where clients of this node's Redis gateway reach it, `host:port`: the other nodes of its cluster hear of it with its next ping.
+    pub fn announce_redis(&self, address: String) {
+        let mut core = self.shared.lock();
+        if let Some(partition) = &mut core.partition {
+            partition.announce_redis(&address);
+        }
+        core.redis = address;
+    }
+
     /// Everything that is published from now on, by this node and the others, and by calls once they are applied. To be taken quickly.
     #[must_use]
     pub fn subscribe(&self) -> mpsc::UnboundedReceiver<Published> {

@@ -40,6 +40,11 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let address = listener.local_addr().map_err(ServeError::Address)?;
     let gateway = Arc::new(Gateway::new(handle, config, address));
+    // An address that stands for all of a machine's tells other machines nothing.
+    if gateway.config.advertise.is_some() || !address.ip().is_unspecified() {
+        let (host, port) = gateway.advertised();
+        gateway.handle.announce_redis(format!("{host}:{port}"));
+    }
     let delivering = {
         let (gateway, published) = (Arc::clone(&gateway), gateway.handle.subscribe());
         tokio::spawn(async move { gateway.deliver(published).await })

@@ -65,7 +65,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("latency", "one event, `command`, once `latency-monitor-threshold` is set"),
     (
         "cluster|info cluster|keyslot cluster|myid cluster|myshardid cluster|nodes cluster|replicas cluster|shards cluster|slaves cluster|slots",
-        "with `--redis-cluster`: this node has all slots, the others are its replicas",
+        "with `--redis-cluster`: the leader has all slots, the others are its replicas",
     ),
     ("memory|doctor memory|purge memory|stats", "little to tell"),
     ("memory|usage", "an estimate"),
@@ -81,7 +81,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ),
     ("xautoclaim xreadgroup xread", "5,000 records at once"),
     ("script|kill", "no script is ever found running"),
-    ("sentinel", "this node is the master, by any name"),
+    ("sentinel", "the leader is the master, by any name"),
     ("slowlog", "of this node; writes with the wait for their sync"),
     ("wait waitaof", "how many others have every acknowledged write, at once"),
     ("watch", "deletes and expiries count as changes"),

@@ -103,7 +103,7 @@ fn part(tag: u64, from: &mut Reader<'_>) -> Result<Part, DecodeError> {
                 bool::take(from)?;
             }
             from.varint()?;
-            String::take(from)?;
+            let _: (String, String) = (String::take(from)?, String::take(from)?);
             Vec::<(LogIndex, (u64, u64))>::take(from)?;
             return Ok(Part::Ping { life_at });
         }

@@ -1,19 +1,26 @@
 //! CLUSTER's answers, so that clients in cluster mode work unmodified where `--redis-cluster` names the nodes.
 //!
-//! There is one log and there are no slots: every node serves everything. So whichever is asked names itself as the master of all slots, and the
-//! others as its replicas: a client that loses it asks those, and finds another master. Nothing is ever moved, and commands over keys of
-//! several slots are executed as any others.
+//! There is one log and there are no slots: every node serves everything. The leader is named as the master of all slots, and the others as its
+//! replicas: what clients send there need not be sent on. Where nobody is known to lead, whoever is asked names itself: a client that has lost
+//! the leader asks the others, and finds another master. Nothing is ever moved, and commands over keys of several slots are executed as any
+//! others.
+//!
+//! Nodes tell each other where clients reach them. Where a node runs alone, or has heard of nobody yet, it goes by what `--redis-cluster` names.
 //!
 //! Invariant: a node has the same id in the answers of every node, and after a restart.
-//! Called by: `commands::run`.
+//! Called by: `commands::run`, `sentinel`.
 
 use super::not_served;
 use crate::connection::Connection;
 use crate::gateway::Gateway;
+use quorate_runtime::MemberStatus;
 use quorate_types::{Blob, Reply};
 use std::fmt::Write;
+use std::net::IpAddr;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+/// A leader that was not heard for so long is not named any more: clients would wait for it in vain.
+const SILENT_MS: u64 = 1_000;
 /// Slots of a Redis cluster.
 const SLOTS: u16 = 16_384;
 
@@ -22,33 +29,35 @@ pub(super) fn run(connection: &Connection, name: &str, words: &[Blob]) -> Reply 
     let Some(others) = &gateway.config.cluster else {
         return Reply::error("ERR This instance has cluster support disabled");
     };
-    let (host, port) = gateway.advertised();
-    let own = Node { host, port };
-    let others = others.iter().filter_map(|told| Node::of(told)).filter(|node| *node != own);
-    let others: Vec<Node> = others.collect();
+    let nodes = Nodes::of(gateway, others);
+    let Nodes { own, master, replicas } = &nodes;
     match name {
-        "cluster|info" => text(&info(gateway, others.len() + 1)),
+        "cluster|info" => text(&info(gateway, replicas.len() + 1)),
         "cluster|keyslot" => Reply::integer(i64::from(slot(&words[2]))),
         "cluster|myid" | "cluster|myshardid" => Reply::bulk(own.id()),
-        "cluster|nodes" => text(&own.lines(&others)),
+        "cluster|nodes" => text(&nodes.lines()),
         "cluster|shards" => Reply::array(vec![Reply::map(vec![
             Reply::bulk("slots"),
             Reply::array(vec![Reply::integer(0), Reply::integer(i64::from(SLOTS) - 1)]),
             Reply::bulk("nodes"),
             Reply::array(
-                std::iter::once(own.shown("master"))
-                    .chain(others.iter().map(|node| node.shown("replica")))
+                std::iter::once(master.shown("master"))
+                    .chain(replicas.iter().map(|node| node.shown("replica")))
                     .collect(),
             ),
         ])]),
         "cluster|slots" => {
-            let mut row = vec![Reply::integer(0), Reply::integer(i64::from(SLOTS) - 1), own.listed()];
-            row.extend(others.iter().map(Node::listed));
+            let mut row = vec![Reply::integer(0), Reply::integer(i64::from(SLOTS) - 1), master.listed()];
+            row.extend(replicas.iter().map(Node::listed));
             Reply::array(vec![Reply::array(row)])
         }
-        "cluster|replicas" | "cluster|slaves" if *words[2] == *own.id().as_bytes() => {
-            let lines = others.iter().map(|node| Reply::bulk(node.line(&own.replica())));
-            Reply::array(lines.collect())
+        "cluster|replicas" | "cluster|slaves" if *words[2] == *master.id().as_bytes() => {
+            Reply::array(replicas.iter().map(|node| Reply::bulk(nodes.replica(node))).collect())
+        }
+        "cluster|replicas" | "cluster|slaves"
+            if replicas.iter().any(|node| *words[2] == *node.id().as_bytes()) =>
+        {
+            Reply::error("ERR The specified node is not a master")
         }
         "cluster|replicas" | "cluster|slaves" => {
             Reply::error(format!("ERR Unknown node {}", String::from_utf8_lossy(&words[2])))
@@ -87,11 +96,67 @@ fn info(gateway: &Gateway, nodes: usize) -> String {
     out
 }
 
+/// The nodes as clients are told of them.
+pub(super) struct Nodes {
+    own: Node,
+    pub(super) master: Node,
+    /// All others, the one that is asked among them unless it is the master.
+    pub(super) replicas: Vec<Node>,
+}
+
+impl Nodes {
+    /// What is known at this node; `named` says of others only where nothing was heard of any.
+    pub(super) fn of(gateway: &Gateway, named: &[String]) -> Self {
+        let (host, port) = gateway.advertised();
+        let own = Node { host, port };
+        let status = gateway.handle.cluster_status();
+        // What is told of a loopback address means another machine's own, unless all are on one.
+        let told =
+            |member: &MemberStatus| Node::of(&member.redis).filter(|node| own.is_local() || !node.is_local());
+        let mut others: Vec<Node> =
+            status.iter().flat_map(|status| status.members.iter().filter_map(told)).collect();
+        let heard = |member: &&MemberStatus| member.heard_ms.is_some_and(|ago| ago < SILENT_MS);
+        let leader = status.as_ref().and_then(|status| {
+            let leads = |member: &&MemberStatus| Some(member.member.node) == status.standing.leader;
+            status.members.iter().find(leads).filter(heard).and_then(told)
+        });
+        others.retain(|node| *node != own);
+        if others.is_empty() {
+            others.extend(named.iter().filter_map(|told| Node::of(told)).filter(|node| *node != own));
+        }
+        let master = leader.unwrap_or_else(|| own.clone());
+        let mut replicas = others;
+        replicas.retain(|node| *node != master);
+        if master != own {
+            replicas.push(own.clone());
+        }
+        replicas.sort_unstable();
+        Self { own, master, replicas }
+    }
+
+    /// A line of CLUSTER NODES, of a replica.
+    fn replica(&self, node: &Node) -> String {
+        let myself = if *node == self.own { "myself," } else { "" };
+        node.line(&format!("{myself}slave {} 0 0 1 connected", self.master.id()))
+    }
+
+    fn lines(&self) -> String {
+        let myself = if self.master == self.own { "myself," } else { "" };
+        let mut out = self.master.line(&format!("{myself}master - 0 0 1 connected 0-16383"));
+        out.push('\n');
+        for node in &self.replicas {
+            out += &self.replica(node);
+            out.push('\n');
+        }
+        out
+    }
+}
+
 /// A node as its clients reach it.
-#[derive(Debug, PartialEq, Eq)]
-struct Node {
-    host: String,
-    port: u16,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Node {
+    pub(super) host: String,
+    pub(super) port: u16,
 }
 
 impl Node {
@@ -99,6 +164,11 @@ impl Node {
         let (host, port) = told.rsplit_once(':')?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Some(Self { host, port: port.parse().ok()? })
+    }
+
+    /// Whether only programs on the same machine reach it.
+    fn is_local(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
     /// Forty hexadecimal digits that follow from its address.
@@ -135,24 +205,10 @@ impl Node {
         ])
     }
 
-    /// What CLUSTER NODES says of a replica of this one.
-    fn replica(&self) -> String {
-        format!("slave {} 0 0 1 connected", self.id())
-    }
-
     /// A line of CLUSTER NODES.
     fn line(&self, rest: &str) -> String {
         // The second port is that of a bus that there is not: clients pass over it.
         format!("{} {}:{}@{} {rest}", self.id(), self.host, self.port, self.port)
-    }
-
-    fn lines(&self, others: &[Self]) -> String {
-        let mut out = self.line("myself,master - 0 0 1 connected 0-16383\n");
-        for node in others {
-            out += &node.line(&self.replica());
-            out.push('\n');
-        }
-        out
     }
 }
 
@@ -198,9 +254,14 @@ mod tests {
         assert_eq!((one.id().len(), two.host.as_str()), (40, "::1"));
         assert_ne!(one.id(), two.id());
         assert_eq!(one.id(), Node::of("a:1").unwrap().id());
-        let lines = one.lines(&[two]);
+        let id = one.id();
+        let nodes = Nodes { own: one.clone(), master: one.clone(), replicas: vec![two.clone()] };
+        let lines = nodes.lines();
         assert!(lines.contains("a:1@1 myself,master - 0 0 1 connected 0-16383\n"), "{lines}");
-        assert!(lines.ends_with(&format!("::1:6379@6379 slave {} 0 0 1 connected\n", one.id())), "{lines}");
+        assert!(lines.ends_with(&format!("::1:6379@6379 slave {id} 0 0 1 connected\n")), "{lines}");
+        let lines = Nodes { own: two.clone(), master: one.clone(), replicas: vec![two] }.lines();
+        assert!(lines.contains("a:1@1 master - 0 0 1 connected 0-16383\n"), "{lines}");
+        assert!(lines.ends_with(&format!("::1:6379@6379 myself,slave {id} 0 0 1 connected\n")), "{lines}");
         assert_eq!(Node::of("nothing"), None);
     }
 }

@@ -1,44 +1,65 @@
 //! A Sentinel's answers, so that clients that look for their master by Sentinel find this node.
 //!
-//! Every node serves everything: whichever is asked names itself as the master, under whatever name, without replicas. A client that
-//! loses it asks the next "sentinel" of its list, which is another node.
+//! Every node serves everything; the leader is named as the master, under whatever name, and the others as its replicas. Where nobody is known
+//! to lead, the node that is asked names itself. A client that loses its master asks the next "sentinel" of its list, which is another node.
 //!
 //! Called by: `commands::run`.
 
+use super::cluster::{Node, Nodes};
 use super::not_served;
 use crate::connection::Connection;
 use quorate_types::{Blob, Reply};
 
 pub(super) fn run(connection: &Connection, name: &str, words: &[Blob]) -> Reply {
-    let (host, port) = connection.gateway.advertised();
+    let nodes = Nodes::of(&connection.gateway, &[]);
+    let Node { host, port } = nodes.master.clone();
     let asked = words.get(2).cloned().unwrap_or_else(|| "mymaster".into());
     match name {
         "sentinel|get-master-addr-by-name" => {
             Reply::array(vec![Reply::bulk(host), Reply::bulk(port.to_string())])
         }
-        "sentinel|masters" => Reply::array(vec![master(connection, asked, &host, port)]),
-        "sentinel|master" => master(connection, asked, &host, port),
-        "sentinel|replicas" | "sentinel|slaves" | "sentinel|sentinels" => Reply::array(vec![]),
+        "sentinel|masters" => Reply::array(vec![master(connection, asked, &nodes)]),
+        "sentinel|master" => master(connection, asked, &nodes),
+        "sentinel|replicas" | "sentinel|slaves" => {
+            Reply::array(nodes.replicas.iter().map(|node| replica(node, &nodes.master)).collect())
+        }
+        "sentinel|sentinels" => Reply::array(vec![]),
         "sentinel|myid" => Reply::bulk(connection.gateway.run_id.clone()),
         "sentinel|ckquorum" => Reply::status("OK the quorum is that of this cluster: see INFO replication"),
         other => not_served(other),
     }
 }
 
-fn master(connection: &Connection, name: Blob, host: &str, port: u16) -> Reply {
-    let fields: [(&str, Blob); 11] = [
+fn replica(node: &Node, master: &Node) -> Reply {
+    shown(vec![
+        ("name", format!("{}:{}", node.host, node.port).into()),
+        ("ip", node.host.as_str().into()),
+        ("port", node.port.to_string().into()),
+        ("flags", "slave".into()),
+        ("role-reported", "slave".into()),
+        ("master-link-status", "ok".into()),
+        ("master-host", master.host.as_str().into()),
+        ("master-port", master.port.to_string().into()),
+    ])
+}
+
+fn master(connection: &Connection, name: Blob, nodes: &Nodes) -> Reply {
+    shown(vec![
         ("name", name),
-        ("ip", host.into()),
-        ("port", port.to_string().into()),
+        ("ip", nodes.master.host.as_str().into()),
+        ("port", nodes.master.port.to_string().into()),
         ("runid", connection.gateway.run_id.clone().into()),
         ("flags", "master".into()),
         ("role-reported", "master".into()),
-        ("num-slaves", "0".into()),
+        ("num-slaves", nodes.replicas.len().to_string().into()),
         ("num-other-sentinels", "0".into()),
         ("quorum", "1".into()),
         ("last-ping-reply", "0".into()),
         ("down-after-milliseconds", "30000".into()),
-    ];
+    ])
+}
+
+fn shown(fields: Vec<(&str, Blob)>) -> Reply {
     Reply::map(
         fields.into_iter().flat_map(|(field, value)| [Reply::bulk(field), Reply::bulk(value)]).collect(),
     )
