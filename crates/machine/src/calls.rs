@@ -469,6 +469,11 @@ impl Store for Effects<'_, '_> {
 
     fn clear(&mut self, space: Keyspace) -> Result<(), Error> {
         not_internal(space)?;
+        if self.machine.is_kept(space) {
+            return Err(Error::reply(
+                "ERR this keyspace holds keys of etcd clients, which a flush would take from them: delete keys by name, or start with --etcd-may-be-flushed",
+            ));
+        }
         self.out.events.push(Event::Flushed { space });
         let machine = &mut *self.machine;
         for stream in machine.streams_of(space) {

@@ -131,6 +131,9 @@ impl Machine {
         commit: &Commit,
         out: &mut Outputs,
     ) -> Result<(Branch, Vec<OpResult>, Vec<quorate_types::LimitReport>), Refused> {
+        if commit.mode == Mode::Foreseen {
+            return self.foreseen(context, commit, out);
+        }
         self.guards_allowed(&self.rights(context.principal), commit).map_err(Refused::Denied)?;
         let mut failed = Vec::new();
         for (number, guard) in commit.guards.iter().enumerate() {
@@ -165,11 +168,143 @@ impl Machine {
         Ok((branch, results, limits))
     }
 
+    /// A commit whose branches, inner ones included, are decided before anything is done; as is whether what they write and read is there.
+    fn foreseen(
+        &mut self,
+        context: &Context<'_>,
+        commit: &Commit,
+        out: &mut Outputs,
+    ) -> Result<(Branch, Vec<OpResult>, Vec<quorate_types::LimitReport>), Refused> {
+        let mut path = Vec::new();
+        self.foresee(context, commit, &mut path)?;
+        let refused = |(op, error)| Refused::Operation(op, error);
+        each_on(commit, &mut path.iter(), &mut |op| self.written(op)).map_err(refused)?;
+        each_on(commit, &mut path.iter(), &mut |op| self.shown(op)).map_err(refused)?;
+        let (branch, results) = self.along(context, commit, &mut path.iter(), out).map_err(refused)?;
+        Ok((branch, results, Vec::new()))
+    }
+
+    /// Which lists run: of this commit, then of the inner ones in it, in order.
+    fn foresee(&self, context: &Context<'_>, commit: &Commit, path: &mut Vec<bool>) -> Result<(), Refused> {
+        self.guards_allowed(&self.rights(context.principal), commit).map_err(Refused::Denied)?;
+        let holds = commit.guards.iter().all(|guard| self.check_guard(guard, context.now).is_ok());
+        path.push(holds);
+        for op in list(commit, holds) {
+            if let Op::Nested { commit } = op {
+                self.foresee(context, commit, path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a write can be made, by the state before the commit.
+    fn written(&self, op: &Op) -> Result<(), OpError> {
+        let Op::Write { key, value, lease, .. } = op else { return Ok(()) };
+        if (value.is_none() || lease.is_none()) && self.keys.get(key).is_none() {
+            return Err(OpError::KeyMissing { key: key.clone() });
+        }
+        lease.filter(|lease| *lease != LeaseId::ZERO).map_or(Ok(()), |lease| self.leases.live(lease))
+    }
+
+    /// Whether a read can be made, by the state before the commit.
+    fn shown(&self, op: &Op) -> Result<(), OpError> {
+        let Op::Select { select } = op else { return Ok(()) };
+        let Some(at) = select.at else { return Ok(()) };
+        let oldest = self.oldest_shown();
+        if at < oldest {
+            return Err(OpError::Compacted { asked: at, oldest });
+        }
+        self.keys.readable(at, self.revision)
+    }
+
+    /// The oldest revision that reads of plain values are shown: once something was forgotten, the first whose own changes are all there.
+    #[must_use]
+    pub fn oldest_shown(&self) -> Revision {
+        let compacted = self.keys.compacted();
+        if compacted == Revision::ZERO { compacted } else { compacted.next() }
+    }
+
+    /// What a commit in mode `foreseen` would read now, without an entry: its operations are selects and inner commits of such.
+    ///
+    /// # Errors
+    /// As if it were committed; an operation that changes something is refused.
+    pub fn read_foreseen(
+        &self,
+        principal: &Principal,
+        commit: &Commit,
+    ) -> Result<(Branch, Vec<OpResult>), Refusal> {
+        let now = Now { index: self.applied, wall: self.wall, time: self.time, seed: 0 };
+        let context = Context { principal, place: 0, now: &now, remembers: None };
+        let rights = self.rights(principal);
+        let mut path = Vec::new();
+        let mut read = || {
+            self.foresee(&context, commit, &mut path)?;
+            let mut allowed = |op: &Op| {
+                self.op_allowed(&rights, op).map_err(|denied| OpError::Denied { denied })?;
+                self.shown(op)
+            };
+            each_on(commit, &mut path.iter(), &mut allowed)
+                .and_then(|()| self.read_along(commit, &mut path.iter()))
+                .map_err(|(op, error)| Refused::Operation(op, error))
+        };
+        read().map_err(|refused| match refused {
+            Refused::Guards(failed) => Refusal::Guards { failed },
+            Refused::Operation(op, error) => Refusal::Operation { op, error },
+            Refused::Denied(denied) => Refusal::Denied { denied },
+        })
+    }
+
+    fn read_along(
+        &self,
+        commit: &Commit,
+        path: &mut std::slice::Iter<'_, bool>,
+    ) -> Result<(Branch, Vec<OpResult>), (u32, OpError)> {
+        let holds = *path.next().expect("each commit on the path has its turn");
+        let mut results = Vec::new();
+        for (number, op) in list(commit, holds).iter().enumerate() {
+            results.push(match op {
+                Op::Nested { commit } => {
+                    let (branch, results) = self.read_along(commit, path)?;
+                    OpResult::Nested { branch, results }
+                }
+                Op::Select { select } => {
+                    let found =
+                        self.keys.select(select, self.revision).map_err(|error| (number as u32, error))?;
+                    OpResult::Keys { keys: found.keys, count: found.count, more: found.more }
+                }
+                _ => return Err((number as u32, OpError::OutermostOnly { what: "a change".into() })),
+            });
+        }
+        Ok((if holds { Branch::Then } else { Branch::Else }, results))
+    }
+
+    fn along(
+        &mut self,
+        context: &Context<'_>,
+        commit: &Commit,
+        path: &mut std::slice::Iter<'_, bool>,
+        out: &mut Outputs,
+    ) -> Result<(Branch, Vec<OpResult>), (u32, OpError)> {
+        let holds = *path.next().expect("each commit on the path has its turn");
+        let ops = list(commit, holds);
+        let mut results = Vec::with_capacity(ops.len());
+        for (number, op) in ops.iter().enumerate() {
+            results.push(match op {
+                Op::Nested { commit } => {
+                    let (branch, results) = self.along(context, commit, path, out)?;
+                    OpResult::Nested { branch, results }
+                }
+                op => self.op(context, op, Mode::Atomic, out).map_err(|error| (number as u32, error))?,
+            });
+        }
+        Ok((if holds { Branch::Then } else { Branch::Else }, results))
+    }
+
     fn run(&mut self, context: &Context<'_>, ops: &[Op], mode: Mode, out: &mut Outputs) -> Ran {
         let mut results = Vec::with_capacity(ops.len());
         for (number, op) in ops.iter().enumerate() {
             match mode {
-                Mode::Atomic => {
+                Mode::Atomic | Mode::Foreseen => {
                     results.push(self.op(context, op, mode, out).map_err(|error| (number as u32, error))?)
                 }
                 Mode::Each | Mode::Apart => {
@@ -215,7 +350,13 @@ impl Machine {
                         if ordered && read.limit > 0 { most.min(u64::from(read.limit) + 1) } else { most };
                     self.keys.count_up_to(&read.range, shown)
                 }
-                Op::DeleteRange { range, .. } => DELETION * self.keys.count_up_to(range, most),
+                Op::Select { select } => {
+                    let shown = select.enough().filter(|_| !select.count_only);
+                    self.keys.count_up_to(&select.range, shown.map_or(most, |shown| shown.min(most)))
+                }
+                Op::DeleteRange { range, .. } | Op::Erase { range, .. } => {
+                    DELETION * self.keys.count_up_to(range, most)
+                }
                 _ => 0,
             }
     }
@@ -225,12 +366,7 @@ impl Machine {
         match guard {
             Guard::Key { key, field, compare, wanted } => {
                 let row = self.keys.get(key);
-                let found = row.map_or(0, |row| match field {
-                    KeyField::Version => row.version,
-                    KeyField::CreateRevision => row.created.0,
-                    KeyField::ModRevision => row.modified.0,
-                    KeyField::Lease => row.lease().0,
-                });
+                let found = row.map_or(0, |row| number_of(row, *field));
                 let failed = GuardFailed::Key {
                     key: key.clone(),
                     field: *field,
@@ -247,6 +383,30 @@ impl Machine {
                 }
                 let found = row.map_or(Revision::ZERO, |row| row.modified);
                 Err(GuardFailed::Value { key: key.clone(), compare: *compare, found })
+            }
+            Guard::Keys { range, field, compare, wanted } => {
+                let mut rows = self.keys.plain_rows(range).peekable();
+                if rows.peek().is_none() {
+                    return if compare.holds(&0, wanted) {
+                        Ok(())
+                    } else {
+                        Err(GuardFailed::Some { key: None })
+                    };
+                }
+                match rows.find(|(_, row)| !compare.holds(&number_of(row, *field), wanted)) {
+                    None => Ok(()),
+                    Some((key, _)) => Err(GuardFailed::Some { key: Some(key.clone()) }),
+                }
+            }
+            Guard::Values { range, compare, wanted } => {
+                let mut rows = self.keys.plain_rows(range).peekable();
+                if rows.peek().is_none() {
+                    return Err(GuardFailed::Some { key: None });
+                }
+                match rows.find(|(_, row)| !compare.holds(&row.value, wanted)) {
+                    None => Ok(()),
+                    Some((key, _)) => Err(GuardFailed::Some { key: Some(key.clone()) }),
+                }
             }
             Guard::RangeUnchanged { range, since } => {
                 match self.keys.changed_since(range, *since, self.revision) {
@@ -376,6 +536,49 @@ impl Machine {
                     |key: &Key| self.keys.get(key).is_some_and(|row| row.kind != keys::Kind::Stream);
                 let mut keys = self.keys.keys_in(range);
                 keys.retain(is_value);
+                let mut gone = Vec::new();
+                for key in &keys {
+                    let before = self.delete(key, now);
+                    if *prev {
+                        gone.extend(before);
+                    }
+                }
+                Ok(OpResult::Deleted { count: keys.len() as u64, prev: gone })
+            }
+            Op::Select { select } => {
+                let found = self.keys.select(select, self.revision_shown())?;
+                Ok(OpResult::Keys { keys: found.keys, count: found.count, more: found.more })
+            }
+            Op::Write { key, value, lease, prev, keep } => {
+                self.has_room(key.space)?;
+                let place = self.writable(key)?;
+                if let Some(lease) = lease.filter(|lease| *lease != LeaseId::ZERO) {
+                    self.leases.live(lease)?;
+                }
+                let found = self.keys.live_at(place);
+                let missing = || OpError::KeyMissing { key: key.clone() };
+                let value = match (value, found) {
+                    (Some(value), _) => value.clone(),
+                    (None, row) => row.ok_or_else(missing)?.value.clone(),
+                };
+                let hang = match (lease, found) {
+                    (Some(lease), _) => keys::Hang::from(*lease),
+                    (None, row) => row.ok_or_else(missing)?.hang(),
+                };
+                let revision = self.revision_now();
+                if *keep {
+                    self.note_kept(key.space, now);
+                }
+                let before = self.keys.put_at(place, key, value, hang, revision, now.time);
+                if *prev {
+                    Ok(OpResult::Key { found: before.map(|row| view(key, row, false)) })
+                } else {
+                    Ok(OpResult::Done {})
+                }
+            }
+            Op::Erase { range, prev } => {
+                not_internal(&range.start)?;
+                let keys: Vec<Key> = self.keys.plain_rows(range).map(|(key, _)| key.clone()).collect();
                 let mut gone = Vec::new();
                 for key in &keys {
                     let before = self.delete(key, now);
@@ -680,6 +883,20 @@ impl Machine {
         Ok(OpResult::Number { value })
     }
 
+    /// Notes that a keyspace holds what those who flush it do not know of.
+    fn note_kept(&mut self, space: quorate_types::Keyspace, now: &Now) {
+        let note = kept(space);
+        if self.keys.get(&note).is_none() {
+            let revision = self.revision_now();
+            self.keys.put(&note, quorate_types::Blob::EMPTY, LeaseId::ZERO, revision, now.time);
+        }
+    }
+
+    /// Whether a keyspace may not be flushed.
+    pub(crate) fn is_kept(&self, space: quorate_types::Keyspace) -> bool {
+        self.keys.get(&kept(space)).is_some()
+    }
+
     fn delete(&mut self, key: &Key, now: &Now) -> Option<KeyValue> {
         // Deleting nothing is no change, and takes no revision.
         let row = self.keys.get(key).filter(|row| row.kind != keys::Kind::Stream)?;
@@ -759,6 +976,41 @@ impl Machine {
         self.touched.truncate(to.touched);
         out.events.truncate(to.events);
     }
+}
+
+fn number_of(row: &keys::Row, field: KeyField) -> u64 {
+    match field {
+        KeyField::Version => row.version,
+        KeyField::CreateRevision => row.created.0,
+        KeyField::ModRevision => row.modified.0,
+        KeyField::Lease => row.lease().0,
+    }
+}
+
+/// The note that a keyspace is not to be flushed.
+fn kept(space: quorate_types::Keyspace) -> Key {
+    Key { space: quorate_types::Keyspace::NOTES, name: format!("kept/{}", space.0).into() }
+}
+
+/// The list of a foreseen commit that runs.
+fn list(commit: &Commit, holds: bool) -> &[Op] {
+    if holds { &commit.then } else { commit.otherwise.as_deref().unwrap_or_default() }
+}
+
+/// Looks at each operation of the lists that run, in order.
+fn each_on(
+    commit: &Commit,
+    path: &mut std::slice::Iter<'_, bool>,
+    look: &mut dyn FnMut(&Op) -> Result<(), OpError>,
+) -> Result<(), (u32, OpError)> {
+    let holds = *path.next().expect("each commit on the path has its turn");
+    for (number, op) in list(commit, holds).iter().enumerate() {
+        match op {
+            Op::Nested { commit } => each_on(commit, path, look)?,
+            op => look(op).map_err(|error| (number as u32, error))?,
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn is_plain(key: &Key, kind: keys::Kind) -> Result<(), OpError> {

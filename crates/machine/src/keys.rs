@@ -27,7 +27,7 @@ use quorate_calls::Deadline;
 use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{
     Blob, DecodeError, Key, KeyRange, KeyValue, Keyspace, LeaseId, LogTime, OpError, Order, RangeRead,
-    Revision, Sort, Version, WallTime,
+    Revision, Select, Sort, Version, WallTime,
 };
 use std::collections::btree_map::IntoIter;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -321,6 +321,71 @@ pub struct RangeAnswer {
     pub count: u64,
     /// Whether the limit cut something off.
     pub more: bool,
+}
+
+/// A range read in hand: see [`Select`].
+#[derive(Clone, Debug)]
+pub struct Selection {
+    select: Select,
+    keys: Vec<KeyValue>,
+    count: u64,
+}
+
+impl Selection {
+    /// Nothing looked at yet.
+    #[must_use]
+    pub fn of(select: Select) -> Self {
+        Self { select, keys: Vec::new(), count: 0 }
+    }
+
+    /// What is asked for.
+    #[must_use]
+    pub fn select(&self) -> &Select {
+        &self.select
+    }
+
+    /// The next key, in the order of their names.
+    fn take(&mut self, key: &Key, row: &Row) {
+        self.count += 1;
+        let enough = self.select.enough().is_some_and(|enough| self.keys.len() as u64 >= enough);
+        if self.select.count_only || enough {
+            return;
+        }
+        let within = |(min, max): (Revision, Revision), found: Revision| {
+            (min == Revision::ZERO || found >= min) && (max == Revision::ZERO || found <= max)
+        };
+        if within(self.select.modified, row.modified) && within(self.select.created, row.created) {
+            let bare = self.select.keys_only && self.select.sort != Sort::Value;
+            self.keys.push(view(key, row, bare));
+        }
+    }
+
+    /// The answer, once every key was looked at.
+    #[must_use]
+    pub fn done(self) -> RangeAnswer {
+        let Self { select, mut keys, count } = self;
+        let order = select.order.or((select.sort != Sort::Key).then_some(Order::Ascending));
+        if let Some(order) = order {
+            keys.sort_by(|a, b| {
+                let ascending = match select.sort {
+                    Sort::Key => a.key.cmp(&b.key),
+                    Sort::Version => a.version.cmp(&b.version),
+                    Sort::Create => a.create_revision.cmp(&b.create_revision),
+                    Sort::Mod => a.mod_revision.cmp(&b.mod_revision),
+                    Sort::Value => a.value.cmp(&b.value),
+                };
+                if order == Order::Descending { ascending.reverse() } else { ascending }
+            });
+        }
+        let limit =
+            if select.limit == 0 { usize::MAX } else { usize::try_from(select.limit).unwrap_or(usize::MAX) };
+        let more = keys.len() > limit;
+        keys.truncate(limit);
+        if select.keys_only {
+            keys.iter_mut().for_each(|key| key.value = Blob::EMPTY);
+        }
+        RangeAnswer { keys, count, more }
+    }
 }
 
 /// A point to roll back to: the history tells what every key was before.
@@ -756,6 +821,96 @@ impl Keys {
         Ok(RangeAnswer { keys: found.into_iter().take(limit).map(show).collect(), count, more })
     }
 
+    /// The plain values of a range, in order of their keys.
+    pub(crate) fn plain_rows(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Row)> {
+        let rows = self.slots_in(range).map(|slot| self.rows.at(slot));
+        rows.filter(|(_, row)| row.version > 0 && row.kind == Kind::Plain).map(|(key, row)| (key, row))
+    }
+
+    /// Reads a range: see [`Select`].
+    ///
+    /// # Errors
+    /// [`OpError::Compacted`], [`OpError::Future`].
+    pub(crate) fn select(&self, select: &Select, current: Revision) -> Result<RangeAnswer, OpError> {
+        let at = select.at.unwrap_or(current);
+        let mut answer = Selection::of(select.clone());
+        let mut from = Some(select.range.start.name.clone());
+        while let Some(start) = from {
+            from = self.gather(&mut answer, start, at, current, usize::MAX)?;
+        }
+        Ok(answer.done())
+    }
+
+    /// Goes on with a read at a name, looking at no more than `max` keys; where it stopped, nothing at the end.
+    ///
+    /// # Errors
+    /// As [`Keys::select`].
+    pub(crate) fn gather(
+        &self,
+        into: &mut Selection,
+        start: Blob,
+        at: Revision,
+        current: Revision,
+        max: usize,
+    ) -> Result<Option<Blob>, OpError> {
+        self.readable(at, current)?;
+        let space = into.select.range.start.space;
+        let range = KeyRange { start: Key { space, name: start }, end: into.select.range.end.clone() };
+        for (looked, slot) in self.slots_in(&range).enumerate() {
+            if looked == max {
+                return Ok(Some(self.rows.at(slot).0.name.clone()));
+            }
+            if let Some(row) = self.plain_as_of(slot, at) {
+                into.take(&self.rows.at(slot).0, row);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes of plain values of a keyspace from revision `from` on, until `bytes_max` of them were found or `lines_max` lines looked at;
+    /// whole revisions only. A key that becomes or was of another type counts as deleted or new.
+    ///
+    /// # Errors
+    /// [`OpError::Compacted`] when some of them are forgotten.
+    pub(crate) fn plain_changes(
+        &self,
+        space: Keyspace,
+        range: Option<&KeyRange>,
+        from: Revision,
+        (lines_max, bytes_max): (usize, usize),
+        current: Revision,
+    ) -> Result<Changes, OpError> {
+        if from <= self.compacted {
+            return Err(OpError::Compacted { asked: from, oldest: self.compacted.next() });
+        }
+        let mut changes: Vec<Change> = Vec::new();
+        let (mut bytes, mut last) = (0, from);
+        for (looked, line) in self.history.since(from).enumerate() {
+            let revision = line.after.modified;
+            if (looked >= lines_max || bytes >= bytes_max) && revision != last {
+                return Ok(Changes { changes, next: revision });
+            }
+            last = revision;
+            let key = &self.rows.at(line.slot).0;
+            if key.space != space || range.is_some_and(|range| !range.contains(key)) {
+                continue;
+            }
+            let plain = |row: &Row| row.version > 0 && row.kind == Kind::Plain;
+            if !plain(&line.before) && !plain(&line.after) {
+                continue;
+            }
+            let show = |row: &Row| plain(row).then(|| view(key, row, false));
+            bytes += key.name.len() + line.after.value.len() + line.before.value.len() + 64;
+            changes.push(Change {
+                revision,
+                key: key.clone(),
+                now: show(&line.after),
+                prev: show(&line.before),
+            });
+        }
+        Ok(Changes { changes, next: current.next().max(from) })
+    }
+
     /// Changes of a range from revision `from` on, about `max` of them, whole revisions only.
     ///
     /// # Errors
@@ -1177,7 +1332,7 @@ impl Keys {
         names.into_iter().flat_map(move |names| names.range::<Blob, _>((start, end))).map(|(_, slot)| *slot)
     }
 
-    fn readable(&self, at: Revision, current: Revision) -> Result<(), OpError> {
+    pub(crate) fn readable(&self, at: Revision, current: Revision) -> Result<(), OpError> {
         if at < self.compacted {
             return Err(OpError::Compacted { asked: at, oldest: self.compacted });
         }

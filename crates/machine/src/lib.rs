@@ -33,7 +33,7 @@ mod xgroups;
 
 pub use calls::{CALLS_SINCE, Times};
 pub use groups::{GroupPartition, GroupView};
-pub use keys::{Change, Changes, Kind, RangeAnswer};
+pub use keys::{Change, Changes, Kind, RangeAnswer, Selection};
 pub use locks::{LockView, Waiter};
 pub use memory::{Hand, KEY_BYTES, MemoryView, Victims};
 pub use reads::{LeaseView, Sizes};

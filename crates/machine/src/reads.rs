@@ -2,7 +2,7 @@
 //!
 //! Called by: `node` behind its read barrier, so that what is read is linearizable.
 
-use crate::keys::{Changes, RangeAnswer, view};
+use crate::keys::{Changes, RangeAnswer, Selection, view};
 use crate::locks::LockView;
 use crate::tasks::TaskView;
 use crate::{Batches, GroupView, Machine, Now, StreamView, services};
@@ -110,6 +110,35 @@ impl Machine {
     /// As [`Machine::get_at`], for a read at a revision.
     pub fn range(&self, read: &RangeRead) -> Result<RangeAnswer, OpError> {
         self.keys.range(read, self.revision)
+    }
+    /// Begins a read of plain values, or goes on with one at the name where it stopped, looking at `max` keys at most; where to go on. Slices of
+    /// one read see one state when `at` is the same.
+    ///
+    /// # Errors
+    /// As [`Machine::get_at`], for a read at a revision.
+    pub fn gather(
+        &self,
+        into: &mut Selection,
+        start: quorate_types::Blob,
+        at: Revision,
+        max: usize,
+    ) -> Result<Option<quorate_types::Blob>, OpError> {
+        self.keys.gather(into, start, at, self.revision, max)
+    }
+    /// Changes of plain values of a keyspace, or of a range of it, from revision `from` on: until `bytes_max` of them were found or `lines_max`
+    /// changes of anything looked at; whole revisions only.
+    ///
+    /// # Errors
+    /// [`OpError::Compacted`] when some of them are no longer retained.
+    pub fn plain_changes(
+        &self,
+        space: quorate_types::Keyspace,
+        range: Option<&KeyRange>,
+        from: Revision,
+        lines_max: usize,
+        bytes_max: usize,
+    ) -> Result<Changes, OpError> {
+        self.keys.plain_changes(space, range, from, (lines_max, bytes_max), self.revision)
     }
     /// Changes of the keys of a range from revision `from` on: about `max` of them, whole revisions only.
     ///

@@ -583,6 +583,14 @@ impl Machine {
         op_named(rights, op)
     }
 
+    /// Whether an operation would be allowed now.
+    ///
+    /// # Errors
+    /// [`Denied`] names what may not be done.
+    pub fn may(&self, principal: &Principal, op: &Op) -> Result<(), Denied> {
+        self.op_allowed(&self.rights(principal), op)
+    }
+
     /// Whether something may be done to everything that hangs on a lease.
     ///
     /// # Errors
@@ -676,6 +684,10 @@ fn guard_allowed(rights: &Rights, guard: &Guard) -> Result<(), Denied> {
             rights.command("get")?;
             rights.name(Verbs::READ, key.space, &key.name)
         }
+        Guard::Keys { range, .. } | Guard::Values { range, .. } => {
+            rights.command("q.range")?;
+            rights.range(Verbs::READ, range)
+        }
         Guard::RangeUnchanged { range, .. } => {
             rights.command("watch")?;
             rights.range(Verbs::NONE, range)
@@ -714,9 +726,15 @@ fn op_named(rights: &Rights, op: &Op) -> Result<(), Denied> {
             rights.command("q.range")?;
             rights.range(Verbs::READ, &read.range)
         }
+        Op::Select { select } if is_single(&select.range) => key("get", Verbs::READ, &select.range.start),
+        Op::Select { select } => {
+            rights.command("q.range")?;
+            rights.range(Verbs::READ, &select.range)
+        }
+        Op::Write { key: of, prev, .. } => key("set", shown(prev), of),
         Op::Put { key: of, prev, .. } => key("set", shown(prev), of),
         Op::Delete { key: of, prev } => key("del", shown(prev), of),
-        Op::DeleteRange { range, prev } => {
+        Op::DeleteRange { range, prev } | Op::Erase { range, prev } => {
             rights.command("del")?;
             rights.range(shown(prev), range)
         }

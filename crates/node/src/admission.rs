@@ -137,6 +137,7 @@ fn adds(commit: &Commit) -> bool {
     commit.for_each_op(&mut |op| {
         adds |= match op {
             Op::Put { .. }
+            | Op::Write { .. }
             | Op::Increment { .. }
             | Op::CreateStream { .. }
             | Op::AlterStream { .. }
@@ -154,6 +155,8 @@ fn adds(commit: &Commit) -> bool {
             | Op::Range { .. }
             | Op::Delete { .. }
             | Op::DeleteRange { .. }
+            | Op::Select { .. }
+            | Op::Erase { .. }
             | Op::DeleteStream { .. }
             | Op::Trim { .. }
             | Op::StreamInfo { .. }

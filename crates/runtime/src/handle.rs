@@ -377,6 +377,37 @@ impl Handle {
         }
     }
 
+    /// Waits until what is applied here has a revision beyond this one, and tells it; it asks nobody whether others are further.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the node stops.
+    pub async fn beyond(&self, revision: Revision) -> Result<Revision, RuntimeError> {
+        loop {
+            let (receive, _registered) = {
+                let mut core = self.shared.lock();
+                let partition = core.open()?;
+                let found = partition.machine().revision();
+                if found > revision {
+                    return Ok(found);
+                }
+                let (send, receive) = oneshot::channel();
+                let id = partition.watch(Interest::Revision, send);
+                (receive, Registered { handle: self, id })
+            };
+            if !matches!(receive.await, Ok(Reply::Changed)) {
+                return Err(self.shared.lock().open().err().unwrap_or(RuntimeError::Restarting));
+            }
+        }
+    }
+
+    /// The term in force, as far as this node knows.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the node has stopped.
+    pub fn term(&self) -> Result<u64, RuntimeError> {
+        Ok(self.shared.lock().open()?.engine().standing().term.0)
+    }
+
     /// Reads payloads of streams, off this thread.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub use error::RuntimeError;
 pub use handle::{CommitError, Consistency, Forgotten, Handle, Quorate, REVISIONS_RAISED, forget_cluster};
 pub use metrics::Syncs;
 pub use pages::use_small_pages;
-pub use quorate_engine::Durability;
+pub use quorate_engine::{Durability, Role};
 pub use quorate_log::{BackupReport, LogConfig};
 pub use quorate_node::{
     ALONE, Changes, ClusterStatus, Config, Interest, MemberStatus, OpenError, OpenReport, Status, WhyRecord,

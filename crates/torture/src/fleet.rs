@@ -105,7 +105,10 @@ impl Fleet {
             .arg("serve")
             .arg("--data")
             .arg(self.folder.join(format!("node-{}", node + 1)));
-        command.arg("--http").arg(self.places[node].http.to_string()).args(["--redis", "off"]);
+        command
+            .arg("--http")
+            .arg(self.places[node].http.to_string())
+            .args(["--redis", "off", "--etcd", "off"]);
         if self.places.len() > 1 {
             command.arg("--node-id").arg((node + 1).to_string());
             command.arg("--peer-listen").arg(self.places[node].peer.to_string());

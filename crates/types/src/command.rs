@@ -167,7 +167,14 @@ impl Command {
                 | CommandBody::Evict { .. }
         );
         if let CommandBody::Commit { commit } = &self.body {
-            commit.for_each_op(&mut |op| calls |= matches!(op, Op::Call { .. }));
+            calls |= commit.is_of_calls();
+            commit.for_each_op(&mut |op| {
+                calls |= match op {
+                    Op::Call { .. } | Op::Select { .. } | Op::Write { .. } | Op::Erase { .. } => true,
+                    Op::Nested { commit } | Op::Schedule { commit, .. } => commit.is_of_calls(),
+                    _ => false,
+                };
+            });
         }
         calls
     }

@@ -50,6 +50,12 @@ impl Commit {
         Fingerprint(xxhash_rust::xxh3::xxh3_128(&out.buffer))
     }
 
+    /// Whether its mode or a guard of its own came with the rules of the second version.
+    pub(crate) fn is_of_calls(&self) -> bool {
+        let new = |guard: &Guard| matches!(guard, Guard::Keys { .. } | Guard::Values { .. });
+        self.mode == Mode::Foreseen || self.guards.iter().any(new)
+    }
+
     /// Calls `visit` for every operation, nested and scheduled ones included, in the order in which they are encoded.
     pub fn for_each_op<'a>(&'a self, visit: &mut dyn FnMut(&'a Op)) {
         for op in self.then.iter().chain(self.otherwise.iter().flatten()) {
@@ -107,8 +113,11 @@ pub enum Mode {
     Each,
     /// As `Each`, of operations that only came together (as a pipeline's): each has the budget of a commit for itself.
     Apart,
+    /// It refuses the commit, and which lists run is decided for the inner commits too before the first operation (as an etcd `Txn` has
+    /// it). A commit without an `else` list runs nothing when a guard fails. Nothing may be charged.
+    Foreseen,
 }
-wire_enum!(Mode { 0 = Atomic {}, 1 = Each {}, 2 = Apart {} });
+wire_enum!(Mode { 0 = Atomic {}, 1 = Each {}, 2 = Apart {}, 3 = Foreseen {} });
 
 /// Under which key, and for how long, the answer of a commit is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,6 +291,26 @@ pub enum Guard {
         /// The deadline.
         deadline: WallTime,
     },
+    /// A number of every plain value in a range compares to `wanted`; of none, 0 has to.
+    Keys {
+        /// The range.
+        range: KeyRange,
+        /// Which number.
+        field: KeyField,
+        /// How it is compared.
+        compare: Compare,
+        /// With what.
+        wanted: u64,
+    },
+    /// Every plain value in a range compares to `wanted`. An empty range never passes.
+    Values {
+        /// The range.
+        range: KeyRange,
+        /// How they are compared.
+        compare: Compare,
+        /// With what.
+        wanted: Blob,
+    },
 }
 wire_enum!(Guard {
     1 = Key { key, field, compare, wanted },
@@ -293,6 +322,8 @@ wire_enum!(Guard {
     7 = Slots { name, max, lease, slot },
     8 = StreamAt { stream, partition, next },
     9 = NotAfter { deadline },
+    10 = Keys { range, field, compare, wanted },
+    11 = Values { range, compare, wanted },
 });
 
 /// What a limit allows. Times are in log time.
@@ -647,6 +678,31 @@ pub enum Op {
         /// The record of an XADD, instead of the words after its id: it stays where it is logged, and the stream refers to it.
         record: Option<Payload>,
     },
+    /// Reads the plain values of a range, chosen and sorted; the count is exact.
+    Select {
+        /// What to read.
+        select: Box<Select>,
+    },
+    /// Writes a plain value as a whole or in part. The keyspace is no longer flushed by those who do not know of it, if `keep` says so.
+    Write {
+        /// The key.
+        key: Key,
+        /// Its new value; absent to leave it, which fails for a key that is not there.
+        value: Option<Blob>,
+        /// The lease it hangs on, 0 for none; absent to leave it, which fails for a key that is not there.
+        lease: Option<LeaseId>,
+        /// Whether the result shows what was there before.
+        prev: bool,
+        /// Whether FLUSHDB and FLUSHALL are refused from now on.
+        keep: bool,
+    },
+    /// Deletes the plain values of a range; keys of other types stay.
+    Erase {
+        /// The range.
+        range: KeyRange,
+        /// Whether the result shows what was there before.
+        prev: bool,
+    },
 }
 wire_enum!(Op {
     1 = Get { key },
@@ -688,7 +744,70 @@ wire_enum!(Op {
     37 = LimitPeek { name, policy },
     38 = Nested { commit },
     39 = Call { space, words, record },
+    40 = Select { select },
+    41 = Write { key, value, lease, prev, keep },
+    42 = Erase { range, prev },
 });
+
+impl Wire for Box<Select> {
+    fn put(&self, out: &mut Writer) {
+        (**self).put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self::new(Select::take(from)?))
+    }
+}
+
+/// What [`Op::Select`] asks for. Of each pair of revisions the first is the smallest and the second the largest that is shown; 0 for no bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Select {
+    /// Which keys.
+    pub range: KeyRange,
+    /// At most this many; 0 for no limit.
+    pub limit: u64,
+    /// Leave the values out.
+    pub keys_only: bool,
+    /// Only count them.
+    pub count_only: bool,
+    /// By what they are sorted.
+    pub sort: Sort,
+    /// In which order. Without one the limit cuts by key before it is sorted, one key beyond the limit taken along.
+    pub order: Option<Order>,
+    /// Read at this revision; the current one when absent.
+    pub at: Option<Revision>,
+    /// Bounds of the mod revision.
+    pub modified: (Revision, Revision),
+    /// Bounds of the create revision.
+    pub created: (Revision, Revision),
+}
+wire_struct!(Select { range, limit, keys_only, count_only, sort, order, at, modified, created });
+
+impl Select {
+    /// Everything in `range`, ascending by key.
+    #[must_use]
+    pub fn of(range: KeyRange) -> Self {
+        let all = (Revision::ZERO, Revision::ZERO);
+        Self {
+            range,
+            limit: 0,
+            keys_only: false,
+            count_only: false,
+            sort: Sort::Key,
+            order: None,
+            at: None,
+            modified: all,
+            created: all,
+        }
+    }
+
+    /// How many keys have to be looked at, in the order of their names, before the answer is known; nothing for all.
+    #[must_use]
+    pub fn enough(&self) -> Option<u64> {
+        let all = (Revision::ZERO, Revision::ZERO);
+        let whole = self.limit == 0 || self.order.is_some() || self.modified != all || self.created != all;
+        if whole { None } else { Some(self.limit.saturating_add(1)) }
+    }
+}
 
 /// What a range read asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,7 +27,7 @@ pub use command::{Command, CommandBody, Eviction, MemoryLimit, RequestId, Settin
 pub use commit::{
     Append, Commit, Compare, Delivery, Format, GroupMode, GroupSettings, Guard, Idempotency, Instance,
     KeyField, KeyRange, LimitPolicy, LockMode, Mode, OnRefused, Op, Order, PartitionChoice, Payload,
-    PayloadRef, RangeRead, Retention, Sort, StreamSettings, When,
+    PayloadRef, RangeRead, Retention, Select, Sort, StreamSettings, When,
 };
 pub use entry::{AutomaticChange, Decided, Entry, FiredTask, Origin, Subject, Verdict};
 pub use limits::{Invalid, Limits};

@@ -4,7 +4,9 @@
 
 use crate::blob::Blob;
 use crate::command::{Command, CommandBody};
-use crate::commit::{Append, Commit, GroupMode, Guard, KeyRange, LimitPolicy, LockMode, OnRefused, Op, When};
+use crate::commit::{
+    Append, Commit, GroupMode, Guard, KeyRange, LimitPolicy, LockMode, Mode, OnRefused, Op, When,
+};
 use crate::units::{Key, Millis};
 use crate::users::UserChange;
 
@@ -71,6 +73,9 @@ pub enum Invalid {
     /// An idempotency key on an inner or scheduled commit.
     #[error("an idempotency key is only allowed on the outermost commit")]
     InnerIdempotency,
+    /// A charge of a limit or slot in a commit whose branches are foreseen.
+    #[error("mode `foreseen` decides all branches before anything happens, so nothing in it may be charged")]
+    ForeseenCharge,
     /// A keyspace that belongs to the server.
     #[error("keyspace {0} belongs to the server: use the operations of locks and services")]
     InternalKeyspace(u16),
@@ -161,9 +166,17 @@ impl Limits {
         bound("number of operations", *operations, 0, self.operations_max)?;
         for guard in &commit.guards {
             self.guard(guard)?;
+            if commit.mode == Mode::Foreseen && matches!(guard, Guard::Limit { .. } | Guard::Slots { .. }) {
+                return Err(Invalid::ForeseenCharge);
+            }
         }
         for op in commit.then.iter().chain(commit.otherwise.iter().flatten()) {
             self.op(op)?;
+            if let Op::Nested { commit: inner } = op
+                && (inner.mode == Mode::Foreseen) != (commit.mode == Mode::Foreseen)
+            {
+                return Err(Invalid::ForeseenCharge);
+            }
             if let Op::Nested { commit } | Op::Schedule { commit, .. } = op {
                 self.walk(commit, depth + 1, operations, guards)?;
             }
@@ -178,7 +191,10 @@ impl Limits {
                 self.key(key)?;
                 bound("value in bytes", wanted.len() as u64, 0, self.value_bytes_max)
             }
-            Guard::RangeUnchanged { .. } | Guard::NotAfter { .. } => Ok(()),
+            Guard::RangeUnchanged { .. } | Guard::NotAfter { .. } | Guard::Keys { .. } => Ok(()),
+            Guard::Values { wanted, .. } => {
+                bound("value in bytes", wanted.len() as u64, 0, self.value_bytes_max)
+            }
             Guard::Fence { lock, .. } | Guard::Leadership { election: lock, .. } => {
                 self.name("lock name", &lock.0)
             }
@@ -221,10 +237,21 @@ impl Limits {
             }
             Op::Get { key } => self.key(key),
             Op::Delete { key, .. } | Op::Increment { key, .. } => self.writable(key),
-            Op::DeleteRange { range, .. } => inner_space(&range.start),
-            Op::Range { .. } | Op::LeaseInfo { .. } | Op::LeaseKeepAlive { .. } | Op::LeaseRevoke { .. } => {
-                Ok(())
+            Op::DeleteRange { range, .. } | Op::Erase { range, .. } => inner_space(&range.start),
+            Op::Write { key, value, .. } => {
+                self.writable(key)?;
+                bound(
+                    "value in bytes",
+                    value.as_ref().map_or(0, |value| value.len() as u64),
+                    0,
+                    self.value_bytes_max,
+                )
             }
+            Op::Range { .. }
+            | Op::Select { .. }
+            | Op::LeaseInfo { .. }
+            | Op::LeaseKeepAlive { .. }
+            | Op::LeaseRevoke { .. } => Ok(()),
             Op::CreateStream { stream, settings } | Op::AlterStream { stream, settings } => {
                 self.writable(stream)?;
                 if let Some(age) = settings.retention.age {
@@ -370,7 +397,8 @@ fn guard_bytes(guard: &Guard) -> usize {
     match guard {
         Guard::Value { key, wanted, .. } => key.name.len() + wanted.len(),
         Guard::Key { key, .. } | Guard::StreamAt { stream: key, .. } => key.name.len(),
-        Guard::RangeUnchanged { range, .. } => range_bytes(range),
+        Guard::RangeUnchanged { range, .. } | Guard::Keys { range, .. } => range_bytes(range),
+        Guard::Values { range, wanted, .. } => range_bytes(range) + wanted.len(),
         Guard::Fence { lock, .. } | Guard::Leadership { election: lock, .. } => lock.0.len(),
         Guard::Limit { name, .. } => name.0.len(),
         Guard::Slots { name, slot, .. } => name.0.len() + slot.len(),
@@ -391,7 +419,9 @@ fn op_bytes(op: &Op) -> u64 {
         Op::Put { key, value, .. } => key.name.len() + value.len(),
         Op::Get { key } | Op::Delete { key, .. } | Op::Increment { key, .. } => key.name.len(),
         Op::Range { read } => range_bytes(&read.range),
-        Op::DeleteRange { range, .. } => range_bytes(range),
+        Op::DeleteRange { range, .. } | Op::Erase { range, .. } => range_bytes(range),
+        Op::Select { select } => range_bytes(&select.range),
+        Op::Write { key, value, .. } => key.name.len() + value.as_ref().map_or(0, |value| value.len()),
         Op::CreateStream { stream, .. }
         | Op::AlterStream { stream, .. }
         | Op::DeleteStream { stream }

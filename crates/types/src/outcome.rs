@@ -516,6 +516,12 @@ pub enum GuardFailed {
         /// The deadline.
         deadline: WallTime,
     },
+    /// A key of a range is not as wanted, or the range is empty.
+    #[error("{}: read the range again and decide again", .key.as_ref().map_or("no key of the range is there".to_owned(), |key| format!("key {key} is not as wanted")))]
+    Some {
+        /// The first that is not; absent where there is none.
+        key: Option<Key>,
+    },
 }
 wire_enum!(GuardFailed {
     1 = Key { key, field, compare, found, wanted },
@@ -529,6 +535,7 @@ wire_enum!(GuardFailed {
     9 = LeaseGone { lease },
     10 = StreamAt { stream, partition, found, wanted },
     11 = NotAfter { now, deadline },
+    12 = Some { key },
 });
 
 fn fence_text(lock: &LockName, held: FencingToken, offered: FencingToken) -> String {
@@ -878,6 +885,12 @@ pub enum OpError {
         /// Who may not do what.
         denied: Denied,
     },
+    /// The key is not there, and was to keep its value or lease.
+    #[error("key {key} does not exist: there is no value or lease to keep, write both")]
+    KeyMissing {
+        /// The key.
+        key: Key,
+    },
 }
 wire_enum!(OpError {
     1 = LeaseMissing { lease },
@@ -916,6 +929,7 @@ wire_enum!(OpError {
     34 = OutermostOnly { what },
     35 = Call { text },
     36 = Denied { denied },
+    37 = KeyMissing { key },
 });
 
 impl crate::codec::Wire for Box<OpError> {

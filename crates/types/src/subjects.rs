@@ -76,8 +76,10 @@ pub fn mentions(command: &Command, subject: &Subject) -> bool {
         return false;
     };
     let mut covered = false;
-    commit
-        .for_each_op(&mut |op| covered |= matches!(op, Op::DeleteRange { range, .. } if range.contains(key)));
+    commit.for_each_op(&mut |op| {
+        covered |=
+            matches!(op, Op::DeleteRange { range, .. } | Op::Erase { range, .. } if range.contains(key))
+    });
     covered
 }
 
@@ -85,7 +87,9 @@ fn guards(commit: &Commit, found: &mut BTreeSet<Subject>) {
     for guard in &commit.guards {
         found.insert(match guard {
             Guard::Key { key, .. } | Guard::Value { key, .. } => Subject::key(key),
-            Guard::RangeUnchanged { range, .. } => Subject::key(&range.start),
+            Guard::RangeUnchanged { range, .. } | Guard::Keys { range, .. } | Guard::Values { range, .. } => {
+                Subject::key(&range.start)
+            }
             Guard::Fence { lock, .. } | Guard::Leadership { election: lock, .. } => {
                 Subject::Lock { lock: lock.clone() }
             }
@@ -104,7 +108,11 @@ fn guards(commit: &Commit, found: &mut BTreeSet<Subject>) {
 fn of_op(op: &Op, found: &mut BTreeSet<Subject>) {
     let subject = match op {
         Op::Get { .. } | Op::Range { .. } | Op::LeaseInfo { .. } | Op::LockInfo { .. } => return, // They change nothing.
-        Op::StreamInfo { .. } | Op::LimitPeek { .. } | Op::Nested { .. } => return,
+        Op::StreamInfo { .. } | Op::LimitPeek { .. } | Op::Nested { .. } | Op::Select { .. } => return,
+        Op::Write { key, lease, .. } => {
+            found.extend(lease.filter(|lease| lease.0 != 0).map(|lease| Subject::Lease { lease }));
+            Subject::key(key)
+        }
         Op::Put { key, lease, .. } => {
             if lease.0 != 0 {
                 found.insert(Subject::Lease { lease: *lease });
@@ -112,7 +120,7 @@ fn of_op(op: &Op, found: &mut BTreeSet<Subject>) {
             Subject::key(key)
         }
         Op::Delete { key, .. } | Op::Increment { key, .. } => Subject::key(key),
-        Op::DeleteRange { range, .. } => Subject::key(&range.start),
+        Op::DeleteRange { range, .. } | Op::Erase { range, .. } => Subject::key(&range.start),
         // Which words are keys is the command's own business: a word that is a key's name mentions it.
         Op::Call { space, words, .. } => {
             let names = words.iter().skip(1).filter(|word| !word.is_empty());

@@ -122,6 +122,8 @@ impl Keyspace {
     pub const SERVICES: Self = Self(0xff00);
     /// Holders and waiters of locks and elections, keyed `NAME/<lease hex>`, in order of create revision.
     pub const LOCKS: Self = Self(0xff01);
+    /// What the machine notes of the keyspaces of clients, under their numbers.
+    pub const NOTES: Self = Self(0xff02);
     /// Whether only the machine may write here.
     #[must_use]
     pub fn is_internal(self) -> bool {

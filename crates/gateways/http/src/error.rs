@@ -261,6 +261,7 @@ impl From<Invalid> for Problem {
                 .with("found", found.to_string())
                 .with("wanted", format!("[{min},{max}]")),
             Invalid::InnerIdempotency => Self::new(400, "inner_idempotency", detail),
+            Invalid::ForeseenCharge => Self::new(400, "foreseen_charge", detail),
             Invalid::InternalKeyspace(_) => Self::new(403, "internal_keyspace", detail),
         }
     }
@@ -331,7 +332,8 @@ fn limit_report(why: &GuardFailed) -> Option<&LimitReport> {
         | GuardFailed::Slots { .. }
         | GuardFailed::LeaseGone { .. }
         | GuardFailed::StreamAt { .. }
-        | GuardFailed::NotAfter { .. } => None,
+        | GuardFailed::NotAfter { .. }
+        | GuardFailed::Some { .. } => None,
     }
 }
 
@@ -362,6 +364,13 @@ pub fn failed_guard(guard: u32, why: &GuardFailed) -> String {
             .text("kind", "unchanged")
             .json("found", Object::new().plain("oldest", *oldest).plain("current", *current).done())
             .plain("wanted", *since),
+        GuardFailed::Some { key } => {
+            let object = object.text("kind", "keys");
+            match key {
+                Some(key) => object.bytes("found", &key.name, Values::Auto),
+                None => object,
+            }
+        }
         GuardFailed::Fence { lock, held, offered } => object
             .text("kind", "fence")
             .bytes("lock", &lock.0, Values::Auto)
@@ -470,6 +479,7 @@ fn op_row(error: &OpError) -> (&'static str, u16, Retry) {
         OpError::Call { text } if text.starts_with(b"NOPERM") => ("forbidden", 403, Retry::No),
         OpError::Call { text } if text.starts_with(b"WRONGTYPE") => ("wrong_type", 409, Retry::No),
         OpError::Call { .. } => ("call_failed", 409, Retry::No),
+        OpError::KeyMissing { .. } => ("key_missing", 404, Retry::No),
     }
 }
 
@@ -518,6 +528,7 @@ fn op_sides(error: &OpError) -> (Option<String>, Option<String>) {
         | OpError::SlotMissing { .. }
         | OpError::OutermostOnly { .. }
         | OpError::Denied { .. }
+        | OpError::KeyMissing { .. }
         | OpError::Call { .. } => (None, None),
     }
 }

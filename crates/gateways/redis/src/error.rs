@@ -67,7 +67,8 @@ fn guard(why: &GuardFailed) -> Reply {
         GuardFailed::Key { .. }
         | GuardFailed::Value { .. }
         | GuardFailed::StreamAt { .. }
-        | GuardFailed::NotAfter { .. } => "CONFLICT",
+        | GuardFailed::NotAfter { .. }
+        | GuardFailed::Some { .. } => "CONFLICT",
     };
     Reply::error(format!("{code} {why}"))
 }

@@ -1,4 +1,4 @@
-//! `quorate serve`: opens a data folder and answers over HTTP and the Redis protocol until it is told to stop.
+//! `quorate serve`: opens a data folder and answers over HTTP, the Redis protocol and etcd's API until it is told to stop.
 //!
 //! Invariant: everything that the command line says is checked before the first file is opened.
 //! Invariant: on SIGTERM or ctrl-c nothing new is taken, and what was admitted is finished and answered.
@@ -32,6 +32,7 @@ Examples:
   quorate serve --data /var/lib/quorate --http 127.0.0.1:9000
   quorate serve --http 127.0.0.1:0 --durability interval      (any free port; it is printed on stdout)
   quorate serve --redis 127.0.0.1:6380                        (or --redis off)
+  quorate serve --etcd 127.0.0.1:2380                         (or --etcd off)
   quorate serve --http 0.0.0.0:8400 --tls-cert cert.pem --tls-key key.pem --token-file tokens
   quorate serve --node-id 1 --peer-listen 10.0.0.1:8500 --peers 1=10.0.0.1:8500,2=10.0.0.2:8500,3=10.0.0.3:8500 …
 
@@ -47,7 +48,16 @@ pub(crate) struct Serve {
     http: SocketAddr,
     /// Address of the Redis gateway, or `off`; port 0 takes any free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6379", env = "QUORATE_REDIS")]
-    redis: Redis,
+    redis: Gateway,
+    /// Address of the etcd gateway, or `off`; port 0 takes any free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:2379", env = "QUORATE_ETCD")]
+    etcd: Gateway,
+    /// Where etcd clients are told to find this node, when that is not the address it listens on.
+    #[arg(long, value_name = "HOST:PORT", value_parser = node::dialled)]
+    advertise_etcd: Option<String>,
+    /// Let Redis' FLUSHDB and FLUSHALL take what etcd clients write from now on.
+    #[arg(long)]
+    etcd_may_be_flushed: bool,
     /// Where Redis clients are told to find this node, when that is not the address it listens on.
     #[arg(long, value_name = "HOST:PORT", value_parser = node::dialled)]
     advertise_redis: Option<String>,
@@ -84,14 +94,14 @@ pub(crate) struct Serve {
     bounds: Bounds,
 }
 
-/// Whether and where the Redis gateway listens.
+/// Whether and where a gateway listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Redis {
+enum Gateway {
     Off,
     At(SocketAddr),
 }
 
-impl std::str::FromStr for Redis {
+impl std::str::FromStr for Gateway {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -104,10 +114,16 @@ impl std::str::FromStr for Redis {
     }
 }
 
-/// Tokens open the Redis gateway as they open the HTTP one.
+/// Tokens open the other gateways as they open the HTTP one.
 struct Tokens(Vec<Token>);
 
 impl quorate_redis::Door for Tokens {
+    fn principal(&self, secret: &str) -> Option<Principal> {
+        principal_of(&self.0, secret).cloned()
+    }
+}
+
+impl quorate_etcd::Door for Tokens {
     fn principal(&self, secret: &str) -> Option<Principal> {
         principal_of(&self.0, secret).cloned()
     }
@@ -129,6 +145,7 @@ struct Settings {
     node: quorate_runtime::Config,
     http: quorate_http::Config,
     redis: quorate_redis::Config,
+    etcd: quorate_etcd::Config,
 }
 
 /// A number that an option sets.
@@ -288,13 +305,25 @@ bounds! {
     redis_pushes_bytes_max = redis.pushes_bytes_max;
     /// Bytes of replies after which a Redis client has to take them before more is executed.
     redis_output_bytes_max = redis.output_bytes_max;
+    /// Largest request of an etcd client.
+    etcd_request_bytes_max = etcd.request_bytes_max;
+    /// Most comparisons, or operations of one list, of an etcd transaction.
+    etcd_operations_max = etcd.operations_max;
+    /// etcd connections at once.
+    etcd_connections_max = etcd.connections_max;
+    /// Bytes of events that wait for one stream of watches; beyond, its watches read history at their own pace.
+    etcd_watch_bytes_max = etcd.watch_bytes_max;
+    /// Watches of one stream at once.
+    etcd_watches_max = etcd.watches_max;
+    /// Silence after which a watch that asked for it is told how far it is.
+    etcd_progress_ms = etcd.progress_interval;
 }
 
 impl Serve {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
         let settings = self.settings()?;
         let (tls, tokens) = (settings.http.tls.is_some(), !settings.http.tokens.is_empty());
-        let addresses = [Some(self.http), self.redis.address()];
+        let addresses = [Some(self.http), self.redis.address(), self.etcd.address()];
         for address in addresses.into_iter().flatten() {
             check_bind(address, tls, tokens, self.insecure)
                 .map_err(|refused| Failure::new(Exit::Usage, refused.to_string(), ""))?;
@@ -334,14 +363,21 @@ impl Serve {
             let acceptor = quorate_http::acceptor(files, None);
             settings.redis.tls =
                 Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
+            let acceptor = quorate_http::acceptor(files, Some(b"h2"));
+            settings.etcd.tls = Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
         }
         if !settings.http.tokens.is_empty() {
             settings.redis.door = Some(Arc::new(Tokens(settings.http.tokens.clone())));
+            settings.etcd.door = Some(Arc::new(Tokens(settings.http.tokens.clone())));
         }
         settings.redis.advertise.clone_from(&self.advertise_redis);
         settings.redis.cluster.clone_from(&self.redis_cluster);
         settings.redis.command_timeout = settings.http.command_timeout;
         settings.redis.shutdown_grace = settings.http.shutdown_grace;
+        settings.etcd.advertise.clone_from(&self.advertise_etcd);
+        settings.etcd.may_be_flushed = self.etcd_may_be_flushed;
+        settings.etcd.command_timeout = settings.http.command_timeout;
+        settings.etcd.shutdown_grace = settings.http.shutdown_grace;
         settings.http.origins = self.origin.clone();
         Ok(settings)
     }
@@ -358,7 +394,8 @@ impl Serve {
             failure
         })?;
         let address = listener.local_addr().map_err(|error| Failure::io("ask for the address", &error))?;
-        let redis = self.redis.listen().await?;
+        let redis = self.redis.listen("Redis clients", "a redis-server", "--redis").await?;
+        let etcd = self.etcd.listen("etcd clients", "an etcd", "--etcd").await?;
         // Both are asked for before anything is served, so that no signal falls between.
         let stop = stopped(self.until_stdin_ends)?;
         let scheme = if settings.http.tls.is_some() { "https" } else { "http" };
@@ -381,9 +418,14 @@ impl Serve {
         let database = open_as(&self.data, settings.node, cluster)?;
         let handle = database.handle();
         let redis_address = redis.as_ref().map(|(_, address)| address.to_string());
-        let also = redis_address.as_ref().map_or(String::new(), |address| format!(", Redis on {address}"));
+        let etcd_address = etcd.as_ref().map(|(_, address)| address.to_string());
+        let mut also =
+            redis_address.as_ref().map_or(String::new(), |address| format!(", Redis on {address}"));
+        if let Some(address) = &etcd_address {
+            also.push_str(&format!(", etcd on {address}"));
+        }
         eprintln!("ready on {url}{also}, durability {}; ctrl-c or SIGTERM stops", self.durability.name());
-        output.show(&json!({ "url": url, "redis": redis_address }), || url.clone())?;
+        output.show(&json!({ "url": url, "redis": redis_address, "etcd": etcd_address }), || url.clone())?;
         let looking = tokio::spawn(pass_on_notes(handle.clone()));
         let watched = handle.clone();
         let stop = async move {
@@ -401,10 +443,21 @@ impl Serve {
             };
             tokio::spawn(quorate_redis::serve(listener, handle.clone(), settings.redis, stopped))
         });
+        let (stop_etcd, etcd_stops) = tokio::sync::oneshot::channel::<()>();
+        let serving_etcd = etcd.map(|(listener, _)| {
+            let stopped = async move {
+                let _ = etcd_stops.await;
+            };
+            tokio::spawn(quorate_etcd::serve(listener, handle.clone(), settings.etcd, stopped))
+        });
         let served = quorate_http::serve(listener, handle.clone(), settings.http, stop).await;
         drop(stop_redis);
         if let Some(serving) = serving_redis {
             // What it can say was said when it began to listen.
+            let _ = serving.await;
+        }
+        drop(stop_etcd);
+        if let Some(serving) = serving_etcd {
             let _ = serving.await;
         }
         looking.abort();
@@ -425,7 +478,7 @@ impl Serve {
     }
 }
 
-impl Redis {
+impl Gateway {
     fn address(self) -> Option<SocketAddr> {
         match self {
             Self::Off => None,
@@ -433,11 +486,18 @@ impl Redis {
         }
     }
 
-    async fn listen(self) -> Result<Option<(TcpListener, SocketAddr)>, Failure> {
+    async fn listen(
+        self,
+        clients: &str,
+        other: &str,
+        option: &str,
+    ) -> Result<Option<(TcpListener, SocketAddr)>, Failure> {
         let Some(wanted) = self.address() else { return Ok(None) };
         let listener = TcpListener::bind(wanted).await.map_err(|error| {
-            let mut failure = Failure::io(format!("listen for Redis clients on {wanted}"), &error);
-            failure.next = "stop who listens there (a redis-server?), choose another address with --redis, or --redis off".into();
+            let mut failure = Failure::io(format!("listen for {clients} on {wanted}"), &error);
+            failure.next = format!(
+                "stop who listens there ({other}?), choose another address with {option}, or {option} off"
+            );
             failure
         })?;
         let address = listener.local_addr().map_err(|error| Failure::io("ask for the address", &error))?;

@@ -189,6 +189,8 @@ impl Node {
             format!("127.0.0.1:{http}"),
             "--redis".to_owned(),
             redis.clone(),
+            "--etcd".to_owned(),
+            "off".to_owned(),
             "--node-id".to_owned(),
             (number + 1).to_string(),
             "--peer-listen".to_owned(),

@@ -357,6 +357,9 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::LimitPeek { .. } => "limit",
         Op::Nested { .. } => "commit",
         Op::Call { .. } => "call",
+        Op::Select { .. } => "select",
+        Op::Write { .. } => "write",
+        Op::Erase { .. } => "erase",
     }
 }
 
@@ -380,6 +383,8 @@ pub fn guard_name(guard: &Guard) -> &'static str {
         Guard::Slots { .. } => "slots",
         Guard::StreamAt { .. } => "at_offset",
         Guard::NotAfter { .. } => "not_after",
+        Guard::Keys { .. } => "keys",
+        Guard::Values { .. } => "values",
     }
 }
 

@@ -35,6 +35,7 @@ pub fn commit(commit: &Commit, values: Values) -> String {
         Mode::Atomic => object.done(),
         Mode::Each => object.text("mode", "each").done(),
         Mode::Apart => object.text("mode", "apart").done(),
+        Mode::Foreseen => object.text("mode", "foreseen").done(),
     }
 }
 
@@ -150,6 +151,10 @@ fn guard(guard: &Guard, values: Values) -> String {
         Guard::Key { key, compare, wanted, .. } => shown.key(key).number(compare_name(*compare), *wanted),
         Guard::Value { key, compare, wanted } => shown.key(key).value(compare_name(*compare), wanted),
         Guard::RangeUnchanged { range, since } => shown.range(range).number("since", *since),
+        Guard::Keys { range, compare, wanted, .. } => {
+            shown.range(range).number(compare_name(*compare), *wanted)
+        }
+        Guard::Values { range, compare, wanted } => shown.range(range).value(compare_name(*compare), wanted),
         Guard::Fence { lock, token } => shown.name("lock", &lock.0).number("token", *token),
         Guard::Leadership { election, lease } => shown.name("election", &election.0).number("lease", *lease),
         Guard::Limit { name, policy, cost } => {
@@ -192,7 +197,13 @@ fn operation(op: &Op, values: Values) -> String {
             shown.key(key).value("value", value).nonzero("lease", lease.0).flag("prev", *prev)
         }
         Op::Delete { key, prev } => shown.key(key).flag("prev", *prev),
-        Op::DeleteRange { range, prev } => shown.range(range).flag("prev", *prev),
+        Op::DeleteRange { range, prev } | Op::Erase { range, prev } => shown.range(range).flag("prev", *prev),
+        Op::Select { select } => shown.range(&select.range).nonzero("limit", select.limit),
+        Op::Write { key, value, lease, prev, keep: _ } => {
+            let shown = shown.key(key);
+            let shown = if let Some(value) = value { shown.value("value", value) } else { shown };
+            shown.nonzero("lease", lease.map_or(0, |lease| lease.0)).flag("prev", *prev)
+        }
         Op::Increment { key, by, min, max } => {
             let shown = shown.key(key).number("by", *by);
             let shown = if *min == i64::MIN { shown } else { shown.number("min", *min) };

@@ -33,6 +33,8 @@ impl Server {
                 "127.0.0.1:0",
                 "--redis",
                 "off",
+                "--etcd",
+                "off",
                 "--durability",
                 "always",
                 "--data",

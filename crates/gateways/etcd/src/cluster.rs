@@ -1,0 +1,241 @@
+//! Cluster, Maintenance and the health of gRPC: what a node tells of itself and the others.
+//!
+//! Called by: `serve`.
+
+use crate::error::{self, absent};
+use crate::gateway::Gateway;
+use crate::protocol::etcdserverpb as pb;
+use crate::protocol::grpc::health::v1 as health;
+use crate::serve::{Answers, Api};
+use health::health_check_response::ServingStatus;
+use quorate_runtime::Consistency;
+use quorate_types::NodeId;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+
+/// The version of etcd whose protocol this is: clients choose by it what they ask for.
+pub(crate) const VERSION: &str = "3.5.17";
+/// How members are changed.
+const MEMBERS: &str = "change members with `quorate cluster`";
+
+#[tonic::async_trait]
+impl pb::cluster_server::Cluster for Api {
+    async fn member_list(
+        &self,
+        request: Request<pb::MemberListRequest>,
+    ) -> Result<Response<pb::MemberListResponse>, Status> {
+        self.0.enter(&request).await?;
+        let consistency =
+            if request.get_ref().linearizable { Consistency::Linearizable } else { Consistency::Stale };
+        let revision = self.0.look(consistency, quorate_machine::Machine::revision).await?;
+        let members = self.0.members();
+        Ok(Response::new(pb::MemberListResponse { header: Some(self.0.header(revision)), members }))
+    }
+
+    async fn member_add(
+        &self,
+        _: Request<pb::MemberAddRequest>,
+    ) -> Result<Response<pb::MemberAddResponse>, Status> {
+        Err(absent("MemberAdd", MEMBERS))
+    }
+    async fn member_remove(
+        &self,
+        _: Request<pb::MemberRemoveRequest>,
+    ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        Err(absent("MemberRemove", MEMBERS))
+    }
+    async fn member_update(
+        &self,
+        _: Request<pb::MemberUpdateRequest>,
+    ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
+        Err(absent("MemberUpdate", MEMBERS))
+    }
+    async fn member_promote(
+        &self,
+        _: Request<pb::MemberPromoteRequest>,
+    ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+        Err(absent("MemberPromote", MEMBERS))
+    }
+}
+
+#[tonic::async_trait]
+impl pb::maintenance_server::Maintenance for Api {
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        self.0.enter(&request).await?;
+        let asked = request.get_ref();
+        if asked.action() == pb::alarm_request::AlarmAction::Activate {
+            return Err(absent("an alarm that is raised by hand", "NOSPACE follows the disk and the memory"));
+        }
+        let status = self.0.handle.status();
+        let header = Some(self.0.header(status.revision));
+        let member_id = header.as_ref().map_or(0, |header| header.member_id);
+        let mut alarms = Vec::new();
+        if status.disk_low || status.memory_low {
+            alarms.push(pb::AlarmMember { member_id, alarm: pb::AlarmType::Nospace.into() });
+        }
+        Ok(Response::new(pb::AlarmResponse { header, alarms }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        self.0.enter(&request).await?;
+        let status = self.0.handle.status();
+        let cluster = self.0.handle.cluster_status();
+        let header = self.0.header(status.revision);
+        let leader = match &cluster {
+            None => header.member_id,
+            Some(cluster) => cluster.standing.leader.map_or(0, |node| u64::from(node.0)),
+        };
+        let mut errors = Vec::new();
+        if leader == 0 {
+            errors.push("etcdserver: no leader".to_owned());
+        }
+        if status.disk_low || status.memory_low {
+            errors.push(format!("memberID:{} alarm:NOSPACE ", header.member_id));
+        }
+        let own = cluster.as_ref().and_then(|cluster| {
+            cluster.members.iter().find(|one| one.member.node == cluster.node).map(|one| is_learner(one))
+        });
+        let in_use = status.sizes.element_bytes + status.sizes.history_bytes;
+        Ok(Response::new(pb::StatusResponse {
+            version: VERSION.to_owned(),
+            db_size: status.log_bytes as i64,
+            leader,
+            raft_index: cluster.as_ref().map_or(status.applied.0, |cluster| cluster.last.0),
+            raft_term: header.raft_term,
+            raft_applied_index: status.applied.0,
+            errors,
+            db_size_in_use: in_use.min(status.log_bytes) as i64,
+            is_learner: own.unwrap_or(false),
+            header: Some(header),
+        }))
+    }
+
+    async fn defragment(
+        &self,
+        request: Request<pb::DefragmentRequest>,
+    ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        // There is nothing to do: the log's segments are recycled as it goes on.
+        self.0.enter(&request).await?;
+        let header = Some(self.0.header(self.0.handle.status().revision));
+        Ok(Response::new(pb::DefragmentResponse { header }))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        let who = self.0.enter(&request).await?;
+        let rights = self.0.handle.rights(&who).map_err(|why| error::runtime(&why))?;
+        if !rights.is_everything() {
+            return Err(error::permission_denied());
+        }
+        let target = request.get_ref().target_id;
+        let node = self.0.members().iter().find(|one| one.id == target).map(|_| NodeId(target as _));
+        let node = node.ok_or_else(error::bad_transferee)?;
+        self.0.handle.cluster_transfer(Some(node)).await.map_err(|why| error::runtime(&why))?;
+        let header = Some(self.0.header(self.0.handle.status().revision));
+        Ok(Response::new(pb::MoveLeaderResponse { header }))
+    }
+
+    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        Err(absent("Hash", "replicas compare their trails by themselves, and stop rather than diverge"))
+    }
+    async fn hash_kv(&self, _: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        Err(absent("HashKV", "replicas compare their trails by themselves, and stop rather than diverge"))
+    }
+
+    type SnapshotStream = Answers<pb::SnapshotResponse>;
+
+    async fn snapshot(
+        &self,
+        _: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(absent("Snapshot", "back up with `quorate backup`"))
+    }
+    async fn downgrade(
+        &self,
+        _: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        Err(absent("Downgrade", "versions of the rules are raised by the cluster itself"))
+    }
+}
+
+#[tonic::async_trait]
+impl health::health_server::Health for Api {
+    async fn check(
+        &self,
+        request: Request<health::HealthCheckRequest>,
+    ) -> Result<Response<health::HealthCheckResponse>, Status> {
+        match request.get_ref().service.as_str() {
+            "" | "etcdserverpb.KV" | "etcdserverpb.Watch" | "etcdserverpb.Lease" => {}
+            _ => return Err(Status::not_found("unknown service")),
+        }
+        Ok(Response::new(self.0.health().await))
+    }
+
+    type WatchStream = Answers<health::HealthCheckResponse>;
+
+    async fn watch(
+        &self,
+        _: Request<health::HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (send, receive) = mpsc::channel(1);
+        let gateway = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let mut told = None;
+            loop {
+                let health = gateway.health().await;
+                if told != Some(health.status) {
+                    told = Some(health.status);
+                    if send.send(Ok(health)).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                    () = send.closed() => return,
+                    () = gateway.stopped() => return,
+                }
+            }
+        });
+        Ok(Response::new(Answers::of(receive)))
+    }
+}
+
+impl Gateway {
+    async fn health(&self) -> health::HealthCheckResponse {
+        let status = match self.handle.ready().await {
+            Ok(()) => ServingStatus::Serving,
+            Err(_) => ServingStatus::NotServing,
+        };
+        health::HealthCheckResponse { status: status.into() }
+    }
+
+    /// The members, of which only this one is known to have this gateway, and where.
+    pub(crate) fn members(&self) -> Vec<pb::Member> {
+        let Some(cluster) = self.handle.cluster_status() else {
+            return vec![pb::Member {
+                id: 1,
+                name: "quorate".to_owned(),
+                client_ur_ls: vec![self.advertised()],
+                ..pb::Member::default()
+            }];
+        };
+        let member = |one: &quorate_node::MemberStatus| pb::Member {
+            id: u64::from(one.member.node.0),
+            name: format!("quorate-{}", one.member.node.0),
+            peer_ur_ls: vec![format!("http://{}", one.member.address)],
+            client_ur_ls: if one.member.node == cluster.node { vec![self.advertised()] } else { Vec::new() },
+            is_learner: is_learner(one),
+        };
+        cluster.members.iter().map(member).collect()
+    }
+}
+
+fn is_learner(one: &quorate_node::MemberStatus) -> bool {
+    one.member.role == quorate_runtime::Role::Learner {}
+}

@@ -1,0 +1,200 @@
+//! The accept loop: connections within bounds, TLS where configured, gRPC by path, an orderly end.
+//!
+//! Invariant: when `serve` returns, no connection of it is left.
+//! Called by: the server's `main`, and tests on port 0.
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::protocol::etcdserverpb as pb;
+use crate::protocol::grpc::health::v1::health_server::HealthServer;
+use crate::protocol::v3electionpb::election_server::ElectionServer;
+use crate::protocol::v3lockpb::lock_server::LockServer;
+use futures_util::Stream;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use pb::auth_server::AuthServer;
+use pb::cluster_server::ClusterServer;
+use pb::kv_server::KvServer;
+use pb::lease_server::LeaseServer;
+use pb::maintenance_server::MaintenanceServer;
+use pb::watch_server::WatchServer;
+use quorate_runtime::Handle;
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tonic::codegen::{Service, http};
+use tonic::{Status, body::Body};
+
+/// Bytes that gRPC may add to a request of the largest size, as etcd allows.
+const OVERHEAD_BYTES: usize = 512 << 10;
+/// How long a connection may be silent before it is asked whether it lives.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Why serving could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener does not say where it listens.
+    #[error("ask for the address of the etcd gateway: {0}")]
+    Address(std::io::Error),
+}
+
+/// Every service of the gateway.
+#[derive(Clone)]
+pub(crate) struct Api(pub(crate) Arc<Gateway>);
+
+/// Answers of a stream, in order.
+pub(crate) struct Answers<T>(mpsc::Receiver<Result<T, Status>>);
+
+impl<T> Answers<T> {
+    pub(crate) fn of(receive: mpsc::Receiver<Result<T, Status>>) -> Self {
+        Self(receive)
+    }
+}
+
+impl<T> Stream for Answers<T> {
+    type Item = Result<T, Status>;
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// Serves `handle` on `listener` until `shutdown` resolves; then lets open requests end within the grace.
+///
+/// # Errors
+/// [`ServeError`] before anything is served.
+pub async fn serve(
+    listener: TcpListener,
+    handle: Handle,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let address = listener.local_addr().map_err(ServeError::Address)?;
+    let (stop, stopping) = watch::channel(false);
+    let gateway = Arc::new(Gateway::new(handle, config, address, stopping));
+    let telling = {
+        let gateway = Arc::clone(&gateway);
+        tokio::spawn(async move { gateway.hub.run(&gateway.handle).await })
+    };
+    let services = Arc::new(Services::of(&gateway));
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            // Its client sees it closed, and tries another node or later.
+            Ok((stream, _)) if connections.len() >= gateway.config.connections_max => drop(stream),
+            Ok((stream, _)) => {
+                connections.spawn(connection(Arc::clone(&gateway), Arc::clone(&services), stream));
+            }
+            // Most often no file descriptors are left: some must be closed first, and spinning helps nobody.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(gateway.config.shutdown_grace, all).await.is_err() {
+        connections.shutdown().await;
+    }
+    telling.abort();
+    Ok(())
+}
+
+async fn connection(gateway: Arc<Gateway>, services: Arc<Services>, stream: TcpStream) {
+    // Answers are small and somebody waits for each. Should it fail, they are only slower.
+    let _ = stream.set_nodelay(true);
+    match &gateway.config.tls {
+        None => requests(&gateway, services, stream).await,
+        Some(acceptor) => {
+            let shaken =
+                tokio::time::timeout(gateway.config.handshake_timeout, acceptor.accept(stream)).await;
+            // A client that does not shake hands in time, or not as TLS has it, sees its connection closed.
+            let Ok(Ok(stream)) = shaken else { return };
+            requests(&gateway, services, stream).await;
+        }
+    }
+}
+
+async fn requests<S>(gateway: &Arc<Gateway>, services: Arc<Services>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = hyper::service::service_fn(move |request| {
+        let services = Arc::clone(&services);
+        async move { services.answer(request).await }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_concurrent_streams(None)
+        .keep_alive_interval(PING_INTERVAL);
+    builder.http1().timer(TokioTimer::new());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // What goes wrong here concerns this connection alone, and its client sees it closed.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = gateway.stopped() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+/// The services, each to be cloned for a request.
+struct Services {
+    kv: KvServer<Api>,
+    watch: WatchServer<Api>,
+    lease: LeaseServer<Api>,
+    cluster: ClusterServer<Api>,
+    maintenance: MaintenanceServer<Api>,
+    auth: AuthServer<Api>,
+    lock: LockServer<Api>,
+    election: ElectionServer<Api>,
+    health: HealthServer<Api>,
+}
+
+impl Services {
+    fn of(gateway: &Arc<Gateway>) -> Self {
+        let api = || Api(Arc::clone(gateway));
+        let bytes_max = usize::try_from(gateway.config.request_bytes_max).unwrap_or(usize::MAX);
+        let bytes_max = bytes_max.saturating_add(OVERHEAD_BYTES);
+        Self {
+            kv: KvServer::new(api()).max_decoding_message_size(bytes_max),
+            watch: WatchServer::new(api()).max_decoding_message_size(bytes_max),
+            lease: LeaseServer::new(api()),
+            cluster: ClusterServer::new(api()),
+            maintenance: MaintenanceServer::new(api()),
+            auth: AuthServer::new(api()),
+            lock: LockServer::new(api()),
+            election: ElectionServer::new(api()),
+            health: HealthServer::new(api()),
+        }
+    }
+
+    async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<Body>, Infallible> {
+        match request.uri().path().split('/').nth(1).unwrap_or_default() {
+            "etcdserverpb.KV" => self.kv.clone().call(request).await,
+            "etcdserverpb.Watch" => self.watch.clone().call(request).await,
+            "etcdserverpb.Lease" => self.lease.clone().call(request).await,
+            "etcdserverpb.Cluster" => self.cluster.clone().call(request).await,
+            "etcdserverpb.Maintenance" => self.maintenance.clone().call(request).await,
+            "etcdserverpb.Auth" => self.auth.clone().call(request).await,
+            "v3lockpb.Lock" => self.lock.clone().call(request).await,
+            "v3electionpb.Election" => self.election.clone().call(request).await,
+            "grpc.health.v1.Health" => self.health.clone().call(request).await,
+            other => Ok(Status::unimplemented(format!("unknown service {other}")).into_http()),
+        }
+    }
+}
