@@ -137,7 +137,10 @@ impl Hub {
                 machine.plain_changes(Keyspace::DEFAULT, None, next, SLICE_LINES, SLICE_BYTES)
             };
             match handle.read_with(Consistency::Stale, read).await? {
-                Ok(changes) => self.tell(changes.changes, changes.next),
+                Ok(mut changes) => {
+                    since_before(&mut changes.changes);
+                    self.tell(changes.changes, changes.next);
+                }
                 // Forgotten faster than it was told: each watch finds out by itself what that means for it.
                 Err(_) => locked(&self.state).part_all(current.next()),
             }
@@ -555,7 +558,8 @@ impl Stream {
             Err(status) => return self.fail(status).await,
         };
         match changes {
-            Ok(found) => {
+            Ok(mut found) => {
+                since_before(&mut found.changes);
                 let of = wanted(from);
                 let changes: Vec<Arc<Change>> =
                     found.changes.into_iter().filter(|change| of.wants(change)).map(Arc::new).collect();
@@ -657,6 +661,16 @@ impl Stream {
             self.send(pb::WatchResponse { header, watch_id: id, ..Default::default() }).await?;
         }
         Ok(())
+    }
+}
+
+/// Has each change tell what its key was before the revision, and not within it, as etcd does.
+fn since_before(changes: &mut [Change]) {
+    for of_one in changes.chunk_by_mut(|a, b| a.revision == b.revision).filter(|run| run.len() > 1) {
+        let mut before = HashMap::new();
+        for change in of_one {
+            change.prev = before.entry(change.key.clone()).or_insert_with(|| change.prev.clone()).clone();
+        }
     }
 }
 
