@@ -16,8 +16,8 @@ dir=$(cd "$1" && pwd)
 
 found() {
     local version
-    version=$("$1" --version 2>&1 | head -1) || return 1
-    echo "$version" >&2
+    version=$("$1" --version 2>&1) || return 1
+    echo "${version%%$'\n'*}" >&2
     echo "$1"
     exit 0
 }
