@@ -135,6 +135,7 @@ impl Machine {
             return self.foreseen(context, commit, out);
         }
         self.guards_allowed(&self.rights(context.principal), commit).map_err(Refused::Denied)?;
+        self.touches = self.looked_at(commit, self.touches).map_err(|error| Refused::Operation(0, error))?;
         let mut failed = Vec::new();
         for (number, guard) in commit.guards.iter().enumerate() {
             if let Err(why) = self.check_guard(guard, context.now) {
@@ -176,7 +177,9 @@ impl Machine {
         out: &mut Outputs,
     ) -> Result<(Branch, Vec<OpResult>, Vec<quorate_types::LimitReport>), Refused> {
         let mut path = Vec::new();
-        self.foresee(context, commit, &mut path)?;
+        let mut touches = self.touches;
+        self.foresee(context, commit, &mut path, &mut touches)?;
+        self.touches = touches;
         let refused = |(op, error)| Refused::Operation(op, error);
         each_on(commit, &mut path.iter(), &mut |op| self.written(op)).map_err(refused)?;
         each_on(commit, &mut path.iter(), &mut |op| self.shown(op)).map_err(refused)?;
@@ -185,13 +188,20 @@ impl Machine {
     }
 
     /// Which lists run: of this commit, then of the inner ones in it, in order.
-    fn foresee(&self, context: &Context<'_>, commit: &Commit, path: &mut Vec<bool>) -> Result<(), Refused> {
+    fn foresee(
+        &self,
+        context: &Context<'_>,
+        commit: &Commit,
+        path: &mut Vec<bool>,
+        touches: &mut u64,
+    ) -> Result<(), Refused> {
         self.guards_allowed(&self.rights(context.principal), commit).map_err(Refused::Denied)?;
+        *touches = self.looked_at(commit, *touches).map_err(|error| Refused::Operation(0, error))?;
         let holds = commit.guards.iter().all(|guard| self.check_guard(guard, context.now).is_ok());
         path.push(holds);
         for op in list(commit, holds) {
             if let Op::Nested { commit } = op {
-                self.foresee(context, commit, path)?;
+                self.foresee(context, commit, path, touches)?;
             }
         }
         Ok(())
@@ -236,11 +246,12 @@ impl Machine {
         let now = Now { index: self.applied, wall: self.wall, time: self.time, seed: 0 };
         let context = Context { principal, place: 0, now: &now, remembers: None };
         let rights = self.rights(principal);
-        let mut path = Vec::new();
+        let (mut path, mut touches) = (Vec::new(), 0);
         let mut read = || {
-            self.foresee(&context, commit, &mut path)?;
+            self.foresee(&context, commit, &mut path, &mut touches)?;
             let mut allowed = |op: &Op| {
                 self.op_allowed(&rights, op).map_err(|denied| OpError::Denied { denied })?;
+                touches = affordable(touches.saturating_add(self.cost(op)))?;
                 self.shown(op)
             };
             each_on(commit, &mut path.iter(), &mut allowed)
@@ -331,11 +342,18 @@ impl Machine {
     /// Says before the work how many elements it will touch.
     fn touch(&mut self, elements: u64) -> Result<(), OpError> {
         self.touches = self.touches.saturating_add(elements);
-        if self.touches <= COMMIT_TOUCH_MAX {
-            return Ok(());
-        }
-        let what = "the number of elements that this commit would touch, of which nothing happened,".into();
-        Err(OpError::Range { what, found: self.touches, min: 0, max: COMMIT_TOUCH_MAX })
+        affordable(self.touches).map(drop)
+    }
+
+    /// How many elements a commit has touched once its guards were looked at. Rows are counted no further than the budget reaches.
+    fn looked_at(&self, commit: &Commit, touches: u64) -> Result<u64, OpError> {
+        let most = COMMIT_TOUCH_MAX + 1;
+        commit.guards.iter().try_fold(touches, |touches, guard| match guard {
+            Guard::Keys { range, .. } | Guard::Values { range, .. } => {
+                affordable(touches.saturating_add(OPERATION + self.keys.count_up_to(range, most)))
+            }
+            _ => Ok(touches),
+        })
     }
 
     /// What an operation costs that is no call. Rows are counted no further than the budget reaches.
@@ -976,6 +994,15 @@ impl Machine {
         self.touched.truncate(to.touched);
         out.events.truncate(to.events);
     }
+}
+
+/// The number of elements a commit touches, if it is within the budget.
+fn affordable(touches: u64) -> Result<u64, OpError> {
+    if touches <= COMMIT_TOUCH_MAX {
+        return Ok(touches);
+    }
+    let what = "the number of elements that this commit would touch, of which nothing happened,".into();
+    Err(OpError::Range { what, found: touches, min: 0, max: COMMIT_TOUCH_MAX })
 }
 
 fn number_of(row: &keys::Row, field: KeyField) -> u64 {

@@ -7,6 +7,7 @@ mod common;
 
 mod calls;
 mod commits;
+mod foreseen;
 mod hash_fields;
 mod idempotency;
 mod keys;
