@@ -275,7 +275,8 @@ impl Machine {
         for (number, op) in list(commit, holds).iter().enumerate() {
             results.push(match op {
                 Op::Nested { commit } => {
-                    let (branch, results) = self.read_along(commit, path)?;
+                    let inner = self.read_along(commit, path);
+                    let (branch, results) = inner.map_err(|(_, error)| (number as u32, error))?;
                     OpResult::Nested { branch, results }
                 }
                 Op::Select { select } => {
@@ -302,7 +303,8 @@ impl Machine {
         for (number, op) in ops.iter().enumerate() {
             results.push(match op {
                 Op::Nested { commit } => {
-                    let (branch, results) = self.along(context, commit, path, out)?;
+                    let inner = self.along(context, commit, path, out);
+                    let (branch, results) = inner.map_err(|(_, error)| (number as u32, error))?;
                     OpResult::Nested { branch, results }
                 }
                 op => self.op(context, op, Mode::Atomic, out).map_err(|error| (number as u32, error))?,
@@ -1033,7 +1035,9 @@ fn each_on(
     let holds = *path.next().expect("each commit on the path has its turn");
     for (number, op) in list(commit, holds).iter().enumerate() {
         match op {
-            Op::Nested { commit } => each_on(commit, path, look)?,
+            Op::Nested { commit } => {
+                each_on(commit, path, look).map_err(|(_, error)| (number as u32, error))?;
+            }
             op => look(op).map_err(|error| (number as u32, error))?,
         }
     }

@@ -204,6 +204,57 @@ impl Model {
             .collect())
     }
 
+    fn within(&self, range: &KeyRange) -> impl Iterator<Item = &Row> {
+        self.keys.iter().filter(|(key, _)| range.contains(key)).map(|(_, row)| row)
+    }
+
+    fn select(&self, select: &Select) -> Result<OpResult, ()> {
+        let at = RangeRead { at: select.at, ..RangeRead::of(select.range.clone()) };
+        let mut keys = self.range(&at)?;
+        let count = keys.len() as u64;
+        let limit = if select.limit == 0 { usize::MAX } else { select.limit as usize };
+        let bounded = [select.modified, select.created].iter().any(|bound| bound.0.0 + bound.1.0 > 0);
+        if select.order.is_none() && !bounded {
+            keys.truncate(limit.saturating_add(1));
+        }
+        let fits =
+            |(min, max): (Revision, Revision), found: Revision| found >= min && (max.0 == 0 || found <= max);
+        keys.retain(|key| {
+            fits(select.modified, key.mod_revision) && fits(select.created, key.create_revision)
+        });
+        match select.sort {
+            Sort::Key => {}
+            Sort::Version => keys.sort_by_key(|key| key.version),
+            Sort::Create => keys.sort_by_key(|key| key.create_revision),
+            Sort::Mod => keys.sort_by_key(|key| key.mod_revision),
+            Sort::Value => keys.sort_by_key(|key| key.value.clone()),
+        }
+        if select.order == Some(Order::Descending) {
+            // Equal ones stay in the order of their names.
+            let mut groups: Vec<Vec<KeyValue>> = vec![];
+            let same = |a: &KeyValue, b: &KeyValue| match select.sort {
+                Sort::Key => false,
+                Sort::Version => a.version == b.version,
+                Sort::Create => a.create_revision == b.create_revision,
+                Sort::Mod => a.mod_revision == b.mod_revision,
+                Sort::Value => a.value == b.value,
+            };
+            for key in keys {
+                match groups.last_mut() {
+                    Some(group) if same(&group[0], &key) => group.push(key),
+                    _ => groups.push(vec![key]),
+                }
+            }
+            keys = groups.into_iter().rev().flatten().collect();
+        }
+        let more = keys.len() > limit && !select.count_only;
+        keys.truncate(if select.count_only { 0 } else { limit });
+        if select.keys_only {
+            keys.iter_mut().for_each(|key| key.value = Blob::EMPTY);
+        }
+        Ok(OpResult::Keys { keys, count, more })
+    }
+
     // Locks.
 
     fn fits(&self, lock: &str, mode: LockMode) -> bool {
@@ -369,16 +420,22 @@ impl Model {
     fn guard(&self, guard: &Guard) -> bool {
         match guard {
             Guard::Key { key, field, compare, wanted } => {
-                let found = self.keys.get(key).map_or(0, |row| match field {
-                    KeyField::Version => row.version,
-                    KeyField::CreateRevision => row.created,
-                    KeyField::ModRevision => row.modified,
-                    KeyField::Lease => row.lease,
-                });
+                let found = self.keys.get(key).map_or(0, |row| number(row, *field));
                 compare.holds(&found, wanted)
             }
             Guard::Value { key, compare, wanted } => {
                 self.keys.get(key).is_some_and(|row| compare.holds(&row.value, wanted))
+            }
+            Guard::Keys { range, field, compare, wanted } => {
+                let mut found: Vec<u64> = self.within(range).map(|row| number(row, *field)).collect();
+                if found.is_empty() {
+                    found.push(0);
+                }
+                found.iter().all(|found| compare.holds(found, wanted))
+            }
+            Guard::Values { range, compare, wanted } => {
+                self.within(range).count() > 0
+                    && self.within(range).all(|row| compare.holds(&row.value, wanted))
             }
             Guard::RangeUnchanged { range, since } => {
                 (self.compacted..=self.revision).contains(&since.0)
@@ -468,6 +525,10 @@ impl Model {
         commit: &Commit,
         mine: Option<&(String, String)>,
     ) -> Result<(Branch, Vec<OpResult>, Vec<LimitReport>), No> {
+        if commit.mode == Mode::Foreseen {
+            let (branch, results) = self.foreseen(principal, commit, mine)?;
+            return Ok((branch, results, vec![]));
+        }
         let mut failed: Vec<u32> =
             (0u32..).zip(&commit.guards).filter(|(_, guard)| !self.guard(guard)).map(|(n, _)| n).collect();
         let saved = self.clone();
@@ -494,7 +555,7 @@ impl Model {
             let saved = self.clone();
             match (self.op(principal, op, mine), commit.mode) {
                 (Ok(result), _) => results.push(result),
-                (Err(()), Mode::Atomic) => return Err(No::Operation(number)),
+                (Err(()), Mode::Atomic | Mode::Foreseen) => return Err(No::Operation(number)),
                 (Err(()), Mode::Each | Mode::Apart) => {
                     *self = saved;
                     results.push(OpResult::Failed { error: no_error() });
@@ -502,6 +563,76 @@ impl Model {
             }
         }
         Ok((branch, results, limits))
+    }
+
+    /// Everything is decided by `self` as it is now, and done to a copy.
+    fn foreseen(
+        &mut self,
+        principal: &str,
+        commit: &Commit,
+        mine: Option<&(String, String)>,
+    ) -> Result<(Branch, Vec<OpResult>), No> {
+        let before = self.clone();
+        for checked in [Model::written, Model::shown] {
+            before.checked(commit, checked).map_err(No::Operation)?;
+        }
+        self.along(&before, principal, commit, mine).map_err(No::Operation)
+    }
+
+    fn runs<'a>(&self, commit: &'a Commit) -> (Branch, &'a [Op]) {
+        if commit.guards.iter().all(|guard| self.guard(guard)) {
+            (Branch::Then, &commit.then)
+        } else {
+            (Branch::Else, commit.otherwise.as_deref().unwrap_or_default())
+        }
+    }
+
+    fn checked(&self, commit: &Commit, check: fn(&Self, &Op) -> bool) -> Result<(), u32> {
+        for (number, op) in (0u32..).zip(self.runs(commit).1) {
+            let fine = match op {
+                Op::Nested { commit } => self.checked(commit, check).is_ok(),
+                op => check(self, op),
+            };
+            if !fine {
+                return Err(number);
+            }
+        }
+        Ok(())
+    }
+
+    fn written(&self, op: &Op) -> bool {
+        let Op::Write { key, value, lease, .. } = op else { return true };
+        let whole = value.is_some() && lease.is_some();
+        (whole || self.keys.contains_key(key))
+            && lease.is_none_or(|lease| lease.0 == 0 || self.lease_live(lease.0).is_ok())
+    }
+
+    fn shown(&self, op: &Op) -> bool {
+        let Op::Select { select } = op else { return true };
+        let oldest = if self.compacted == 0 { 0 } else { self.compacted + 1 };
+        select.at.is_none_or(|at| (oldest..=self.revision).contains(&at.0))
+    }
+
+    fn along(
+        &mut self,
+        before: &Self,
+        principal: &str,
+        commit: &Commit,
+        mine: Option<&(String, String)>,
+    ) -> Result<(Branch, Vec<OpResult>), u32> {
+        let (branch, ops) = before.runs(commit);
+        let mut results = vec![];
+        for (number, op) in (0u32..).zip(ops) {
+            results.push(match op {
+                Op::Nested { commit } => {
+                    let (branch, results) =
+                        self.along(before, principal, commit, mine).map_err(|_| number)?;
+                    OpResult::Nested { branch, results }
+                }
+                op => self.op(principal, op, mine).map_err(|()| number)?,
+            });
+        }
+        Ok((branch, results))
     }
 
     fn op(&mut self, principal: &str, op: &Op, mine: Option<&(String, String)>) -> Result<OpResult, ()> {
@@ -541,6 +672,20 @@ impl Model {
                     self.write(&row.key, None);
                 }
                 Ok(deleted(gone, *prev))
+            }
+            Op::Select { select } => self.select(select),
+            Op::Write { key, value, lease, prev, .. } => {
+                let row = self.keys.get(key);
+                let value = value.clone().or_else(|| row.map(|row| row.value.clone())).ok_or(())?;
+                let lease = lease.map(|lease| lease.0).or_else(|| row.map(|row| row.lease)).ok_or(())?;
+                self.op(
+                    principal,
+                    &Op::Put { key: key.clone(), value, lease: LeaseId(lease), prev: *prev },
+                    mine,
+                )
+            }
+            Op::Erase { range, prev } => {
+                self.op(principal, &Op::DeleteRange { range: range.clone(), prev: *prev }, mine)
             }
             Op::Increment { key, by, min, max } => {
                 if self.streams.contains_key(key) {
@@ -947,6 +1092,15 @@ fn deleted(gone: Vec<KeyValue>, prev: bool) -> OpResult {
     OpResult::Deleted { count: gone.len() as u64, prev: if prev { gone } else { vec![] } }
 }
 
+fn number(row: &Row, field: KeyField) -> u64 {
+    match field {
+        KeyField::Version => row.version,
+        KeyField::CreateRevision => row.created,
+        KeyField::ModRevision => row.modified,
+        KeyField::Lease => row.lease,
+    }
+}
+
 fn view(key: &Key, row: &Row) -> KeyValue {
     KeyValue {
         key: key.clone(),
@@ -1062,8 +1216,8 @@ impl Chooser<'_> {
     fn guard(&mut self) -> Guard {
         let lease = LeaseId(self.lease());
         let compare = self.one(&[Compare::Equal, Compare::NotEqual, Compare::Less, Compare::Greater]);
-        match self.below(10) {
-            0 | 1 => {
+        match self.below(12) {
+            number @ (0 | 1 | 10) => {
                 let field = self.one(&[
                     KeyField::Version,
                     KeyField::CreateRevision,
@@ -1071,8 +1225,12 @@ impl Chooser<'_> {
                     KeyField::Lease,
                 ]);
                 let wanted = if field == KeyField::Version { self.below(3) } else { self.revision().0 };
+                if number == 10 {
+                    return Guard::Keys { range: self.range(), field, compare, wanted };
+                }
                 Guard::Key { key: self.key(), field, compare, wanted }
             }
+            11 => Guard::Values { range: self.range(), compare, wanted: self.value() },
             2 => Guard::Value { key: self.key(), compare, wanted: self.value() },
             3 => Guard::RangeUnchanged { range: self.range(), since: self.revision() },
             4 => {
@@ -1097,10 +1255,59 @@ impl Chooser<'_> {
         }
     }
 
+    /// What etcd's clients do.
+    fn plain_op(&mut self) -> Op {
+        let prev = self.below(2) == 0;
+        match self.below(4) {
+            0 => Op::Erase { range: self.range(), prev },
+            1 => {
+                let bound = |chooser: &mut Self| {
+                    if chooser.below(4) == 0 { chooser.revision() } else { Revision::ZERO }
+                };
+                let select = Select {
+                    limit: self.below(4),
+                    keys_only: self.below(4) == 0,
+                    count_only: self.below(6) == 0,
+                    sort: self.one(&[Sort::Key, Sort::Version, Sort::Create, Sort::Mod, Sort::Value]),
+                    order: self.one(&[None, Some(Order::Ascending), Some(Order::Descending)]),
+                    at: if prev { Some(self.revision()) } else { None },
+                    modified: (bound(self), bound(self)),
+                    created: (bound(self), bound(self)),
+                    ..Select::of(self.range())
+                };
+                Op::Select { select: Box::new(select) }
+            }
+            _ => {
+                let value = if self.below(4) > 0 { Some(self.value()) } else { None };
+                let lease = if self.below(4) > 0 { Some(LeaseId(self.lease_or_none())) } else { None };
+                Op::Write { key: self.key(), value, lease, prev, keep: false }
+            }
+        }
+    }
+
+    /// A commit in mode `foreseen`, of anything but what is charged or is a commit of another mode.
+    fn foreseen(&mut self, depth: u32) -> Commit {
+        let guards = (0..self.below(4).saturating_sub(1)).map(|_| self.guard());
+        let charged = |guard: &Guard| matches!(guard, Guard::Limit { .. } | Guard::Slots { .. });
+        let guards = guards.filter(|guard| !charged(guard)).collect();
+        let ops = |chooser: &mut Self, least| {
+            let choose = |chooser: &mut Self| match chooser.below(5) {
+                0 if depth > 0 => nested(chooser.foreseen(depth - 1)),
+                0 | 1 => chooser.op(0),
+                _ => chooser.plain_op(),
+            };
+            (0..least + chooser.below(3)).map(|_| choose(chooser)).collect()
+        };
+        let then = ops(self, 1);
+        let otherwise = if self.below(3) > 0 { Some(ops(self, 0)) } else { None };
+        Commit { idempotency: None, guards, then, otherwise, mode: Mode::Foreseen }
+    }
+
     fn op(&mut self, depth: u32) -> Op {
         let lease = LeaseId(self.lease());
         let prev = self.below(2) == 0;
-        match self.below(if depth == 0 { 25 } else { 31 }) {
+        match self.below(if depth == 0 { 27 } else { 33 }) {
+            25 | 26 => self.plain_op(),
             0..=2 => {
                 Op::Put { key: self.key(), value: self.value(), lease: LeaseId(self.lease_or_none()), prev }
             }
@@ -1149,7 +1356,7 @@ impl Chooser<'_> {
                 Op::Complete { key: key.into(), token: FencingToken(token), answer: self.value() }
             }
             24 => Op::FreeSlot { name: "n".into(), lease, slot: self.slot() },
-            25 | 26 => {
+            27 | 28 => {
                 let when = if prev {
                     When::In { after: Millis(self.below(15) * 100) }
                 } else {
@@ -1163,12 +1370,15 @@ impl Chooser<'_> {
                 let task = self.one(&["t", "u", "v"]).into();
                 Op::Schedule { task, when, commit: Box::new(self.commit(depth - 1)), on_refused }
             }
-            27 => Op::Cancel { task: self.one(&["t", "u"]).into() },
+            29 => Op::Cancel { task: self.one(&["t", "u"]).into() },
             _ => nested(self.commit(depth - 1)),
         }
     }
 
     fn commit(&mut self, depth: u32) -> Commit {
+        if self.below(4) == 0 {
+            return self.foreseen(depth);
+        }
         let guards = (0..self.below(5).saturating_sub(2)).map(|_| self.guard()).collect();
         let ops =
             |chooser: &mut Self, least| (0..least + chooser.below(3)).map(|_| chooser.op(depth)).collect();
@@ -1350,7 +1560,7 @@ fn mark(driver: &Driver, outcomes: &[Outcome], marks: &mut BTreeSet<&'static str
 fn the_random_commands_reach_the_rare_paths() {
     let mut chooser = Chooser { state: 7, model: &Model::default(), sent: &[] };
     let mut reached = BTreeSet::new();
-    for _ in 0..60 {
+    for _ in 0..150 {
         let seeds: Vec<u64> = (0..100).map(|_| chooser.below(u64::MAX)).collect();
         reached.extend(run(&seeds));
     }
