@@ -1560,7 +1560,7 @@ fn mark(driver: &Driver, outcomes: &[Outcome], marks: &mut BTreeSet<&'static str
 fn the_random_commands_reach_the_rare_paths() {
     let mut chooser = Chooser { state: 7, model: &Model::default(), sent: &[] };
     let mut reached = BTreeSet::new();
-    for _ in 0..150 {
+    for _ in 0..400 {
         let seeds: Vec<u64> = (0..100).map(|_| chooser.below(u64::MAX)).collect();
         reached.extend(run(&seeds));
     }
