@@ -87,7 +87,7 @@ impl pb::maintenance_server::Maintenance for Api {
         let header = self.0.header(status.revision);
         let leader = match &cluster {
             None => header.member_id,
-            Some(cluster) => cluster.standing.leader.map_or(0, |node| u64::from(node.0)),
+            Some(cluster) => cluster.standing.leader.map_or(0, |node| node.0),
         };
         let mut errors = Vec::new();
         if leader == 0 {
@@ -97,7 +97,7 @@ impl pb::maintenance_server::Maintenance for Api {
             errors.push(format!("memberID:{} alarm:NOSPACE ", header.member_id));
         }
         let own = cluster.as_ref().and_then(|cluster| {
-            cluster.members.iter().find(|one| one.member.node == cluster.node).map(|one| is_learner(one))
+            cluster.members.iter().find(|one| one.member.node == cluster.node).map(is_learner)
         });
         let in_use = status.sizes.element_bytes + status.sizes.history_bytes;
         Ok(Response::new(pb::StatusResponse {
@@ -226,7 +226,7 @@ impl Gateway {
             }];
         };
         let member = |one: &quorate_node::MemberStatus| pb::Member {
-            id: u64::from(one.member.node.0),
+            id: one.member.node.0,
             name: format!("quorate-{}", one.member.node.0),
             peer_ur_ls: vec![format!("http://{}", one.member.address)],
             client_ur_ls: if one.member.node == cluster.node { vec![self.advertised()] } else { Vec::new() },

@@ -74,7 +74,7 @@ impl Gateway {
         match self.handle.cluster_status() {
             None => self.cluster.store(ALONE, Ordering::Relaxed),
             Some(status) => {
-                self.member.store(u64::from(status.node.0), Ordering::Relaxed);
+                self.member.store(status.node.0, Ordering::Relaxed);
                 self.cluster.store(status.cluster.0, Ordering::Relaxed);
             }
         }

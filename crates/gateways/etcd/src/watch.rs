@@ -431,10 +431,7 @@ impl Stream {
         let range = txn::range(&name, &create.range_end);
         let current = self.current().await?;
         let header = Some(self.gateway.header(current));
-        let refused = match self.refuses(&create, &range) {
-            Ok(()) => None,
-            Err(reason) => Some(reason),
-        };
+        let refused = self.refuses(&create, &range).err();
         if let Some(cancel_reason) = refused {
             return self
                 .send(pb::WatchResponse {
