@@ -1055,7 +1055,9 @@ impl Keys {
         let (compacted, sweep) = (self.compacted, self.sweep);
         self.compacted = self.compacted.max(revision);
         let end = self.rows.slots();
-        self.sweep = Sweep { next: sweep.next, left: end, end };
+        // There may be fewer slots than there were.
+        let next = if sweep.next < end { sweep.next } else { 0 };
+        self.sweep = Sweep { next, left: end, end };
         let what = Noted::Emptied {
             space,
             since: self.fallen.insert(space, line),
