@@ -1,5 +1,6 @@
 //! The machine alone: decoded entries in, outcomes out, one core, no disk.
 
+use crate::processes::resident_bytes;
 use crate::report::{Report, median, thousands};
 use quorate_machine::{Machine, Outputs};
 use quorate_types::{
@@ -16,14 +17,14 @@ const PORTION: u64 = 4000;
 
 pub(crate) fn run(report: &mut Report, rounds: usize) {
     let mut driver = Driver { machine: Machine::new(0x5eed), out: Outputs::default(), index: 0, random: 1 };
-    let before = resident();
+    let before = resident_bytes("self");
     // In small portions, so that what is measured is the machine and not the commands that wait for it.
     let mut fill = 0.0;
     for first in (0..KEYS).step_by(PORTION as usize) {
         let portion = (first..first + PORTION).map(|key| put(key.wrapping_mul(0x9e37_79b9) % KEYS)).collect();
         fill += driver.time(portion) * PORTION as f64 / KEYS as f64;
     }
-    let per_key = (resident().saturating_sub(before)) as f64 / KEYS as f64;
+    let per_key = (resident_bytes("self").saturating_sub(before)) as f64 / KEYS as f64;
     let mut bare = Vec::new();
     let mut five = Vec::new();
     let token = driver.lock();
@@ -157,10 +158,4 @@ fn five_part(key: u64, sequence: u64, token: FencingToken) -> Command {
     };
     commit.then.push(Op::Append { append });
     command
-}
-
-/// Resident bytes of this process (proc(5), statm).
-pub(crate) fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }

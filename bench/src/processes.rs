@@ -1,7 +1,7 @@
 //! The processes that are measured: started, counted, ended.
 //!
 //! Invariant: no process outlives its `Processes`, whatever happens.
-//! Called by: `cluster::servers`, `redis`.
+//! Called by: `cluster::servers`, `redis`; `machine` for its own memory.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ impl Processes {
 
     /// Resident memory of all, in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        self.running.iter().map(|child| resident_bytes(child.id())).sum()
+        self.running.iter().map(|child| resident_bytes(&child.id().to_string())).sum()
     }
 
     /// The end of what each printed.
@@ -117,8 +117,8 @@ pub(crate) fn cpu_seconds(process: &str) -> f64 {
     ticks as f64 / TICKS_PER_SECOND
 }
 
-/// Resident memory of a process (proc(5), statm), in bytes. Zero when it is gone.
-fn resident_bytes(process: u32) -> u64 {
+/// Resident memory of a process (proc(5), statm), in bytes; `self` is this one. Zero when it is gone.
+pub(crate) fn resident_bytes(process: &str) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).unwrap_or_default();
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
     pages * 4096

@@ -834,10 +834,8 @@ impl Keys {
     pub(crate) fn select(&self, select: &Select, current: Revision) -> Result<RangeAnswer, OpError> {
         let at = select.at.unwrap_or(current);
         let mut answer = Selection::of(select.clone());
-        let mut from = Some(select.range.start.name.clone());
-        while let Some(start) = from {
-            from = self.gather(&mut answer, start, at, current, usize::MAX)?;
-        }
+        // Without a bound it goes to the end.
+        self.gather(&mut answer, select.range.start.name.clone(), at, current, usize::MAX)?;
         Ok(answer.done())
     }
 
