@@ -7,6 +7,7 @@
 use crate::auth::Tokens;
 use crate::config::Config;
 use crate::error;
+use crate::probe::Seen;
 use crate::protocol::etcdserverpb::ResponseHeader;
 use crate::watch::Hub;
 use quorate_machine::Machine;
@@ -30,6 +31,7 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) hub: Arc<Hub>,
     pub(crate) tokens: Tokens,
+    pub(crate) seen: Seen,
     /// Becomes true when the gateway ends.
     pub(crate) stopping: watch::Receiver<bool>,
     cluster: AtomicU64,
@@ -50,6 +52,7 @@ impl Gateway {
             config,
             address,
             tokens: Tokens::default(),
+            seen: Seen::default(),
             stopping,
             cluster: AtomicU64::new(0),
             member: AtomicU64::new(1),

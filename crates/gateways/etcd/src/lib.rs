@@ -2,7 +2,7 @@
 //!
 //! A thin translator: a request becomes a commit or a read of the runtime, and what comes back becomes etcd's answer, with its revisions, codes
 //! and texts. What a transaction means is decided by the machine (mode `foreseen`, and the operations `select`, `write` and `erase`), on every
-//! replica. Read `kv` for the translation, `watch` for who is told of what.
+//! replica. Read `kv` for the translation, `watch` for who is told of what, `json` for the same over plain HTTP.
 //!
 //! Invariant: nothing is decided here that another gateway would have to decide again.
 //! Invariant: every request gives an answer or an error that etcd would give; none panics.
@@ -13,9 +13,12 @@ mod cluster;
 mod config;
 mod error;
 mod gateway;
+mod json;
 mod kv;
 mod lease;
 mod lock;
+mod metrics;
+mod probe;
 mod serve;
 mod txn;
 mod watch;

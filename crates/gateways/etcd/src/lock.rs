@@ -25,7 +25,7 @@ use quorate_types::{
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// How long the session of a call that brings none lives beyond its last renewal, as with etcd.
 const SESSION_TTL: Millis = Millis(60_000);
@@ -150,7 +150,7 @@ impl election::election_server::Election for Api {
 }
 
 fn no_leader_key() -> Status {
-    Status::invalid_argument("\"leader\" field must be provided")
+    Status::unknown("\"leader\" field must be provided")
 }
 
 /// A key in a queue.
@@ -247,7 +247,11 @@ impl Gateway {
             mode: Mode::Foreseen,
             ..Commit::default()
         };
-        let committed = self.commit(who, commit).await?;
+        let committed = self.commit(who, commit).await.map_err(|status| match status.code() {
+            // As etcd's: what these services are told by the store they hand on without its code.
+            Code::NotFound => Status::unknown(status.message()),
+            _ => status,
+        })?;
         let Some(OpResult::Keys { keys, .. }) = committed.results.last() else {
             return Err(Status::internal("a place in a queue was not shown"));
         };

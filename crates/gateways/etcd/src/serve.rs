@@ -1,10 +1,13 @@
-//! The accept loop: connections within bounds, TLS where configured, gRPC by path, an orderly end.
+//! The accept loop: connections within bounds, TLS where configured, gRPC and JSON by path, an orderly end.
 //!
 //! Invariant: when `serve` returns, no connection of it is left.
 //! Called by: the server's `main`, and tests on port 0.
 
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::json;
+use crate::metrics::{Calls, Counted};
+use crate::probe::{self, Seen};
 use crate::protocol::etcdserverpb as pb;
 use crate::protocol::grpc::health::v1::health_server::HealthServer;
 use crate::protocol::v3electionpb::election_server::ElectionServer;
@@ -29,8 +32,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tonic::codegen::{Service, http};
-use tonic::{Status, body::Body};
+use tonic::Status;
+use tonic::codegen::{Service, StdError, http};
 
 /// Bytes that gRPC may add to a request of the largest size, as etcd allows.
 const OVERHEAD_BYTES: usize = 512 << 10;
@@ -82,6 +85,10 @@ pub async fn serve(
         let gateway = Arc::clone(&gateway);
         tokio::spawn(async move { gateway.hub.run(&gateway.handle).await })
     };
+    let looking = {
+        let gateway = Arc::clone(&gateway);
+        tokio::spawn(async move { Seen::watch(&gateway).await })
+    };
     let services = Arc::new(Services::of(&gateway));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -108,6 +115,7 @@ pub async fn serve(
         connections.shutdown().await;
     }
     telling.abort();
+    looking.abort();
     Ok(())
 }
 
@@ -130,9 +138,10 @@ async fn requests<S>(gateway: &Arc<Gateway>, services: Arc<Services>, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let asked = Arc::clone(gateway);
     let service = hyper::service::service_fn(move |request| {
-        let services = Arc::clone(&services);
-        async move { services.answer(request).await }
+        let (gateway, services) = (Arc::clone(&asked), Arc::clone(&services));
+        async move { route(&gateway, &services, request).await }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -152,8 +161,31 @@ where
     let _ = connection.await;
 }
 
+/// gRPC by what it says it is, JSON and probes by their paths.
+async fn route(
+    gateway: &Gateway,
+    services: &Services,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<Counted>, Infallible> {
+    let kind = request.headers().get(http::header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return services.answer(request).await;
+    }
+    let answer = if request.uri().path().starts_with("/v3/") {
+        // A value is a third longer in base64.
+        let bytes_max = services.bytes_max.saturating_mul(4) / 3;
+        json::answer(services, request, bytes_max).await
+    } else {
+        probe::answer(gateway, &services.calls, &request.into_parts().0).await
+    };
+    Ok(answer.map(Counted::from))
+}
+
 /// The services, each to be cloned for a request.
-struct Services {
+pub(crate) struct Services {
+    calls: Calls,
+    /// Of one message.
+    bytes_max: usize,
     kv: KvServer<Api>,
     watch: WatchServer<Api>,
     lease: LeaseServer<Api>,
@@ -171,6 +203,8 @@ impl Services {
         let bytes_max = usize::try_from(gateway.config.request_bytes_max).unwrap_or(usize::MAX);
         let bytes_max = bytes_max.saturating_add(OVERHEAD_BYTES);
         Self {
+            calls: Calls::new(),
+            bytes_max,
             kv: KvServer::new(api()).max_decoding_message_size(bytes_max),
             watch: WatchServer::new(api()).max_decoding_message_size(bytes_max),
             lease: LeaseServer::new(api()),
@@ -183,8 +217,17 @@ impl Services {
         }
     }
 
-    async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<Body>, Infallible> {
-        match request.uri().path().split('/').nth(1).unwrap_or_default() {
+    /// Makes one call, however its message came.
+    pub(crate) async fn answer<B>(
+        &self,
+        request: http::Request<B>,
+    ) -> Result<http::Response<Counted>, Infallible>
+    where
+        B: hyper::body::Body + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let counting = self.calls.begin(request.uri().path());
+        let answer = match request.uri().path().split('/').nth(1).unwrap_or_default() {
             "etcdserverpb.KV" => self.kv.clone().call(request).await,
             "etcdserverpb.Watch" => self.watch.clone().call(request).await,
             "etcdserverpb.Lease" => self.lease.clone().call(request).await,
@@ -195,6 +238,7 @@ impl Services {
             "v3electionpb.Election" => self.election.clone().call(request).await,
             "grpc.health.v1.Health" => self.health.clone().call(request).await,
             other => Ok(Status::unimplemented(format!("unknown service {other}")).into_http()),
-        }
+        };
+        answer.map(|answer| counting.told(answer))
     }
 }

@@ -347,14 +347,17 @@ impl Stream {
                 message = asked.message(), if !ended => match message {
                     Ok(Some(request)) => self.asked(request).await,
                     Ok(None) => { ended = true; Ok(()) }
-                    Err(_) => return,
+                    Err(_) => {
+                        let _ = self.answers.send(Err(Status::cancelled("context canceled"))).await;
+                        return;
+                    }
                 },
                 () = std::future::ready(()), if work => self.work().await,
                 () = queue.filled.notified() => Ok(()),
                 _ = ticks.tick() => self.progress().await,
             };
-            // Whoever closed its side hears nothing more, as with etcd.
-            if done.is_err() || ended {
+            // Whoever asks for nothing more goes on hearing, as with etcd.
+            if done.is_err() {
                 return;
             }
         }

@@ -9,25 +9,12 @@ mod support;
 use pb::request_op::Request as Asked;
 use quorate_etcd::protocol::etcdserverpb as pb;
 use std::fmt::Debug;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::time::Duration;
+use support::etcd::{Etcd, Running, folder};
 use support::{Client, Server, bytes, end_of, text};
 use tonic::{Response, Status};
-
-/// The folder with etcd and etcdctl, filled at first use.
-fn folder() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
-        let done = Command::new(root.join("scripts/etcd.sh")).arg(root.join("target/etcd")).output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        let binary = PathBuf::from(String::from_utf8(done.stdout).unwrap().trim());
-        binary.parent().unwrap().to_owned()
-    })
-}
 
 fn etcdctl(address: SocketAddr, words: &[&str]) -> Command {
     let mut command = Command::new(folder().join("etcdctl"));
@@ -41,25 +28,6 @@ fn says(address: SocketAddr, words: &[&str]) -> String {
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{words:?}: {out}{err}");
     out.trim().to_owned()
-}
-
-/// A process that ends with its value.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Running {
-    /// Lines of its output until there are so many.
-    fn lines(&mut self, count: usize) -> Vec<String> {
-        use std::io::{BufRead, BufReader};
-        let out = BufReader::new(self.0.stdout.take().unwrap());
-        out.lines().take(count).map(Result::unwrap).collect()
-    }
 }
 
 #[tokio::test]
@@ -134,36 +102,6 @@ fn story(address: SocketAddr) {
     says(&["defrag"]);
     assert_eq!(says(&["alarm", "list"]), "");
     assert!(says(&["check", "perf", "--load=s", "--help"]).contains("perf"));
-}
-
-/// A real etcd on a folder of its own.
-struct Etcd {
-    address: SocketAddr,
-    _running: Running,
-    _folder: tempfile::TempDir,
-}
-
-impl Etcd {
-    fn start() -> Self {
-        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let (address, peers, data) = (free(), free(), tempfile::tempdir().unwrap());
-        let child = Command::new(folder().join("etcd"))
-            .args(["--data-dir", data.path().to_str().unwrap(), "--log-level", "error", "--unsafe-no-fsync"])
-            .args([
-                format!("--listen-client-urls=http://{address}"),
-                format!("--advertise-client-urls=http://{address}"),
-            ])
-            .args([
-                format!("--listen-peer-urls=http://{peers}"),
-                format!("--initial-advertise-peer-urls=http://{peers}"),
-            ])
-            .arg(format!("--initial-cluster=default=http://{peers}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { address, _running: Running(child), _folder: data }
-    }
 }
 
 /// SplitMix64.

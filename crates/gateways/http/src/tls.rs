@@ -36,11 +36,11 @@ pub enum TlsError {
     },
 }
 
-/// What shakes hands with clients; `protocol` is offered to those that ask for one (RFC 7301).
+/// What shakes hands with clients; `protocols` are offered to those that ask for one, the first best (RFC 7301).
 ///
 /// # Errors
 /// [`TlsError`] names the file.
-pub fn acceptor(files: &TlsFiles, protocol: Option<&[u8]>) -> Result<TlsAcceptor, TlsError> {
+pub fn acceptor(files: &TlsFiles, protocols: &[&[u8]]) -> Result<TlsAcceptor, TlsError> {
     let chain = certificates(&files.certificates)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::File {
         path: files.key.clone(),
@@ -58,7 +58,7 @@ pub fn acceptor(files: &TlsFiles, protocol: Option<&[u8]>) -> Result<TlsAcceptor
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(|error| unusable(error.to_string()))?;
-    config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_used_is_named() {
         let missing = TlsFiles { certificates: "/nowhere/cert.pem".into(), key: "/nowhere/key.pem".into() };
-        let error = acceptor(&missing, None).err().map(|error| error.to_string()).unwrap_or_default();
+        let error = acceptor(&missing, &[]).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.starts_with("/nowhere/cert.pem: no certificate in PEM could be read"), "{error}");
     }
 }

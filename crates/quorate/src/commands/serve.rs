@@ -360,10 +360,10 @@ impl Serve {
             settings.http.tls = Some(TlsFiles { certificates: certificates.clone(), key: key.clone() });
         }
         if let Some(files) = &settings.http.tls {
-            let acceptor = quorate_http::acceptor(files, None);
+            let acceptor = quorate_http::acceptor(files, &[]);
             settings.redis.tls =
                 Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
-            let acceptor = quorate_http::acceptor(files, Some(b"h2"));
+            let acceptor = quorate_http::acceptor(files, &[b"h2", b"http/1.1"]);
             settings.etcd.tls = Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
         }
         if !settings.http.tokens.is_empty() {

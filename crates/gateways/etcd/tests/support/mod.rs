@@ -1,6 +1,7 @@
 //! A real server on port 0 over a real runtime on a temporary folder, and clients made from the same protocol files.
 #![allow(clippy::unwrap_used, dead_code)] // Test code: a failure here is the test's failure.
 
+pub(crate) mod etcd;
 #[path = "../../../testing.rs"]
 mod testing;
 

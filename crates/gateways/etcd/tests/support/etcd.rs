@@ -1,0 +1,67 @@
+//! A real etcd to compare with. The binaries are put into `target/etcd` by `scripts/etcd.sh`: a machine that cannot have them fails the test.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+/// The folder with etcd and etcdctl, filled at first use.
+pub(crate) fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+        let done = Command::new(root.join("scripts/etcd.sh")).arg(root.join("target/etcd")).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let binary = PathBuf::from(String::from_utf8(done.stdout).unwrap().trim());
+        binary.parent().unwrap().to_owned()
+    })
+}
+
+/// A process that ends with its value.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// Lines of its output until there are so many.
+    pub(crate) fn lines(&mut self, count: usize) -> Vec<String> {
+        use std::io::{BufRead, BufReader};
+        let out = BufReader::new(self.0.stdout.take().unwrap());
+        out.lines().take(count).map(Result::unwrap).collect()
+    }
+}
+
+/// A real etcd on a folder of its own.
+pub(crate) struct Etcd {
+    pub(crate) address: SocketAddr,
+    _running: Running,
+    _folder: tempfile::TempDir,
+}
+
+impl Etcd {
+    pub(crate) fn start() -> Self {
+        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let (address, peers, data) = (free(), free(), tempfile::tempdir().unwrap());
+        let child = Command::new(folder().join("etcd"))
+            .args(["--data-dir", data.path().to_str().unwrap(), "--log-level", "error", "--unsafe-no-fsync"])
+            .args([
+                format!("--listen-client-urls=http://{address}"),
+                format!("--advertise-client-urls=http://{address}"),
+            ])
+            .args([
+                format!("--listen-peer-urls=http://{peers}"),
+                format!("--initial-advertise-peer-urls=http://{peers}"),
+            ])
+            .arg(format!("--initial-cluster=default=http://{peers}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { address, _running: Running(child), _folder: data }
+    }
+}
