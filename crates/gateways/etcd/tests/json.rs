@@ -115,7 +115,7 @@ const REQUESTS: &[(&str, &str)] = &[
     ("/v3/kv/lease/leases", "{}"),
     ("/v3/kv/lease/revoke", r#"{"ID":8}"#),
     ("/v3/lease/revoke", r#"{"ID":777}"#),
-    ("~3 /v3/watch", r#"{"create_request":{"key":"dA==","start_revision":1}}"#),
+    ("~2 /v3/watch", r#"{"create_request":{"key":"dA==","start_revision":1}}"#),
     (
         "~2 /v3/watch",
         r#"{"createRequest":{"key":"dA==","start_revision":1,"filters":["NOPUT"],"prevKv":true}}"#,
