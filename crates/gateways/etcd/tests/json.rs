@@ -310,3 +310,44 @@ async fn probes_tell_how_the_node_is() {
     .unwrap();
     server.stop().await;
 }
+
+/// One secret, of one operator.
+struct Operator;
+
+impl quorate_etcd::Door for Operator {
+    fn principal(&self, secret: &str) -> Option<quorate_types::Principal> {
+        (secret == "open-sesame").then(|| "operator".into())
+    }
+}
+
+#[tokio::test]
+async fn a_closed_door_asks_for_a_token_but_not_to_tell_its_health() {
+    let config = quorate_etcd::Config { door: Some(std::sync::Arc::new(Operator)), ..Default::default() };
+    let server = Server::with(config).await;
+    let address = server.address;
+    tokio::task::spawn_blocking(move || {
+        let body = Some(r#"{"key":"Zm9v"}"#);
+        let with = |path: &str, body, token: &str| {
+            curl(address, path, body, &["--header", &format!("Authorization: {token}")])
+        };
+        let refused = |code, status, text| {
+            format!(
+                r#"{{"error":"etcdserver: {text}","code":{code},"message":"etcdserver: {text}"}} [{status} application/json]"#
+            )
+        };
+        let stranger = curl(address, "/v3/kv/range", body, &[]);
+        assert_eq!(stranger, refused(3, 400, "user name is empty"));
+        assert_eq!(with("/v3/kv/range", body, "nope"), refused(16, 401, "invalid auth token"));
+        assert!(with("/v3/kv/range", body, "open-sesame").ends_with("[200 application/json]"));
+        assert!(with("/v3/kv/range", body, "Bearer open-sesame").ends_with("[200 application/json]"));
+        for path in ["/version", "/health", "/livez", "/readyz"] {
+            assert!(curl(address, path, None, &[]).contains("[200 "), "{path}");
+        }
+        assert!(curl(address, "/metrics", None, &[]).ends_with("[401 text/plain; charset=utf-8]"));
+        assert!(with("/metrics", None, "nope").ends_with("[401 text/plain; charset=utf-8]"));
+        assert!(with("/metrics", None, "open-sesame").contains("etcd_server_has_leader 1"));
+    })
+    .await
+    .unwrap();
+    server.stop().await;
+}
