@@ -176,6 +176,7 @@ impl Machine {
         commit: &Commit,
         out: &mut Outputs,
     ) -> Result<(Branch, Vec<OpResult>, Vec<quorate_types::LimitReport>), Refused> {
+        self.foreseen_allowed(&self.rights(context.principal), commit).map_err(Refused::Denied)?;
         let mut path = Vec::new();
         let mut touches = self.touches;
         self.foresee(context, commit, &mut path, &mut touches)?;
@@ -195,7 +196,6 @@ impl Machine {
         path: &mut Vec<bool>,
         touches: &mut u64,
     ) -> Result<(), Refused> {
-        self.guards_allowed(&self.rights(context.principal), commit).map_err(Refused::Denied)?;
         *touches = self.looked_at(commit, *touches).map_err(|error| Refused::Operation(0, error))?;
         let holds = commit.guards.iter().all(|guard| self.check_guard(guard, context.now).is_ok());
         path.push(holds);
@@ -248,9 +248,9 @@ impl Machine {
         let rights = self.rights(principal);
         let (mut path, mut touches) = (Vec::new(), 0);
         let mut read = || {
+            self.foreseen_allowed(&rights, commit).map_err(Refused::Denied)?;
             self.foresee(&context, commit, &mut path, &mut touches)?;
             let mut allowed = |op: &Op| {
-                self.op_allowed(&rights, op).map_err(|denied| OpError::Denied { denied })?;
                 touches = affordable(touches.saturating_add(self.cost(op)))?;
                 self.shown(op)
             };

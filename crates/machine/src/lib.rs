@@ -22,6 +22,7 @@ mod locks;
 mod memory;
 mod reads;
 mod recency;
+mod roles;
 mod rows;
 mod services;
 mod snapshot;
@@ -502,6 +503,9 @@ impl Machine {
                 self.change_user(name, changes, *may_lock_out, now)
             }
             CommandBody::RemoveUsers { names, may_lock_out } => self.remove_users(names, *may_lock_out, now),
+            CommandBody::ChangeAccess { change, may_lock_out } => {
+                self.change_access(change, *may_lock_out, now)
+            }
             CommandBody::LimitMemory { space, bytes_max, eviction } => {
                 self.limit_memory(*space, *bytes_max, *eviction, now)
             }

@@ -37,7 +37,10 @@ const PRODUCERS: u64 = 15;
 const USERS: u64 = 16;
 const LIBRARIES: u64 = 17;
 const MEMORY: u64 = 18;
-const END: u64 = 19;
+const ROLES: u64 = 19;
+const TOKENS: u64 = 20;
+const ACCESS: u64 = 21;
+const END: u64 = 22;
 /// Where the first two versions ended.
 const END_FIRST: u64 = 12;
 
@@ -218,6 +221,9 @@ impl Machine {
             KEYS => self.keys.walk_rows(rows, out),
             LINES => self.keys.walk_lines(rows, out),
             USERS => full(self.users.walk_next(rows, out)),
+            ROLES => full(self.users.walk_roles(rows, out)),
+            TOKENS => full(self.users.walk_given(rows, out)),
+            ACCESS => full(self.users.walk_counts(rows, out)),
             LEASES => full(self.leases.table().walk_next(rows, out)),
             HOLDS => full(self.locks.walk_holds(rows, out)),
             WAITS => full(self.locks.walk_waits(rows, out)),
@@ -267,6 +273,7 @@ impl Machine {
     #[must_use]
     pub fn digest(&self) -> u128 {
         let mut scratch = Writer::default();
+        let [users, roles, given, counts] = self.users.digests(&mut scratch);
         let parts = [
             self.keys.digest(&mut scratch),
             self.bodies.digest(self.keys.bodied(), &mut scratch),
@@ -274,7 +281,10 @@ impl Machine {
             self.libraries.digest(&mut scratch),
             self.limits_of_memory.digest(&mut scratch),
             self.leases.digest(&mut scratch),
-            self.users.digest(&mut scratch),
+            users,
+            roles,
+            given,
+            counts,
             self.locks.digest(&mut scratch),
             self.idempotency.digest(&mut scratch),
             self.limits.digest(&mut scratch),
@@ -367,6 +377,9 @@ impl Restorer {
                         TASKS => machine.tasks.restore_row(&mut from)?,
                         BODIES => machine.restore_body(&mut from)?,
                         USERS => machine.users.restore_row(&mut from)?,
+                        ROLES => machine.users.restore_role(&mut from)?,
+                        TOKENS => machine.users.restore_given(&mut from)?,
+                        ACCESS => machine.users.restore_count(&mut from)?,
                         SCRIPTS => drop(machine.scripts.restore_row(&mut from)?),
                         LIBRARIES => machine.libraries.restore_row(&mut from)?,
                         MEMORY => drop(machine.limits_of_memory.restore_row(&mut from)?),

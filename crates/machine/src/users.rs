@@ -10,15 +10,16 @@
 //! Called by: `Machine::execute`, `commit`, `calls`; gateways through [`Machine::rights`].
 //! Source: Redis' ACL for the language of rules; AWS IAM for "a denial outweighs".
 
+use crate::roles::{Granted, Stretches, Tokens};
 use crate::table::Table;
 use crate::{Machine, Now};
 use quorate_calls::permissions::{self, Categories, READS, WRITES, noperm};
 use quorate_calls::{Error, Spec, permission};
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{
-    Blob, Command, CommandBody, CommandRule, Commit, Committed, DEFAULT_USER, DecodeError, Denied, Digest,
-    Guard, Key, KeyRange, Keyspace, LogIndex, Mode, NameRule, Op, OpError, OpResult, Outcome, Principal,
-    RULES_MAX, Refusal, User, UserChange, Verbs,
+    AccessChange, Blob, Command, CommandBody, CommandRule, Commit, Committed, DEFAULT_USER, DecodeError,
+    Denied, Digest, Guard, Key, KeyRange, Keyspace, LeaseId, LogIndex, Mode, NameRule, Op, OpError, OpResult,
+    Outcome, Principal, RULES_MAX, Refusal, Role, User, UserChange, Verbs,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,15 +27,19 @@ use std::sync::Arc;
 /// A user as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
-    user: User,
+    pub(crate) user: User,
     /// The entry that made it: tells a user from an earlier one of the same name.
-    created: LogIndex,
+    pub(crate) created: LogIndex,
 }
 quorate_types::wire_struct!(Row { user, created });
 
 #[derive(Default)]
 pub(crate) struct Users {
     rows: Table<Blob, Row>,
+    pub(crate) roles: Table<Blob, Role>,
+    pub(crate) given: Tokens,
+    /// How often users or roles have changed since the beginning, in its one row.
+    counts: Table<u8, u64>,
     /// The same, ready to be asked.
     accesses: BTreeMap<Blob, Arc<Access>>,
     tokens: BTreeMap<Digest, Blob>,
@@ -49,6 +54,7 @@ pub struct Access {
     user: User,
     created: LogIndex,
     commands: Vec<(bool, Matches)>,
+    granted: Arc<Granted>,
     /// No rule restricts anything.
     unbound: bool,
 }
@@ -78,28 +84,93 @@ impl Users {
     }
 
     fn set(&mut self, name: &Blob, row: Option<Row>, index: LogIndex) {
-        self.rows.set(name.clone(), row);
-        self.changed = index;
+        let after = row.as_ref().map(|row| row.user.clone());
+        let before = self.rows.set(name.clone(), row);
+        let same = before.zip(after).is_some_and(|(before, after)| before.user.enters_as(&after));
+        if !same {
+            self.given.forget_user(name);
+        }
+        self.count();
+        self.touched(index);
         self.compile();
     }
 
-    fn compile(&mut self) {
+    /// Sets a row; the rest is the caller's.
+    pub(crate) fn put(&mut self, name: &Blob, row: Option<Row>) {
+        self.rows.set(name.clone(), row);
+    }
+    pub(crate) fn row(&self, name: &Blob) -> Option<&Row> {
+        self.rows.get(name)
+    }
+    pub(crate) fn take_role_from_all(&mut self, role: &Blob) {
+        let having = self.rows.iter().filter(|(_, row)| row.user.roles.contains(role));
+        let names: Vec<Blob> = having.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.rows.update(&name, |row| row.user.roles.retain(|other| other != role));
+        }
+    }
+    /// Counts a change.
+    pub(crate) fn count(&mut self) {
+        let counted = self.counts.get(&0).copied().unwrap_or_default();
+        self.counts.set(0, Some(counted + 1));
+    }
+    pub(crate) fn revision(&self) -> u64 {
+        self.counts.get(&0).copied().unwrap_or_default() + 1
+    }
+    pub(crate) fn touched(&mut self, index: LogIndex) {
+        self.changed = index;
+    }
+    /// A point to roll users and roles back to.
+    pub(crate) fn mark(&self) -> (usize, usize) {
+        (self.rows.mark(), self.roles.mark())
+    }
+    pub(crate) fn rollback(&mut self, (rows, roles): (usize, usize)) {
+        self.rows.rollback(rows, |_, _, _| {});
+        self.roles.rollback(roles, |_, _, _| {});
+    }
+
+    pub(crate) fn compile(&mut self) {
         self.accesses.clear();
         self.tokens.clear();
         for (name, row) in self.rows.iter() {
             self.tokens.extend(row.user.tokens.iter().map(|token| (*token, name.clone())));
-            self.accesses.insert(name.clone(), Arc::new(Access::of(name, row.user.clone(), row.created)));
+            self.accesses
+                .insert(name.clone(), Arc::new(Access::of(name, row.user.clone(), row.created, &self.roles)));
         }
     }
 
     pub(crate) fn walk_begin(&mut self) {
         self.rows.walk_begin();
+        self.roles.walk_begin();
+        self.given.rows.walk_begin();
+        self.counts.walk_begin();
     }
     pub(crate) fn walk_next(&mut self, rows: usize, out: &mut Writer) -> usize {
         self.rows.walk_next(rows, out)
     }
+    pub(crate) fn walk_roles(&mut self, rows: usize, out: &mut Writer) -> usize {
+        self.roles.walk_next(rows, out)
+    }
+    pub(crate) fn walk_given(&mut self, rows: usize, out: &mut Writer) -> usize {
+        self.given.rows.walk_next(rows, out)
+    }
+    pub(crate) fn walk_counts(&mut self, rows: usize, out: &mut Writer) -> usize {
+        self.counts.walk_next(rows, out)
+    }
     pub(crate) fn walk_end(&mut self) {
         self.rows.walk_end();
+        self.roles.walk_end();
+        self.given.rows.walk_end();
+        self.counts.walk_end();
+    }
+    pub(crate) fn restore_role(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        self.roles.restore_row(from).map(drop)
+    }
+    pub(crate) fn restore_given(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        self.given.rows.restore_row(from).map(drop)
+    }
+    pub(crate) fn restore_count(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        self.counts.restore_row(from).map(drop)
     }
     pub(crate) fn restore_row(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         let (_, row) = self.rows.restore_row(from)?;
@@ -109,18 +180,32 @@ impl Users {
     pub(crate) fn restored(&mut self, applied: LogIndex) {
         // When the last change was is not kept: that it was no later than the snapshot is enough to look again.
         self.changed = applied;
+        self.given.restored();
         self.compile();
     }
-    pub(crate) fn digest(&self, scratch: &mut Writer) -> u128 {
-        self.rows.digest(scratch)
+    pub(crate) fn digests(&self, scratch: &mut Writer) -> [u128; 4] {
+        [
+            self.rows.digest(scratch),
+            self.roles.digest(scratch),
+            self.given.rows.digest(scratch),
+            self.counts.digest(scratch),
+        ]
     }
     pub(crate) fn forget(&mut self) {
         self.rows.forget();
+        self.roles.forget();
+        self.given.rows.forget();
+        self.counts.forget();
     }
 }
 
 impl Access {
-    fn of(name: &Blob, user: User, created: LogIndex) -> Self {
+    fn of(name: &Blob, user: User, created: LogIndex, roles: &Table<Blob, Role>) -> Self {
+        let granted = Arc::new(Granted::of(&user, roles));
+        Self::with(name, user, created, granted)
+    }
+
+    fn with(name: &Blob, user: User, created: LogIndex, granted: Arc<Granted>) -> Self {
         let matches = |rule: &CommandRule| {
             let what = match rule.what.strip_prefix(b"@") {
                 Some(b"all") => Matches::All,
@@ -134,11 +219,13 @@ impl Access {
         let all_names = [Verbs::READ, Verbs::WRITE, Verbs::PUBLISH, Verbs::SUBSCRIBE]
             .iter()
             .all(|verb| user.names.iter().any(|rule| everything(rule) && rule.verbs.has(*verb)));
+        let all_commands = commands.iter().all(|(allow, _)| *allow) && granted.root
+            || matches!(commands.as_slice(), [(true, Matches::All)]);
         let unbound = user.enabled
-            && all_names
+            && (all_names || granted.root)
             && user.names.iter().all(|rule| rule.allow)
-            && matches!(commands.as_slice(), [(true, Matches::All)]);
-        Self { name: name.clone(), user, created, commands, unbound }
+            && all_commands;
+        Self { name: name.clone(), user, created, commands, granted, unbound }
     }
 
     /// The user's name.
@@ -155,7 +242,7 @@ impl Access {
     #[must_use]
     pub fn as_if_enabled(&self) -> Rights {
         let user = User { enabled: true, ..self.user.clone() };
-        Rights::User(Arc::new(Self::of(&self.name, user, self.created)))
+        Rights::User(Arc::new(Self::with(&self.name, user, self.created, Arc::clone(&self.granted))))
     }
     /// The entry that made it.
     #[must_use]
@@ -173,14 +260,16 @@ impl Access {
             Matches::Category(category) => categories.has(*category),
             Matches::Named(rule) => **rule == *name || **rule == *container,
         };
-        self.commands.iter().rev().find(|(_, what)| speaks(what)).is_some_and(|(allow, _)| *allow)
+        let spoken = self.commands.iter().rev().find(|(_, what)| speaks(what));
+        spoken.map_or_else(|| self.granted.runs(categories), |(allow, _)| *allow)
     }
 
     /// Whether it may do this to a name.
     #[must_use]
     pub fn may(&self, verbs: Verbs, space: Keyspace, name: &[u8]) -> bool {
         let speaks = |rule: &NameRule| in_space(rule, space) && quorate_calls::matches(&rule.pattern, name);
-        self.each_verb(verbs, speaks, speaks)
+        let granted = |stretches: &Stretches| is_default(space) && stretches.has(name);
+        self.each_verb(verbs, speaks, speaks, granted)
     }
 
     /// Whether it may do this to every key of a range.
@@ -188,13 +277,16 @@ impl Access {
     pub fn may_range(&self, verbs: Verbs, range: &KeyRange) -> bool {
         let covers = |rule: &NameRule| in_space(rule, range.start.space) && covers(&rule.pattern, range);
         let touches = |rule: &NameRule| in_space(rule, range.start.space) && touches(&rule.pattern, range);
-        self.each_verb(verbs, covers, touches)
+        let granted = |stretches: &Stretches| {
+            is_default(range.start.space) && stretches.covers(&range.start.name, range.end.as_ref())
+        };
+        self.each_verb(verbs, covers, touches, granted)
     }
 
     /// Whether it may do this to all names of all keyspaces.
     #[must_use]
     pub fn may_everything(&self, verbs: Verbs) -> bool {
-        self.each_verb(verbs, |rule| rule.space.is_none() && *rule.pattern == *b"*", |_| true)
+        self.each_verb(verbs, |rule| rule.space.is_none() && *rule.pattern == *b"*", |_| true, |_| false)
     }
 
     /// Each verb has to be allowed by some rule; one that denies any of them outweighs. Without a verb, some rule has to speak of the name.
@@ -203,9 +295,13 @@ impl Access {
         verbs: Verbs,
         allows: impl Fn(&NameRule) -> bool,
         denies: impl Fn(&NameRule) -> bool,
+        granted: impl Fn(&Stretches) -> bool,
     ) -> bool {
         let rules = || self.user.names.iter().filter(|rule| !rule.verbs.of_channels());
-        let allowed = |verb: Verbs| rules().any(|rule| rule.allow && rule.verbs.has(verb) && allows(rule));
+        let allowed = |verb: Verbs| {
+            rules().any(|rule| rule.allow && rule.verbs.has(verb) && allows(rule))
+                || self.granted.allows(verb, &granted)
+        };
         let wanted = [Verbs::READ, Verbs::WRITE].into_iter().filter(|verb| verbs.has(*verb));
         let all = if verbs == Verbs::NONE { allowed(Verbs::NONE) } else { wanted.into_iter().all(allowed) };
         let both = Verbs::READ.and(Verbs::WRITE);
@@ -228,7 +324,7 @@ impl Access {
         // What a denied pattern shares with another one is not worked out: any denial but of the whole forbids patterns that are not its own.
         let denies = |rule: &&NameRule| rule.verbs.has(verb) && (is_pattern || speaks(rule));
         let rules = || self.user.names.iter().filter(|rule| rule.verbs.of_channels());
-        rules().filter(|rule| rule.allow).any(|rule| speaks(&rule))
+        (self.granted.root || rules().filter(|rule| rule.allow).any(|rule| speaks(&rule)))
             && !rules().filter(|rule| !rule.allow).any(|rule| denies(&rule))
     }
 }
@@ -237,6 +333,11 @@ impl Access {
 fn in_space(rule: &NameRule, space: Keyspace) -> bool {
     let space = if space.is_internal() { Keyspace::DEFAULT } else { space };
     rule.space.is_none_or(|of| of == space)
+}
+
+/// Whether roles speak of a keyspace.
+fn is_default(space: Keyspace) -> bool {
+    space.is_internal() || space == Keyspace::DEFAULT
 }
 
 /// The part of a pattern before its first special byte, and whether only a star follows.
@@ -465,9 +566,12 @@ impl Machine {
     pub fn user(&self, name: &[u8]) -> Option<Arc<Access>> {
         match self.users.get(name) {
             Some(access) => Some(Arc::clone(access)),
-            None if *name == *DEFAULT_USER.as_bytes() => {
-                Some(Arc::new(Access::of(&DEFAULT_USER.into(), User::open_door(), LogIndex::ZERO)))
-            }
+            None if *name == *DEFAULT_USER.as_bytes() => Some(Arc::new(Access::of(
+                &DEFAULT_USER.into(),
+                User::open_door(),
+                LogIndex::ZERO,
+                &Table::default(),
+            ))),
             None => None,
         }
     }
@@ -486,7 +590,7 @@ impl Machine {
     /// Whose bearer token has this hash.
     #[must_use]
     pub fn user_of_token(&self, hash: &Digest) -> Option<&Blob> {
-        self.users.tokens.get(hash)
+        self.users.tokens.get(hash).or_else(|| self.token(hash).map(|token| &token.user))
     }
 
     /// Whether everybody enters without saying who it is.
@@ -513,6 +617,9 @@ impl Machine {
             return self.body_allowed(&rights, &command.body).err().map(|denied| Refusal::Denied { denied });
         };
         let refuse = |denied| Some(Refusal::Denied { denied });
+        if commit.mode == Mode::Foreseen {
+            return self.foreseen_allowed(&rights, commit).err().and_then(refuse);
+        }
         if let Err(denied) = self.guards_allowed(&rights, commit) {
             return refuse(denied);
         }
@@ -547,6 +654,10 @@ impl Machine {
             CommandBody::LimitMemory { .. } => rights.command("config|set"),
             CommandBody::ChangeUser { .. } => rights.command("acl|setuser"),
             CommandBody::RemoveUsers { .. } => rights.command("acl|deluser"),
+            CommandBody::ChangeAccess { change: AccessChange::Enter { .. }, .. } => {
+                rights.command("q.configure")
+            }
+            CommandBody::ChangeAccess { .. } => rights.command("acl|setuser"),
         }
     }
 
@@ -562,6 +673,19 @@ impl Machine {
         commit.guards.iter().try_for_each(|guard| guard_allowed(rights, guard))
     }
 
+    /// Whether a commit whose branches are foreseen is allowed: all of it, whichever lists run, so that nobody learns by a comparison what
+    /// would have been refused otherwise.
+    pub(crate) fn foreseen_allowed(&self, rights: &Rights, commit: &Commit) -> Result<(), Denied> {
+        if rights.is_everything() {
+            return Ok(());
+        }
+        self.guards_allowed(rights, commit)?;
+        commit.then.iter().chain(commit.otherwise.iter().flatten()).try_for_each(|op| match op {
+            Op::Nested { commit } => self.foreseen_allowed(rights, commit),
+            op => self.op_allowed(rights, op),
+        })
+    }
+
     /// Whether an operation is allowed.
     pub(crate) fn op_allowed(&self, rights: &Rights, op: &Op) -> Result<(), Denied> {
         if rights.is_everything() {
@@ -571,6 +695,10 @@ impl Machine {
             // Whatever hangs on it ends with it.
             rights.command("q.unlock")?;
             return self.lease_allowed(rights, Verbs::WRITE, *lease);
+        }
+        if let Op::Write { lease: Some(lease), .. } = op {
+            // Who may not end a lease may not hang anything on it: it could not be taken off again.
+            self.lease_allowed(rights, Verbs::WRITE, *lease)?;
         }
         if let Op::LeaseInfo { .. } = op {
             return rights.command("q.info");
@@ -595,12 +723,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`Denied`] names the first that may not.
-    pub fn lease_allowed(
-        &self,
-        rights: &Rights,
-        verbs: Verbs,
-        lease: quorate_types::LeaseId,
-    ) -> Result<(), Denied> {
+    pub fn lease_allowed(&self, rights: &Rights, verbs: Verbs, lease: LeaseId) -> Result<(), Denied> {
         if rights.is_everything() {
             return Ok(());
         }
@@ -661,9 +784,10 @@ impl Machine {
     }
 
     /// Whether somebody could enter and manage users, if some users were as `instead` says.
-    fn somebody_manages<'a>(&self, instead: impl Fn(&Blob) -> Option<Option<&'a User>>) -> bool {
+    pub(crate) fn somebody_manages<'a>(&self, instead: impl Fn(&Blob) -> Option<Option<&'a User>>) -> bool {
         let manages = |name: &Blob, user: &User| {
-            user.can_enter() && Access::of(name, user.clone(), LogIndex::ZERO).may_run(b"acl|setuser")
+            user.can_enter()
+                && Access::of(name, user.clone(), LogIndex::ZERO, &self.users.roles).may_run(b"acl|setuser")
         };
         let names = self.user_names();
         names.iter().any(|name| match instead(name) {

@@ -98,6 +98,7 @@ pub(crate) fn admit(
             | CommandBody::Configure { .. }
             | CommandBody::ChangeUser { .. }
             | CommandBody::RemoveUsers { .. }
+            | CommandBody::ChangeAccess { .. }
     );
     let stretch = |bound: u64| if reserved { bound + bound / 4 } else { bound };
     if waiting.commands >= stretch(bounds.commands_max) || waiting.bytes + bytes > stretch(bounds.bytes_max) {
@@ -127,6 +128,7 @@ fn grows(command: &Command) -> bool {
         | CommandBody::Configure { .. }
         | CommandBody::ChangeUser { .. }
         | CommandBody::RemoveUsers { .. }
+        | CommandBody::ChangeAccess { .. }
         | CommandBody::LimitMemory { .. }
         | CommandBody::Evict { .. } => false,
     }

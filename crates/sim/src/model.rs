@@ -213,6 +213,7 @@ impl Model {
         }
         match (&command.body, outcome) {
             (CommandBody::ChangeUser { .. }, Outcome::Done { .. })
+            | (CommandBody::ChangeAccess { .. }, Outcome::Done { .. })
             | (CommandBody::RemoveUsers { .. }, Outcome::Committed { .. }) => Ok(()),
             (CommandBody::Commit { commit }, Outcome::Committed { committed }) => {
                 self.committed(&command.principal, commit, committed, happened, probes)
@@ -923,7 +924,10 @@ impl Model {
                 probes.hit("ask: idempotency memory full");
             }
             // Whether that is right is for `users` to say.
-            Refusal::Claimed { .. } | Refusal::Denied { .. } | Refusal::LockOut {} => {}
+            Refusal::Claimed { .. }
+            | Refusal::Denied { .. }
+            | Refusal::LockOut {}
+            | Refusal::Access { .. } => {}
         }
         Ok(())
     }

@@ -124,8 +124,12 @@ pub const CLUSTER_RARE: &[&str] = &[
 ];
 
 /// Paths that a campaign of the scenario `users` must reach.
-pub const USER_PROBES: &[&str] =
-    &["users: an operation allowed", "users: an operation refused", "users: one that is gone refused"];
+pub const USER_PROBES: &[&str] = &[
+    "users: an operation allowed",
+    "users: an operation refused",
+    "users: one that is gone refused",
+    "users: a change of roles refused",
+];
 
 /// How often each path was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,23 +5,35 @@
 
 use crate::random::Random;
 use quorate_types::{
-    Blob, Command, CommandBody, CommandRule, Commit, Denied, Digest, Key, LeaseId, NameRule, Op, OpError,
-    Outcome, Principal, Refusal, UserChange, Verbs,
+    AccessChange, AccessRefusal, Blob, Command, CommandBody, CommandRule, Commit, Denied, Digest, Key,
+    LeaseId, NameRule, Op, OpError, Outcome, Principal, RangeRule, Refusal, UserChange, Verbs,
 };
 
 /// The user that everything here is about.
 const NAME: &str = "sam";
+/// The role that it has at times, and the only range that the role speaks of: names that begin with `u/a`.
+const ROLE: &str = "writers";
+const RANGE: (&str, &str) = ("u/a", "u/b");
 
 /// What the log has made of the user so far.
 #[derive(Default)]
 pub(crate) struct Users {
     there: bool,
     enabled: bool,
-    /// The last word about the command `set`.
-    may_set: bool,
+    /// The last word about the command `set`; none when nothing was said, so that a role decides.
+    may_set: Option<bool>,
     /// Whether names that begin with `u/a` may be written, and whether those with `u/ab` may not.
     allowed: bool,
     denied: bool,
+    has_role: bool,
+    role: Role,
+}
+
+/// What the log has made of the role.
+#[derive(Clone, Copy, Default)]
+struct Role {
+    there: bool,
+    writes: bool,
 }
 
 /// Something about users, as whoever may send it.
@@ -34,6 +46,9 @@ pub(crate) fn act(random: &mut Random) -> (CommandBody, Principal) {
         return (CommandBody::Commit { commit: Commit::of(vec![op]) }, user);
     }
     let names: Vec<Blob> = vec![NAME.into()];
+    if random.chance(3) {
+        return (CommandBody::ChangeAccess { change: access(random), may_lock_out: false }, "server".into());
+    }
     if random.chance(12) {
         return (CommandBody::RemoveUsers { names, may_lock_out: false }, "server".into());
     }
@@ -56,6 +71,23 @@ pub(crate) fn act(random: &mut Random) -> (CommandBody, Principal) {
     (CommandBody::ChangeUser { name: NAME.into(), changes, may_lock_out: false }, "server".into())
 }
 
+fn access(random: &mut Random) -> AccessChange {
+    let (user, role) = (Blob::from(NAME), Blob::from(ROLE));
+    let (start, end) = (Blob::from(RANGE.0), Blob::from(RANGE.1));
+    match random.below(10) {
+        0 => AccessChange::AddUser { name: user, scram: None },
+        1 if random.chance(2) => AccessChange::RemoveUser { name: user },
+        2 | 3 => AccessChange::AddRole { name: role },
+        4 if random.chance(2) => AccessChange::RemoveRole { name: role },
+        5 => AccessChange::RevokeRole { user, role },
+        6 => AccessChange::Forbid { role, start, end },
+        7 => {
+            AccessChange::Allow { role, rule: RangeRule { start, end, verbs: Verbs::WRITE.and(Verbs::READ) } }
+        }
+        _ => AccessChange::GrantRole { user, role },
+    }
+}
+
 fn rule(allow: bool, pattern: &str) -> NameRule {
     NameRule { allow, verbs: Verbs::WRITE, space: None, pattern: pattern.into() }
 }
@@ -76,15 +108,30 @@ impl Users {
                 changes.iter().for_each(|change| self.change(change));
                 Ok(None)
             }
+            (CommandBody::ChangeAccess { change, .. }, outcome) => {
+                let found = match outcome {
+                    Outcome::Done { .. } => Ok(()),
+                    Outcome::Refused { refusal: Refusal::Access { why } } => Err(why.clone()),
+                    other => return Err(format!("{change:?} came to {other:?}")),
+                };
+                let wanted = self.access(change);
+                if found != wanted {
+                    return Err(format!("{change:?} came to {found:?}, not to {wanted:?}"));
+                }
+                Ok(found.is_err().then_some("users: a change of roles refused"))
+            }
             (CommandBody::RemoveUsers { .. }, Outcome::Committed { .. }) => {
-                *self = Self::default();
+                self.remove();
                 Ok(None)
             }
             (CommandBody::Commit { commit }, outcome)
                 if command.principal == Principal::of_user(&NAME.into()) =>
             {
                 let [Op::Put { key, .. }] = commit.then.as_slice() else { return Ok(None) };
-                let may = self.there && self.enabled && self.may_set && self.may_write(key);
+                let may = self.there
+                    && self.enabled
+                    && self.may_set.unwrap_or(self.writes())
+                    && self.may_write(key);
                 let found = !matches!(
                     outcome,
                     Outcome::Refused {
@@ -110,10 +157,66 @@ impl Users {
         }
     }
 
+    fn remove(&mut self) {
+        *self = Self { role: self.role, ..Self::default() };
+    }
+
+    /// Whether its role has it write.
+    fn writes(&self) -> bool {
+        self.has_role && self.role.writes
+    }
+
+    fn access(&mut self, change: &AccessChange) -> Result<(), AccessRefusal> {
+        use AccessRefusal as Why;
+        let need = |so: bool, why: Why| if so { Ok(()) } else { Err(why) };
+        match change {
+            AccessChange::AddUser { .. } => {
+                need(!self.there, Why::UserExists {})?;
+                (self.there, self.enabled) = (true, true);
+            }
+            AccessChange::RemoveUser { .. } => {
+                need(self.there, Why::UserMissing {})?;
+                self.remove();
+            }
+            AccessChange::AddRole { .. } => {
+                need(!self.role.there, Why::RoleExists {})?;
+                self.role = Role { there: true, writes: false };
+            }
+            AccessChange::RemoveRole { .. } => {
+                need(self.role.there, Why::RoleMissing {})?;
+                (self.role, self.has_role) = (Role::default(), false);
+            }
+            AccessChange::GrantRole { .. } => {
+                need(self.there, Why::UserMissing {})?;
+                need(self.role.there, Why::RoleMissing {})?;
+                self.has_role = true;
+            }
+            AccessChange::RevokeRole { .. } => {
+                need(self.there, Why::UserMissing {})?;
+                need(self.has_role, Why::RoleNotGranted {})?;
+                self.has_role = false;
+            }
+            AccessChange::Allow { .. } => {
+                need(self.role.there, Why::RoleMissing {})?;
+                self.role.writes = true;
+            }
+            AccessChange::Forbid { .. } => {
+                need(self.role.there, Why::RoleMissing {})?;
+                need(self.role.writes, Why::RuleMissing {})?;
+                self.role.writes = false;
+            }
+            AccessChange::ChangePassword { .. }
+            | AccessChange::CloseDoor {}
+            | AccessChange::OpenDoor {}
+            | AccessChange::Enter { .. } => {} // They are not sent here: the door is everybody's.
+        }
+        Ok(())
+    }
+
     fn change(&mut self, change: &UserChange) {
         match change {
             UserChange::Enable { on } => self.enabled = *on,
-            UserChange::Command { rule } => self.may_set = rule.allow,
+            UserChange::Command { rule } => self.may_set = Some(rule.allow),
             UserChange::ForgetNames {} => (self.allowed, self.denied) = (false, false),
             UserChange::Name { rule } if rule.allow => self.allowed = true,
             UserChange::Name { .. } => self.denied = true,
@@ -123,6 +226,8 @@ impl Users {
 
     fn may_write(&self, key: &Key) -> bool {
         let name = key.name.as_slice();
-        self.allowed && name.starts_with(b"u/a") && !(self.denied && name.starts_with(b"u/ab"))
+        (self.allowed || self.writes())
+            && name.starts_with(b"u/a")
+            && !(self.denied && name.starts_with(b"u/ab"))
     }
 }

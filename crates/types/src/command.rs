@@ -4,6 +4,7 @@
 
 use crate::blob::Blob;
 use crate::commit::{Commit, LockMode, Op};
+use crate::roles::AccessChange;
 use crate::units::{IdempotencyKey, Keyspace, LeaseId, LimitName, LockName, Millis, Principal, Revision};
 use crate::users::UserChange;
 use crate::{wire_enum, wire_struct};
@@ -121,6 +122,13 @@ pub enum CommandBody {
         /// As for [`CommandBody::ChangeUser`].
         may_lock_out: bool,
     },
+    /// Changes users or roles, if what is spoken of is there.
+    ChangeAccess {
+        /// The change.
+        change: AccessChange,
+        /// As for [`CommandBody::ChangeUser`].
+        may_lock_out: bool,
+    },
     /// Sets what a keyspace may hold in memory, and what is done beyond; what is absent stays as it is.
     LimitMemory {
         /// The keyspace.
@@ -153,6 +161,7 @@ wire_enum!(CommandBody {
     12 = RemoveUsers { names, may_lock_out },
     13 = LimitMemory { space, bytes_max, eviction },
     14 = Evict { space, keys },
+    15 = ChangeAccess { change, may_lock_out },
 });
 
 impl Command {
@@ -163,6 +172,7 @@ impl Command {
             self.body,
             CommandBody::ChangeUser { .. }
                 | CommandBody::RemoveUsers { .. }
+                | CommandBody::ChangeAccess { .. }
                 | CommandBody::LimitMemory { .. }
                 | CommandBody::Evict { .. }
         );

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod outcome;
 pub mod record;
 pub mod reply;
+pub mod roles;
 pub mod score;
 pub mod subjects;
 pub mod units;
@@ -37,6 +38,7 @@ pub use outcome::{
 };
 pub use record::{Header, Record, RecordId};
 pub use reply::{Replies, Reply};
+pub use roles::{AccessChange, AccessRefusal, ROOT, RangeRule, Role, TOKENS_MAX, Token};
 pub use score::Score;
 pub use units::*;
 pub use users::{

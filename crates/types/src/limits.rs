@@ -116,6 +116,7 @@ impl Limits {
                 let bytes: usize = changes.iter().map(change_bytes).sum();
                 (name.len() + bytes + 64) as u64
             }
+            CommandBody::ChangeAccess { change, .. } => change.bytes() as u64 + 16,
             CommandBody::RemoveUsers { names, .. } => {
                 names.iter().map(|name| name.len() as u64 + 5).sum::<u64>() + 64
             }

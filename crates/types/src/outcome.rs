@@ -5,6 +5,7 @@
 use crate::blob::Blob;
 use crate::commit::{Compare, Delivery, Instance, KeyField, LockMode, PayloadRef};
 use crate::reply::Reply;
+use crate::roles::AccessRefusal;
 use crate::units::{
     FencingToken, IdempotencyKey, Key, LeaseId, LimitName, LockName, Millis, Offset, Revision, ServiceName,
     TaskName, Version, WallTime,
@@ -382,6 +383,12 @@ pub enum Refusal {
         "after this nobody who may manage users could enter: nothing was changed; first give somebody else `+acl|setuser` and a password or token, or change it with an operator's token of --token-file"
     )]
     LockOut {},
+    /// A change of users or roles does not fit what is there.
+    #[error("{why}")]
+    Access {
+        /// Why.
+        why: AccessRefusal,
+    },
 }
 wire_enum!(Refusal {
     1 = Guards { failed },
@@ -393,6 +400,7 @@ wire_enum!(Refusal {
     7 = Command { error },
     8 = Denied { denied },
     9 = LockOut {},
+    10 = Access { why },
 });
 
 /// A refusal, as a result.

@@ -49,7 +49,8 @@ pub fn subjects(command: &Command) -> BTreeSet<Subject> {
         | CommandBody::RaiseVersion { .. }
         | CommandBody::Configure { .. }
         | CommandBody::ChangeUser { .. }
-        | CommandBody::RemoveUsers { .. } => {}
+        | CommandBody::RemoveUsers { .. }
+        | CommandBody::ChangeAccess { .. } => {}
     }
     found
 }

@@ -181,8 +181,10 @@ pub struct User {
     pub commands: Vec<CommandRule>,
     /// Rules about names.
     pub names: Vec<NameRule>,
+    /// Roles, in order of their names: what they allow is allowed beside the rules.
+    pub roles: Vec<Blob>,
 }
-wire_struct!(User { enabled, nopass, scram, sha256, tokens, commands, names });
+wire_struct!(User { enabled, nopass, scram, sha256, tokens, commands, names, roles });
 
 impl User {
     /// The user `default` as it is until somebody changes it: everybody may do everything, without a password.
@@ -202,7 +204,13 @@ impl User {
     #[must_use]
     pub fn longest(&self) -> usize {
         let credentials = self.scram.len().max(self.sha256.len()).max(self.tokens.len());
-        self.commands.len().max(self.names.len()).max(credentials)
+        self.commands.len().max(self.names.len()).max(self.roles.len()).max(credentials)
+    }
+
+    /// Whether its passwords are those of another, so that whoever had entered by them is still in.
+    #[must_use]
+    pub fn enters_as(&self, other: &Self) -> bool {
+        (self.nopass, &self.scram, &self.sha256) == (other.nopass, &other.scram, &other.sha256)
     }
 
     /// Whether somebody could enter as it.

@@ -4,7 +4,7 @@
 //! Called by: every service.
 
 use quorate_runtime::RuntimeError;
-use quorate_types::{Denied, OpError, Refusal};
+use quorate_types::{AccessRefusal, Denied, OpError, Refusal};
 use tonic::{Code, Status};
 
 macro_rules! texts {
@@ -41,6 +41,23 @@ texts! {
     auth_failed = InvalidArgument "authentication failed, invalid user ID or password";
     auth_not_enabled = FailedPrecondition "authentication is not enabled";
     invalid_token = Unauthenticated "invalid auth token";
+    root_user_missing = FailedPrecondition "root user does not exist";
+    root_role_missing = FailedPrecondition "root user does not have root role";
+    user_exists = FailedPrecondition "user name already exists";
+    user_missing = FailedPrecondition "user name not found";
+    role_exists = FailedPrecondition "role name already exists";
+    role_missing = FailedPrecondition "role name not found";
+    role_empty = InvalidArgument "role name is empty";
+    role_not_granted = FailedPrecondition "role is not granted to the user";
+    permission_not_granted = FailedPrecondition "permission is not granted to the role";
+    permission_not_given = InvalidArgument "permission not given";
+    auth_old_revision = InvalidArgument "revision of auth store is old";
+    invalid_auth_management = InvalidArgument "invalid auth management";
+}
+
+/// Of somebody who sends a password and has none.
+pub(crate) fn no_password_user() -> Status {
+    Status::unknown("auth: authentication failed, password was given for no password user")
 }
 
 /// What this gateway does not do: said with what does.
@@ -70,11 +87,32 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
         Refusal::Operation { error, .. } | Refusal::Command { error } => op(error),
         Refusal::Denied { denied: why } => denied(why),
         Refusal::IdempotencyFull { .. } => no_space(),
+        Refusal::Access { why } => access(why),
         Refusal::Guards { .. }
         | Refusal::OtherRequest { .. }
         | Refusal::Cancelled { .. }
         | Refusal::Claimed { .. }
         | Refusal::LockOut {} => Status::failed_precondition(refusal.to_string()),
+    }
+}
+
+/// Of a change of users or roles.
+fn access(why: &AccessRefusal) -> Status {
+    match why {
+        AccessRefusal::UserEmpty {} => user_empty(),
+        AccessRefusal::UserExists {} => user_exists(),
+        AccessRefusal::UserMissing {} => user_missing(),
+        AccessRefusal::RoleEmpty {} => role_empty(),
+        AccessRefusal::RoleExists {} => role_exists(),
+        AccessRefusal::RoleMissing {} => role_missing(),
+        AccessRefusal::RoleNotGranted {} => role_not_granted(),
+        AccessRefusal::RuleMissing {} => permission_not_granted(),
+        AccessRefusal::RootMissing {} => root_user_missing(),
+        AccessRefusal::RootWithoutRole {} => root_role_missing(),
+        AccessRefusal::Protected {} => invalid_auth_management(),
+        AccessRefusal::OldRevision {} => auth_old_revision(),
+        AccessRefusal::DoorIsOpen {} => auth_not_enabled(),
+        AccessRefusal::TooMany { .. } => Status::resource_exhausted(why.to_string()),
     }
 }
 

@@ -4,7 +4,6 @@
 //! Invariant: revisions begin at 1, as etcd's do, before the first answer is given.
 //! Called by: `serve` makes it, every service uses it.
 
-use crate::auth::Tokens;
 use crate::config::Config;
 use crate::error;
 use crate::probe::Seen;
@@ -30,7 +29,6 @@ pub(crate) struct Gateway {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) tokens: Tokens,
     pub(crate) seen: Seen,
     /// Becomes true when the gateway ends.
     pub(crate) stopping: watch::Receiver<bool>,
@@ -51,7 +49,6 @@ impl Gateway {
             handle,
             config,
             address,
-            tokens: Tokens::default(),
             seen: Seen::default(),
             stopping,
             cluster: AtomicU64::new(0),
@@ -87,7 +84,7 @@ impl Gateway {
     ///
     /// # Errors
     /// The token is nobody's; a secret is wanted; the node has no leader.
-    pub(crate) async fn enter<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
+    pub(crate) async fn enter<T>(self: &Arc<Self>, request: &Request<T>) -> Result<Principal, Status> {
         self.enter_by(request.metadata()).await
     }
 
@@ -95,14 +92,22 @@ impl Gateway {
     ///
     /// # Errors
     /// As [`Gateway::enter`].
-    pub(crate) async fn enter_by(&self, metadata: &MetadataMap) -> Result<Principal, Status> {
+    pub(crate) async fn enter_by(self: &Arc<Self>, metadata: &MetadataMap) -> Result<Principal, Status> {
+        self.ready_for(metadata).await?;
+        self.principal(metadata)
+    }
+
+    /// Waits until the revision has begun. A request that wants a leader is refused where there is none.
+    ///
+    /// # Errors
+    /// The node has no leader.
+    pub(crate) async fn ready_for(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let wants_leader = metadata.get("hasleader").is_some_and(|value| value == "true");
         if wants_leader && self.handle.cluster_status().is_some_and(|status| status.standing.leader.is_none())
         {
             return Err(error::no_leader());
         }
-        self.begin().await?;
-        self.principal(metadata)
+        self.begin().await
     }
 
     /// Takes revision 1 where nothing has taken a revision yet: to clients, 0 means "none".
@@ -134,9 +139,19 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::commit`].
     pub(crate) async fn command(&self, who: &Principal, body: CommandBody) -> Result<Outcome, Status> {
+        match self.outcome(who, body).await? {
+            Outcome::Refused { refusal } => Err(error::refusal(&refusal)),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// As [`Gateway::command`], refusals being an outcome.
+    ///
+    /// # Errors
+    /// There is no outcome, or none yet.
+    pub(crate) async fn outcome(&self, who: &Principal, body: CommandBody) -> Result<Outcome, Status> {
         let command = Command { principal: who.clone(), client: "etcd".into(), trace: Blob::EMPTY, body };
         match tokio::time::timeout(self.config.command_timeout, self.handle.command(command)).await {
-            Ok(Ok(Outcome::Refused { refusal })) => Err(error::refusal(&refusal)),
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(why)) => Err(error::runtime(&why)),
             Err(_) => Err(error::timed_out()),

@@ -11,6 +11,7 @@ use crate::metrics::Calls;
 use quorate_machine::Machine;
 use quorate_runtime::Consistency;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tonic::body::Body;
@@ -67,7 +68,7 @@ async fn read(gateway: &Gateway, consistency: Consistency) -> Result<(), String>
 }
 
 /// Answers what is no call of the API.
-pub(crate) async fn answer(gateway: &Gateway, calls: &Calls, head: &Parts) -> http::Response<Body> {
+pub(crate) async fn answer(gateway: &Arc<Gateway>, calls: &Calls, head: &Parts) -> http::Response<Body> {
     let path = head.uri.path();
     let query = head.uri.query().unwrap_or_default();
     let known = matches!(path, "/version" | "/health" | "/metrics");
@@ -182,7 +183,7 @@ impl Seen {
     }
 }
 
-fn metrics(gateway: &Gateway, calls: &Calls, head: &Parts) -> http::Response<Body> {
+fn metrics(gateway: &Arc<Gateway>, calls: &Calls, head: &Parts) -> http::Response<Body> {
     let allowed = gateway.principal(&MetadataMap::from_headers(head.headers.clone())).and_then(|who| {
         let rights = gateway.handle.rights(&who).map_err(|why| error::runtime(&why))?;
         rights.command("info").map_err(|denied| error::denied(&denied))

@@ -163,7 +163,7 @@ where
 
 /// gRPC by what it says it is, JSON and probes by their paths.
 async fn route(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     services: &Services,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Counted>, Infallible> {

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// Lines of history that one slice looks at, and bytes of changes after which it ends: about a millisecond.
 const SLICE_LINES: usize = 4096;
@@ -277,7 +277,9 @@ impl pb::watch_server::Watch for Api {
         &self,
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let who = self.0.enter(&request).await?;
+        self.0.ready_for(request.metadata()).await?;
+        // A stream is not refused: each watch is, with a reason that clients know to enter anew by.
+        let who = self.0.principal(request.metadata());
         let wants_leader = request.metadata().get("hasleader").is_some_and(|value| value == "true");
         let asked = request.into_inner();
         let (answers, receive) = mpsc::channel(ANSWERS_MAX);
@@ -311,7 +313,7 @@ struct Watch {
 /// One stream of watches.
 struct Stream {
     gateway: Arc<Gateway>,
-    who: Principal,
+    who: Result<Principal, Status>,
     wants_leader: bool,
     answers: mpsc::Sender<Result<pb::WatchResponse, Status>>,
     queue: Arc<Queue>,
@@ -478,9 +480,7 @@ impl Stream {
     /// # Errors
     /// Why not, as it is told to the client.
     fn refuses(&self, create: &pb::WatchCreateRequest, range: &KeyRange) -> Result<(), String> {
-        if self.may(range).is_err() {
-            return Err(go_text("PermissionDenied", &error::permission_denied()));
-        }
+        self.may(range).map_err(|status| go_text(code_text(&status), &status))?;
         if range.end.as_ref().is_some_and(|end| *end <= range.start.name) {
             return Err("mvcc: watcher range is empty".to_owned());
         }
@@ -494,7 +494,8 @@ impl Stream {
     }
 
     fn may(&self, range: &KeyRange) -> Result<(), Status> {
-        let rights = self.gateway.handle.rights(&self.who).map_err(|why| error::runtime(&why))?;
+        let who = self.who.as_ref().map_err(Clone::clone)?;
+        let rights = self.gateway.handle.rights(who).map_err(|why| error::runtime(&why))?;
         if rights.is_everything() {
             return Ok(());
         }
@@ -598,7 +599,7 @@ impl Stream {
         if let Err(status) = self.may(&range) {
             self.forget(id);
             let header = Some(self.gateway.header(revision));
-            let cancel_reason = go_text("PermissionDenied", &status);
+            let cancel_reason = go_text(code_text(&status), &status);
             return self
                 .send(pb::WatchResponse {
                     header,
@@ -687,6 +688,16 @@ fn event(change: &Change, prev: bool) -> mvccpb::Event {
             };
             mvccpb::Event { r#type: EventType::Delete.into(), kv: Some(kv), prev_kv }
         }
+    }
+}
+
+/// The name of a code, of those that a right that is missing has.
+fn code_text(status: &Status) -> &'static str {
+    match status.code() {
+        Code::Unauthenticated => "Unauthenticated",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::Unavailable => "Unavailable",
+        _ => "PermissionDenied",
     }
 }
 

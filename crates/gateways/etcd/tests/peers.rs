@@ -8,27 +8,12 @@ mod support;
 
 use pb::request_op::Request as Asked;
 use quorate_etcd::protocol::etcdserverpb as pb;
-use std::fmt::Debug;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
-use support::etcd::{Etcd, Running, folder};
+use support::etcd::{Etcd, Running};
+use support::real::{Random, etcdctl, plain, says, seeds, told};
 use support::{Client, Server, bytes, end_of, text};
-use tonic::{Response, Status};
-
-fn etcdctl(address: SocketAddr, words: &[&str]) -> Command {
-    let mut command = Command::new(folder().join("etcdctl"));
-    command.env("ETCDCTL_API", "3").arg(format!("--endpoints=http://{address}")).args(words);
-    command
-}
-
-/// What etcdctl prints; it has to succeed.
-fn says(address: SocketAddr, words: &[&str]) -> String {
-    let done = etcdctl(address, words).output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    assert!(done.status.success(), "{words:?}: {out}{err}");
-    out.trim().to_owned()
-}
 
 #[tokio::test]
 async fn etcdctl_does_what_it_does_with_etcd() {
@@ -102,25 +87,6 @@ fn story(address: SocketAddr) {
     says(&["defrag"]);
     assert_eq!(says(&["alarm", "list"]), "");
     assert!(says(&["check", "perf", "--load=s", "--help"]).contains("perf"));
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
 }
 
 /// Makes requests about the keys of one seed.
@@ -259,24 +225,6 @@ impl Maker {
     }
 }
 
-/// An answer as text, without what tells one server from another.
-fn told<T: Debug>(answer: Result<Response<T>, Status>, tidy: impl FnOnce(&mut T)) -> String {
-    match answer {
-        Ok(answer) => {
-            let mut answer = answer.into_inner();
-            tidy(&mut answer);
-            format!("{answer:?}")
-        }
-        Err(status) => format!("{:?}: {}", status.code(), status.message()),
-    }
-}
-
-fn plain(header: &mut Option<pb::ResponseHeader>) {
-    if let Some(header) = header {
-        *header = pb::ResponseHeader { revision: header.revision, ..Default::default() };
-    }
-}
-
 async fn tell(client: &mut Client, ask: Ask) -> String {
     match ask {
         Ask::Range(asked) => told(client.kv.range(asked).await, |answer| plain(&mut answer.header)),
@@ -294,12 +242,6 @@ async fn tell(client: &mut Client, ask: Ask) -> String {
             answer.keys.sort();
         }),
     }
-}
-
-fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("SEEDS") else { return 0..40 };
-    let (start, end) = text.split_once("..").expect("SEEDS=0..100");
-    start.parse().unwrap()..end.parse().unwrap()
 }
 
 #[tokio::test]

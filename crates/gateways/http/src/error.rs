@@ -135,6 +135,7 @@ impl Problem {
             Refusal::Command { error } => Self::of_op(error, place, detail),
             Refusal::Denied { denied } => Self::of_denied(denied),
             Refusal::LockOut {} => Self::new(409, "would_lock_out", detail),
+            Refusal::Access { .. } => Self::new(409, "access_refused", detail),
         }
     }
 

@@ -48,7 +48,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> Reply {
         | Refusal::Cancelled { .. }
         | Refusal::Claimed { .. }
         | Refusal::IdempotencyFull { .. }
-        | Refusal::LockOut {} => Reply::error(format!("ERR {refusal}")),
+        | Refusal::LockOut {}
+        | Refusal::Access { .. } => Reply::error(format!("ERR {refusal}")),
     }
 }
 

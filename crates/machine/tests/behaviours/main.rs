@@ -15,6 +15,7 @@ mod leases;
 mod limits;
 mod locks;
 mod memory;
+mod roles;
 mod snapshots;
 mod streams;
 mod tasks;

@@ -207,6 +207,10 @@ fn command_json(command: &Command) -> Value {
         CommandBody::RemoveUsers { names, .. } => {
             ("remove_users", json!(names.iter().map(ToString::to_string).collect::<Vec<_>>()))
         }
+        CommandBody::ChangeAccess { change, .. } => {
+            let (kind, name) = change.told();
+            ("change_access", json!({"change": kind, "name": name.map(ToString::to_string)}))
+        }
         CommandBody::LimitMemory { space, bytes_max, eviction } => (
             "limit_memory",
             json!({"keyspace": space.0, "bytes_max": bytes_max, "eviction": eviction.map(|eviction| eviction.name())}),

@@ -45,6 +45,11 @@ pub(crate) struct Etcd {
 
 impl Etcd {
     pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// One that was started with further arguments.
+    pub(crate) fn with(more: &[&str]) -> Self {
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         let (address, peers, data) = (free(), free(), tempfile::tempdir().unwrap());
         let child = Command::new(folder().join("etcd"))
@@ -58,6 +63,7 @@ impl Etcd {
                 format!("--initial-advertise-peer-urls=http://{peers}"),
             ])
             .arg(format!("--initial-cluster=default=http://{peers}"))
+            .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code)] // Test code: a failure here is the test's failure.
 
 pub(crate) mod etcd;
+pub(crate) mod real;
 #[path = "../../../testing.rs"]
 mod testing;
 

@@ -232,6 +232,14 @@ fn command(body: &CommandBody, object: Object, values: Values) -> Object {
         CommandBody::RemoveUsers { names, .. } => object
             .text("what", "remove_users")
             .list("users", names.iter().map(|name| quoted(&name.to_string()))),
+        CommandBody::ChangeAccess { change, .. } => {
+            let (kind, name) = change.told();
+            let object = object.text("what", "change_access").text("change", kind);
+            match name {
+                Some(name) => object.bytes("name", name, values),
+                None => object,
+            }
+        }
         CommandBody::Configure { .. } => object.text("what", "configure"),
         CommandBody::LimitMemory { space, bytes_max, eviction } => object
             .text("what", "limit_memory")

@@ -62,6 +62,7 @@ fn shown(access: &Access, values: Values) -> String {
         .json("commands", list(user.commands.iter().map(command)))
         .json("allow", list(rules(true)))
         .json("deny", list(rules(false)))
+        .list("roles", user.roles.iter().map(|role| crate::json::write::quoted(&role.to_string())))
         .done()
 }
 

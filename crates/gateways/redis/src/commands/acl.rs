@@ -116,7 +116,7 @@ fn list(connection: &Connection) -> Result<Reply, Reply> {
 /// A user as a line of ACL LIST.
 fn line(user: &User, name: &Blob) -> String {
     let mut words = vec!["user".to_owned(), String::from_utf8_lossy(name).into_owned()];
-    words.extend(flags(user).into_iter().map(str::to_owned));
+    words.extend(flags(user));
     words.extend(user.sha256.iter().map(|hash| format!("#{}", hex(&hash.0))));
     words.extend(user.scram.iter().map(shown));
     words.extend(Some(keys(user)).filter(|keys| !keys.is_empty()));
@@ -129,10 +129,12 @@ fn line(user: &User, name: &Blob) -> String {
     words.join(" ")
 }
 
-fn flags(user: &User) -> Vec<&'static str> {
-    let mut flags = vec![if user.enabled { "on" } else { "off" }];
-    flags.extend(user.nopass.then_some("nopass"));
-    flags.push("sanitize-payload");
+fn flags(user: &User) -> Vec<String> {
+    let mut flags = vec![if user.enabled { "on".to_owned() } else { "off".to_owned() }];
+    flags.extend(user.nopass.then(|| "nopass".to_owned()));
+    flags.push("sanitize-payload".to_owned());
+    // Roles that etcd's clients gave it; Redis has no word for them.
+    flags.extend(user.roles.iter().map(|role| format!("role:{role}")));
     flags
 }
 
