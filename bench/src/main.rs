@@ -61,7 +61,9 @@ Example:
 const CLUSTER_HELP: &str = "\
 Example:
   cargo build --release -p quorate -p quorate-bench
-  target/release/quorate-bench cluster --folder /var/tmp --etcd \"$(scripts/etcd.sh /var/tmp/etcd)\"";
+  target/release/quorate-bench cluster --folder /var/tmp --etcd \"$(scripts/etcd.sh /var/tmp/etcd)\"
+  target/release/quorate-bench cluster --folder /var/tmp --etcd \"$(scripts/etcd.sh /var/tmp/etcd)\" \\
+    --over etcd --operations put,get,serializable,lock,handoff,keepalive,echo --watchers 10000";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();

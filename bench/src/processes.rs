@@ -84,7 +84,7 @@ pub(crate) fn quorate(
 ) -> Command {
     let mut command = Command::new(binary);
     command.arg("serve").arg("--data").arg(folder.join(node.to_string()));
-    command.args(["--http", &http.to_string(), "--etcd", "off"]);
+    command.args(["--http", &http.to_string()]);
     if peers.len() > 1 {
         let all: Vec<_> =
             peers.iter().enumerate().map(|(at, address)| format!("{}={address}", at + 1)).collect();

@@ -3,7 +3,7 @@
 //! Only what the measured server answers is understood: a `content-length` body. Anything else is an error, never a guess.
 //! Called by: `load`, `servers`.
 
-use super::load::Client;
+use super::load::{Client, Operation};
 use super::{Failure, VALUE_BYTES};
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
@@ -69,6 +69,18 @@ impl HttpClient {
 }
 
 impl Client for HttpClient {
+    async fn run(&mut self, operation: Operation, key: u64) -> Result<(), Failure> {
+        match operation {
+            Operation::Put => self.put(key).await,
+            Operation::Get => self.get(key).await,
+            other => {
+                Err(format!("{} is measured over etcd's protocol: add --over etcd", other.name()).into())
+            }
+        }
+    }
+}
+
+impl HttpClient {
     async fn put(&mut self, key: u64) -> Result<(), Failure> {
         self.request.clear();
         let head =

@@ -3,9 +3,9 @@
 //! Called by: `cluster::measure`.
 
 use super::Failure;
-use super::etcd::{CONNECTIONS_MAX, EtcdClient};
+use super::etcd::{CONNECTIONS_MAX, Connection, EtcdClient};
 use super::http::HttpClient;
-use super::servers::{Fleet, System};
+use super::servers::{Fleet, Protocol};
 use crate::processes::cpu_seconds;
 use crate::report::percentile;
 use std::time::{Duration, Instant};
@@ -14,12 +14,23 @@ use tokio::task::{JoinHandle, spawn_local};
 /// Keys that one commit writes when the keys are made; etcd takes at most 128 operations in a transaction.
 const FILL_BATCH: u64 = 100;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Operation {
     /// One key of 256 B, durable on a quorum.
     Put,
     /// One key, linearizable.
     Get,
+    /// One key, as the asked node has it.
+    Serializable,
+    /// A lock that nobody else wants, taken and given back.
+    Lock,
+    /// A lock that all clients want: one of them has it and gives it back.
+    Handoff,
+    /// A lease kept alive, on a stream of each client.
+    #[value(name = "keepalive")]
+    KeepAlive,
+    /// A call that does nothing: what the protocol itself costs.
+    Echo,
 }
 
 impl Operation {
@@ -27,14 +38,22 @@ impl Operation {
         match self {
             Operation::Put => "put",
             Operation::Get => "get",
+            Operation::Serializable => "serializable get",
+            Operation::Lock => "lock + unlock",
+            Operation::Handoff => "hand-off",
+            Operation::KeepAlive => "keep-alive",
+            Operation::Echo => "empty call",
         }
+    }
+
+    pub(crate) fn wants_lease(self) -> bool {
+        matches!(self, Operation::Lock | Operation::Handoff | Operation::KeepAlive)
     }
 }
 
 /// What both protocols' clients do.
 pub(crate) trait Client: 'static {
-    async fn put(&mut self, key: u64) -> Result<(), Failure>;
-    async fn get(&mut self, key: u64) -> Result<(), Failure>;
+    async fn run(&mut self, operation: Operation, key: u64) -> Result<(), Failure>;
 }
 
 /// What came out of one measurement.
@@ -52,17 +71,17 @@ pub(crate) struct Measured {
 /// Writes every key once, so that reads find it.
 pub(crate) async fn fill(fleet: &Fleet, keys: u64) -> Result<(), Failure> {
     let batches = (0..keys).step_by(FILL_BATCH as usize).map(|first| first..(first + FILL_BATCH).min(keys));
-    match fleet.system {
-        System::Quorate => {
+    match fleet.over {
+        Protocol::Http => {
             let mut client = HttpClient::connect(fleet.addresses[0]).await?;
             for batch in batches {
                 client.fill(batch).await?;
             }
         }
-        System::Etcd => {
-            let mut client = EtcdClient::connect(fleet.addresses[0]).await?;
+        Protocol::Etcd => {
+            let mut connection = Connection::open(fleet.grpc[0]).await?;
             for batch in batches {
-                client.fill(batch).await?;
+                connection.fill(batch).await?;
             }
         }
     }
@@ -80,20 +99,24 @@ pub(crate) async fn measure(
 ) -> Result<Measured, Failure> {
     let nodes = fleet.addresses.len();
     let load = Load { operation, keys, seconds, seed };
-    match fleet.system {
-        System::Quorate => {
+    match fleet.over {
+        Protocol::Http => {
             let mut all = Vec::new();
             for client in 0..clients {
                 all.push(HttpClient::connect(fleet.addresses[client % nodes]).await?);
             }
             load.run(fleet, all).await
         }
-        System::Etcd => {
+        Protocol::Etcd => {
             let mut connections = Vec::new();
             for connection in 0..clients.min(CONNECTIONS_MAX / nodes * nodes) {
-                connections.push(EtcdClient::connect(fleet.addresses[connection % nodes]).await?);
+                connections.push(Connection::open(fleet.grpc[connection % nodes]).await?);
             }
-            let all = (0..clients).map(|client| connections[client % connections.len()].clone()).collect();
+            let mut all = Vec::new();
+            for client in 0..clients {
+                let connection = connections[client % connections.len()].clone();
+                all.push(EtcdClient::new(connection, operation, client).await?);
+            }
             load.run(fleet, all).await
         }
     }
@@ -115,8 +138,7 @@ impl Load {
             .into_iter()
             .enumerate()
             .map(|(number, client)| {
-                let random =
-                    Random((self.seed << 20 | number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+                let random = Random::of(self.seed << 20 | number as u64);
                 spawn_local(one(client, self.operation, self.keys, random, begin, end))
             })
             .collect();
@@ -156,11 +178,7 @@ async fn one<C: Client>(
     loop {
         let key = random.next() % keys;
         let sent = Instant::now();
-        let answered = match operation {
-            Operation::Put => client.put(key).await,
-            Operation::Get => client.get(key).await,
-        };
-        answered.map_err(|error| error.to_string())?;
+        client.run(operation, key).await.map_err(|error| error.to_string())?;
         let now = Instant::now();
         if now >= end {
             return Ok(latencies);
@@ -172,10 +190,14 @@ async fn one<C: Client>(
 }
 
 /// xorshift64 (Marsaglia, 2003).
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn of(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -24,22 +24,45 @@ impl System {
     }
 }
 
+/// What the nodes are spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1, a connection for each client.
+    Http,
+    /// etcd's gRPC, connections shared.
+    Etcd,
+}
+
 /// Running nodes of one system.
 pub(crate) struct Fleet {
     pub(crate) system: System,
-    /// Where clients connect, a node each.
+    pub(crate) over: Protocol,
+    /// Where HTTP is answered, a node each.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// Where etcd's protocol is answered, a node each.
+    pub(crate) grpc: Vec<SocketAddr>,
     binary: PathBuf,
     folder: PathBuf,
     pub(crate) nodes: Processes,
 }
 
 impl Fleet {
-    pub(crate) fn start(system: System, binary: &Path, folder: &Path, count: usize) -> Result<Self, Failure> {
-        let (addresses, peers) = (free_addresses(count)?, free_addresses(count)?);
+    /// `over` says how Quorate is spoken to; etcd has its own protocol alone.
+    pub(crate) fn start(
+        system: System,
+        over: Protocol,
+        binary: &Path,
+        folder: &Path,
+        count: usize,
+    ) -> Result<Self, Failure> {
+        let mut found = free_addresses(3 * count)?;
+        let (peers, grpc) = (found.split_off(2 * count), found.split_off(count));
+        let over = if system == System::Etcd { Protocol::Etcd } else { over };
         let mut fleet = Self {
             system,
-            addresses,
+            over,
+            grpc: if system == System::Etcd { found.clone() } else { grpc },
+            addresses: found,
             binary: binary.into(),
             folder: folder.into(),
             nodes: Processes::new(folder)?,
@@ -48,7 +71,11 @@ impl Fleet {
             let command = match system {
                 System::Quorate => {
                     let mut command = processes::quorate(binary, folder, node, fleet.addresses[node], &peers);
-                    command.args(["--redis", "off"]);
+                    command.args(["--redis", "off", "--etcd"]);
+                    command.arg(match over {
+                        Protocol::Http => "off".to_owned(),
+                        Protocol::Etcd => fleet.grpc[node].to_string(),
+                    });
                     command
                 }
                 System::Etcd => fleet.etcd(node, &peers),
