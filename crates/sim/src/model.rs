@@ -11,10 +11,10 @@ use crate::users::Users;
 use quorate_machine::{Due, Event, Machine, Outputs};
 use quorate_types::{
     Append, Blob, Branch, Command, CommandBody, Commit, Committed, Entry, Fingerprint, GroupMode, GroupName,
-    GroupSettings, Guard, GuardFailed, IdempotencyKey, Key, KeyRange, KeyValue, LeaseId, LimitName,
-    LimitPolicy, LockMode, LockName, LogIndex, LogTime, Millis, OnRefused, Op, OpError, OpResult, Outcome,
-    PayloadRef, Principal, RangeRead, Refusal, Resolution, Revision, StreamSettings, TaskName, WallTime,
-    When,
+    GroupSettings, Guard, GuardFailed, IdempotencyKey, Key, KeyField, KeyRange, KeyValue, LeaseId, LimitName,
+    LimitPolicy, LockMode, LockName, LogIndex, LogTime, Millis, Mode, OnRefused, Op, OpError, OpResult,
+    Outcome, PayloadRef, Principal, RangeRead, Refusal, Resolution, Revision, StreamSettings, TaskName,
+    WallTime, When,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -324,6 +324,9 @@ impl Model {
         );
         self.events(happened, committed.revision.0, probes)?;
         self.revision = self.revision.max(committed.revision);
+        if commit.mode == Mode::Foreseen {
+            self.foresaw(commit, committed.branch, &committed.results, probes)?;
+        }
         let ops = self.branch(commit, committed.branch, probes)?;
         self.ops(principal, ops, &committed.results, committed.revision, happened, probes)?;
         if let (Some(scope), Some(wanted)) = (scope, &commit.idempotency) {
@@ -356,10 +359,10 @@ impl Model {
                 Guard::Key { key, field, compare, wanted } => {
                     let row = self.rows.get(key);
                     let found = row.map_or(0, |row| match field {
-                        quorate_types::KeyField::Version => row.version,
-                        quorate_types::KeyField::CreateRevision => row.created.0,
-                        quorate_types::KeyField::ModRevision => row.modified.0,
-                        quorate_types::KeyField::Lease => row.lease.0,
+                        KeyField::Version => row.version,
+                        KeyField::CreateRevision => row.created.0,
+                        KeyField::ModRevision => row.modified.0,
+                        KeyField::Lease => row.lease.0,
                     });
                     let ours = key.space.0 < 0xff00;
                     ensure!(!ours || compare.holds(&found, wanted), "a guard on {key} passed with {found}");
@@ -383,11 +386,57 @@ impl Model {
                     ensure!(self.wall <= *deadline, "a commit passed {} after {deadline}", self.wall);
                 }
                 Guard::RangeUnchanged { range, since } => self.calls.unchanged(range, *since, probes)?,
-                // Only gateways send them, and the workload has none.
+                // Only in commits whose branches are foreseen, which have been looked at before.
                 Guard::Value { .. } | Guard::Keys { .. } | Guard::Values { .. } => {}
             }
         }
         Ok(&commit.then)
+    }
+
+    /// Whether each branch of a commit, inner ones too, is the one that the state before it asks for.
+    fn foresaw(&self, commit: &Commit, branch: Branch, results: &[OpResult], probes: &mut Probes) -> Check {
+        let holds = commit.guards.iter().all(|guard| self.holds_plainly(guard));
+        let ran = if holds { Branch::Then } else { Branch::Else };
+        ensure!(branch == ran, "{:?} let {branch:?} run, their state asks for {ran:?}", commit.guards);
+        for (op, result) in self::ran(commit, branch).iter().zip(results) {
+            if let (Op::Nested { commit }, OpResult::Nested { branch, results }) = (op, result) {
+                probes.hit("commit: a branch within a foreseen branch");
+                self.foresaw(commit, *branch, results, probes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a guard on plain keys holds now.
+    fn holds_plainly(&self, guard: &Guard) -> bool {
+        let number = |row: &Row, field: KeyField| match field {
+            KeyField::Version => row.version,
+            KeyField::CreateRevision => row.created.0,
+            KeyField::ModRevision => row.modified.0,
+            KeyField::Lease => row.lease.0,
+        };
+        let within = |range: &KeyRange| {
+            self.rows.iter().filter(|(key, _)| range.contains(key)).map(|(_, row)| row.clone()).collect()
+        };
+        match guard {
+            Guard::Key { key, field, compare, wanted } => {
+                compare.holds(&self.rows.get(key).map_or(0, |row| number(row, *field)), wanted)
+            }
+            Guard::Value { key, compare, wanted } => {
+                self.rows.get(key).is_some_and(|row| compare.holds(&row.value, wanted))
+            }
+            Guard::Keys { range, field, compare, wanted } => {
+                let rows: Vec<Row> = within(range);
+                // An empty range is compared as an absent key is.
+                compare.holds(&0, wanted) && rows.is_empty()
+                    || !rows.is_empty() && rows.iter().all(|row| compare.holds(&number(row, *field), wanted))
+            }
+            Guard::Values { range, compare, wanted } => {
+                let rows: Vec<Row> = within(range);
+                !rows.is_empty() && rows.iter().all(|row| compare.holds(&row.value, wanted))
+            }
+            _ => true,
+        }
     }
 
     fn ops(
@@ -429,11 +478,24 @@ impl Model {
             }
             (Op::Range { read }, OpResult::Keys { keys, .. }) => self.range_read(read, keys)?,
             (Op::Put { key, value, lease, .. }, _) => self.put(key, value.clone(), *lease, revision),
+            (Op::Select { select }, OpResult::Keys { keys, count, .. }) => {
+                self.range_read(&RangeRead::of(select.range.clone()), keys)?;
+                ensure!(*count == keys.len() as u64, "{count} keys were counted, {} were shown", keys.len());
+            }
+            (Op::Write { key, value, lease, .. }, _) => {
+                let row = self.rows.get(key);
+                let value = value.clone().or_else(|| row.map(|row| row.value.clone()));
+                let lease = lease.or_else(|| row.map(|row| row.lease));
+                let (Some(value), Some(lease)) = (value, lease) else {
+                    return Err(format!("{key} was written with what it had, and it was not there"));
+                };
+                self.put(key, value, lease, revision);
+            }
             (Op::Delete { key, .. }, OpResult::Deleted { count, .. }) => {
                 let there = u64::from(self.rows.remove(key).is_some());
                 ensure!(*count == there, "{count} keys were deleted as {key}, there were {there}");
             }
-            (Op::DeleteRange { range, .. }, OpResult::Deleted { count, .. }) => {
+            (Op::DeleteRange { range, .. } | Op::Erase { range, .. }, OpResult::Deleted { count, .. }) => {
                 let before = self.rows.len();
                 self.rows.retain(|key, _| !range.contains(key));
                 let gone = (before - self.rows.len()) as u64;
@@ -535,7 +597,10 @@ impl Model {
                 ensure!(taken, "a slot of {name} was freed, which was not taken");
             }
             (Op::Nested { commit }, OpResult::Nested { branch, results }) => {
-                let ops = self.branch(commit, *branch, probes)?;
+                let ops = match commit.mode {
+                    Mode::Foreseen => ran(commit, *branch),
+                    _ => self.branch(commit, *branch, probes)?,
+                };
                 self.ops(principal, ops, results, revision, happened, probes)?;
             }
             _ => {}

@@ -32,6 +32,7 @@ pub const PROBES: &[&str] = &[
     "clock: expiries left over for the next entry",
     "clock: stall over a second",
     "clock: wall time jumps back",
+    "commit: a branch within a foreseen branch",
     "commit: an else list ran",
     "commit: an operation failed in mode each",
     "commit: an operation refused the commit",

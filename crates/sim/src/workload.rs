@@ -15,7 +15,7 @@ use quorate_types::{
     GroupMode, GroupName, GroupSettings, Guard, Idempotency, IdempotencyKey, Instance, Key, KeyField,
     KeyRange, LeaseId, LimitName, LimitPolicy, LockMode, LockName, LogTime, Millis, Mode, OnRefused, Op,
     OpResult, Outcome, PartitionChoice, Principal, RangeRead, Record, Refusal, Resolution, Retention,
-    Revision, StreamSettings, TaskName, WaitRequest, WallTime, When, record,
+    Revision, Select, StreamSettings, TaskName, WaitRequest, WallTime, When, record,
 };
 
 /// What the workload dwells on.
@@ -388,7 +388,8 @@ impl Client {
         let key = Key::new(format!("k/{}", random.below(40)));
         let value = Blob::from(Random::bytes(random.next(), [3, 20, 60, 300][random.below(4) as usize]));
         let lease = self.lease.filter(|_| random.chance(6)).unwrap_or_default();
-        let ops = match random.below(12) {
+        let ops = match random.below(14) {
+            12 | 13 => return body(self.transaction(random, view, 1)),
             0..=3 => vec![Op::Put { key, value, lease, prev: random.chance(2) }],
             4 => vec![Op::Delete { key, prev: true }],
             5 => vec![
@@ -430,6 +431,46 @@ impl Client {
             }
         };
         commit(ops)
+    }
+
+    /// A transaction as etcd's clients make them: all of it, inner ones too, decided by the state before it.
+    fn transaction(&mut self, random: &mut Random, view: &View<'_>, depth: u32) -> Commit {
+        let key = |random: &mut Random| Key::new(format!("k/{}", random.below(40)));
+        let guard = |random: &mut Random| {
+            let key = key(random);
+            let found = view.machine.get(&key);
+            let compare = [Compare::Equal, Compare::NotEqual, Compare::Less, Compare::Greater]
+                [random.below(4) as usize];
+            match random.below(4) {
+                0 => Guard::Value { key, compare, wanted: found.map_or(Blob::EMPTY, |found| found.value) },
+                1 => {
+                    let wanted = view.machine.revision().0.saturating_sub(random.below(20));
+                    Guard::Keys { range: some_range(random), field: KeyField::ModRevision, compare, wanted }
+                }
+                2 => Guard::Values { range: some_range(random), compare, wanted: Blob::EMPTY },
+                _ => {
+                    let wanted = found.map_or(0, |found| found.create_revision.0);
+                    Guard::Key { key, field: KeyField::CreateRevision, compare, wanted }
+                }
+            }
+        };
+        let guards = (0..random.below(3)).map(|_| guard(random)).collect();
+        let then = (0..1 + random.below(3)).map(|_| match random.below(6) {
+            0 => Op::Erase { range: some_range(random), prev: random.chance(2) },
+            1 => Op::Select { select: Box::new(Select::of(some_range(random))) },
+            2 | 3 if depth > 0 => Op::Nested { commit: Box::new(self.transaction(random, view, depth - 1)) },
+            _ => {
+                // One that keeps what is there is refused where nothing is.
+                let bytes = Random::bytes(random.next(), [3, 40][random.below(2) as usize]);
+                let value = (!random.chance(8)).then(|| Blob::from(bytes));
+                let lease =
+                    (!random.chance(8)).then(|| self.lease.filter(|_| random.chance(4)).unwrap_or_default());
+                Op::Write { key: key(random), value, lease, prev: random.chance(2), keep: false }
+            }
+        });
+        let then = then.collect();
+        let otherwise = vec![Op::Select { select: Box::new(Select::of(some_range(random))) }];
+        Commit { guards, then, otherwise: Some(otherwise), mode: Mode::Foreseen, ..Commit::default() }
     }
 
     fn record(&mut self, key: Option<Blob>, len: usize) -> Record {
@@ -696,6 +737,8 @@ impl Client {
                 _ => self.keys(random, view),
             };
             match made {
+                // It is no part of another.
+                CommandBody::Commit { commit } if commit.mode == Mode::Foreseen => return body(commit),
                 CommandBody::Commit { commit }
                     if commit.guards.is_empty() && commit.idempotency.is_none() =>
                 {
