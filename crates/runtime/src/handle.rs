@@ -353,9 +353,22 @@ impl Handle {
         &self,
         interest: Interest,
         timeout: Duration,
-        mut look: impl FnMut(&Machine) -> Option<R>,
+        look: impl FnMut(&Machine) -> Option<R>,
     ) -> Result<Option<R>, RuntimeError> {
         self.barrier().await?;
+        self.wait_here(interest, timeout, look).await
+    }
+
+    /// As [`Handle::wait`], but asks nobody first whether others are further: for who goes on from what was read here.
+    ///
+    /// # Errors
+    /// As [`Handle::wait`].
+    pub async fn wait_here<R>(
+        &self,
+        interest: Interest,
+        timeout: Duration,
+        mut look: impl FnMut(&Machine) -> Option<R>,
+    ) -> Result<Option<R>, RuntimeError> {
         let deadline = tokio::time::Instant::now() + timeout;
         loop {
             let (receive, _registered) = {

@@ -163,8 +163,8 @@ struct Place {
 enum Standing {
     /// It is the oldest.
     First(Revision),
-    /// This one is before it.
-    Behind(Key),
+    /// This one is before it, as it was made at this revision: who gives a lock back and asks again has another one of the same name.
+    Behind(Key, Revision),
     /// It is not there any more.
     Gone,
 }
@@ -202,24 +202,23 @@ impl Gateway {
                     leave.armed = false;
                     return Err(Status::unknown("mutex: session is expired"));
                 }
-                Standing::Behind(before) => self.until_gone(&before, &key, created).await?,
+                Standing::Behind(before, made) => self.until_gone((&before, made), (&key, created)).await?,
             }
         }
     }
 
-    /// Waits until either key is not there any more.
-    async fn until_gone(&self, before: &Key, own: &Key, created: Revision) -> Result<(), Status> {
-        let gone = |machine: &Machine, key: &Key| machine.get(key).is_none();
-        let first =
-            self.handle.wait(Interest::Keys(KeyRange::single(before.clone())), LOOK_EVERY, |machine| {
-                gone(machine, before).then_some(())
-            });
-        let mine = self.handle.wait(Interest::Keys(KeyRange::single(own.clone())), LOOK_EVERY, |machine| {
-            (machine.get(own).is_none_or(|found| found.create_revision != created)).then_some(())
-        });
+    /// Waits until either key is not there any more, or is another of that name.
+    async fn until_gone(&self, before: (&Key, Revision), own: (&Key, Revision)) -> Result<(), Status> {
+        let gone = |(key, created): (&Key, Revision)| {
+            let key = key.clone();
+            let interest = Interest::Keys(KeyRange::single(key.clone()));
+            self.handle.wait_here(interest, LOOK_EVERY, move |machine| {
+                machine.get(&key).is_none_or(|found| found.create_revision != created).then_some(())
+            })
+        };
         let waited = tokio::select! {
-            waited = first => waited,
-            waited = mine => waited,
+            waited = gone(before) => waited,
+            waited = gone(own) => waited,
             () = self.stopped() => return Err(error::stopped()),
         };
         waited.map(drop).map_err(|why| error::runtime(&why))
@@ -419,7 +418,7 @@ fn standing(machine: &Machine, range: &KeyRange, own: &Key, created: Revision) -
     read.expect("the current revision can be read");
     match into.done().keys.into_iter().next() {
         None => Standing::First(current),
-        Some(found) => Standing::Behind(found.key),
+        Some(found) => Standing::Behind(found.key, found.create_revision),
     }
 }
 

@@ -454,6 +454,32 @@ async fn locks_of_the_server_and_of_the_recipe_are_one() {
 }
 
 #[tokio::test]
+async fn a_holder_that_stands_in_line_again_lets_the_next_one_in() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let (holder, waiter) = (lease_of(&mut client, 60).await, lease_of(&mut client, 60).await);
+    let ask = |lease| lock::LockRequest { name: bytes("again"), lease };
+    let mut locks = lock::lock_client::LockClient::new(client.channel.clone());
+    let held = locks.lock(ask(holder)).await.unwrap().into_inner();
+    let waiting = tokio::spawn(async move { locks.lock(ask(waiter)).await });
+    let queue = prefix_range("again/");
+    let until = Instant::now() + support::PATIENCE;
+    while client.kv.range(queue.clone()).await.unwrap().into_inner().count < 2 {
+        assert!(Instant::now() < until, "the waiter does not stand in the queue");
+        tokio::task::yield_now().await;
+    }
+    // Given back and asked for again in one commit: the key is never away, and yet another one.
+    let key = Key::new(Blob::copy_from(&held.key));
+    let delete = Op::Delete { key: key.clone(), prev: false };
+    let put = Op::Put { key, value: Blob::EMPTY, lease: quorate_types::LeaseId(holder as u64), prev: false };
+    let again = Commit::of(vec![delete, put]);
+    server.data.handle().command(Command::commit(again)).await.unwrap();
+    let granted = tokio::time::timeout(support::PATIENCE, waiting).await;
+    granted.expect("the next in line waits for a key that is behind it").unwrap().unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_waiter_whose_session_ends_is_told_and_is_never_granted() {
     let server = Server::start().await;
     let mut client = server.client().await;
