@@ -24,6 +24,11 @@ async fn etcd3_of_npm_does_what_applications_do_with_it() {
 }
 
 #[tokio::test]
+async fn etcd_client_of_rust_does_what_applications_do_with_it() {
+    story("rust_etcd_client").await;
+}
+
+#[tokio::test]
 async fn patroni_elects_and_hands_over_as_with_etcd() {
     story("patroni_members.py").await;
 }
@@ -54,10 +59,13 @@ async fn story(name: &'static str) {
 fn run(name: &str, address: SocketAddr) -> String {
     let mut command = match name.rsplit_once('.') {
         Some((_, "py")) => Command::new(libraries().join("venv/bin/python")),
-        _ => Command::new("node"),
+        Some(_) => Command::new("node"),
+        None => Command::new(libraries().join("rust/debug/rust-etcd-client")),
     };
     command.env("NODE_PATH", libraries().join("node_modules")).env("PYTHONDONTWRITEBYTECODE", "1");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name));
+    if name.contains('.') {
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name));
+    }
     let done = command.arg(address.ip().to_string()).arg(address.port().to_string()).output().unwrap();
     let told = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success(), "{name}: {told}{}", String::from_utf8_lossy(&done.stderr));
