@@ -82,6 +82,16 @@ wire_enum!(PeerMessage {
     11 = Publish { channel, message, sharded },
 });
 
+/// Where clients of a node's other gateways reach it; empty without one, or until it was heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doors {
+    /// The Redis gateway, `host:port`.
+    pub redis: String,
+    /// The etcd gateway, `scheme://host:port`.
+    pub etcd: String,
+}
+wire_struct!(Doors { redis, etcd });
+
 /// How a node is, told to its peers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct How {
@@ -102,8 +112,8 @@ pub(crate) struct How {
     pub(crate) machine_version: u32,
     /// Where clients reach it.
     pub(crate) url: String,
-    /// Where clients of its Redis gateway reach it, `host:port`; empty without one.
-    pub(crate) redis: String,
+    /// Where clients of its other gateways do.
+    pub(crate) doors: Doors,
     /// Trails of its machine: (entry, high half, low half).
     pub(crate) trails: Vec<(LogIndex, (u64, u64))>,
 }
@@ -117,7 +127,7 @@ wire_struct!(How {
     memory_low,
     machine_version,
     url,
-    redis,
+    doors,
     trails,
 });
 

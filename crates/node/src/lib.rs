@@ -23,7 +23,7 @@ mod why;
 
 pub use admission::Refused;
 pub use background::{Done, Work};
-pub use cluster::AdminRequest;
+pub use cluster::{AdminRequest, Doors};
 pub use config::Config;
 pub use partition::{
     Changes, Fatal, NotAdmitted, OpenError, OpenReport, Partition, Published, Reply, Status,

@@ -10,8 +10,8 @@
 
 use crate::admission::{Pressure, Refused, Waiting};
 use crate::cluster::{
-    AdminRequest, CLOCK_OFF_MS, FORWARD_AGAIN_NS, How, LEADERLESS_NS, Outbox, PING_NS, Peer, PeerMessage,
-    READ_AGAIN_NS, Trails, UNANSWERED_NS, UNREAD_NS, median_ahead_ms, read_frame,
+    AdminRequest, CLOCK_OFF_MS, Doors, FORWARD_AGAIN_NS, How, LEADERLESS_NS, Outbox, PING_NS, Peer,
+    PeerMessage, READ_AGAIN_NS, Trails, UNANSWERED_NS, UNREAD_NS, median_ahead_ms, read_frame,
 };
 use crate::partition::{Fatal, InFlight, Partition, Published, Reply};
 use bytes::Bytes;
@@ -66,8 +66,8 @@ pub struct MemberStatus {
     pub member: Member,
     /// Where clients reach it; empty until it was heard.
     pub url: String,
-    /// Where clients of its Redis gateway reach it, `host:port`; empty until it was heard, or without one.
-    pub redis: String,
+    /// Where clients of its other gateways do.
+    pub doors: Doors,
     /// Milliseconds since it was last heard; nothing when it never was, 0 for this node.
     pub heard_ms: Option<u64>,
     /// The last entry it told to have applied.
@@ -132,8 +132,8 @@ struct Arrived {
 /// See the module's documentation.
 pub(crate) struct Replica<T> {
     config: ReplicaConfig,
-    /// Where clients of this node's Redis gateway reach it, as peers are to tell theirs.
-    redis: String,
+    /// Where clients of this node's gateways reach it, as peers are to tell theirs.
+    doors: Doors,
     peers: BTreeMap<NodeId, Peer>,
     standing: Standing,
     leaderless_since: Option<u64>,
@@ -171,7 +171,7 @@ impl<T> Replica<T> {
         let first_request = config.life >> 1;
         Self {
             config,
-            redis: String::new(),
+            doors: Doors::default(),
             peers: BTreeMap::new(),
             standing: Standing::default(),
             leaderless_since: None,
@@ -499,10 +499,10 @@ impl<T> Partition<T> {
         self.replica.as_mut().map(|replica| std::mem::take(&mut replica.notes)).unwrap_or_default()
     }
 
-    /// Says where clients of this node's Redis gateway reach it, for its peers to know.
-    pub fn announce_redis(&mut self, address: &str) {
-        if let Some(replica) = self.replica.as_mut().filter(|replica| replica.redis != address) {
-            replica.redis = address.to_owned();
+    /// Says where clients of this node's gateways reach it, for its peers to know.
+    pub fn announce(&mut self, doors: &Doors) {
+        if let Some(replica) = self.replica.as_mut().filter(|replica| replica.doors != *doors) {
+            replica.doors = doors.clone();
         }
     }
 
@@ -518,7 +518,7 @@ impl<T> Partition<T> {
             if node == self.node {
                 return MemberStatus {
                     url: replica.config.url.clone(),
-                    redis: replica.redis.clone(),
+                    doors: replica.doors.clone(),
                     heard_ms: Some(0),
                     applied: self.machine.applied(),
                     matched,
@@ -533,7 +533,7 @@ impl<T> Partition<T> {
             let heard = peer.and_then(|peer| peer.heard_ns);
             MemberStatus {
                 url: how.url,
-                redis: how.redis,
+                doors: how.doors,
                 heard_ms: heard.map(|heard| now_ns.saturating_sub(heard) / 1_000_000),
                 applied: how.applied,
                 matched,
@@ -978,7 +978,7 @@ impl<T> Partition<T> {
             memory_low: self.pressure.memory,
             machine_version: self.config.machine_version,
             url: replica.config.url.clone(),
-            redis: replica.redis.clone(),
+            doors: replica.doors.clone(),
             trails: replica.trails.told(),
         };
         let message = PeerMessage::Ping { sent_ns: now.monotonic_ns, how: Box::new(how) };

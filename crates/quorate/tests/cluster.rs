@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use support::fleet::{Fleet, Node, QUICK, fails, http};
 use support::{PATIENCE, Run, quorate, run, until};
@@ -409,4 +409,76 @@ fn up_runs_a_cluster_that_outlives_a_node_and_never_the_command() {
         assert!(http(&url(n), "GET", "/healthz", &[], "").is_none(), "node {n} is gone");
     }
     assert!(!Path::new(said["data"].as_str().unwrap()).exists(), "its temporary folder is removed");
+}
+
+/// A request of etcd's JSON gateway; nothing when the node does not answer, or refuses.
+fn etcd(address: &str, path: &str, body: &Value) -> Option<Value> {
+    let answer = http(&format!("http://{address}"), "POST", path, &[], &body.to_string())?;
+    (answer.status == 200).then(|| answer.json())
+}
+
+/// Takes and gives back one lock, `rounds` times, with a session of its own each time, at the first of these nodes that answers.
+fn contend(nodes: &[String], rounds: usize, inside: &AtomicUsize) {
+    let mut at = 0;
+    let mut done = 0;
+    let deadline = Instant::now() + PATIENCE;
+    while done < rounds {
+        assert!(Instant::now() < deadline, "{done} of {rounds} locks were granted in {PATIENCE:?}");
+        let node = &nodes[at % nodes.len()];
+        let granted = etcd(node, "/v3/lease/grant", &json!({"TTL": 10}));
+        let lease = granted.as_ref().map(|granted| granted["ID"].clone());
+        // "am9i" is "job".
+        let ask = lease.as_ref().map(|lease| json!({"name": "am9i", "lease": lease}));
+        let Some(held) = ask.and_then(|ask| etcd(node, "/v3/lock/lock", &ask)) else {
+            at += 1;
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        };
+        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two hold one lock");
+        inside.fetch_sub(1, Ordering::SeqCst);
+        // Where the answer is lost, the end of the session gives it back.
+        let back = etcd(node, "/v3/lock/unlock", &json!({"key": held["key"]}));
+        let other = &nodes[(at + 1) % nodes.len()];
+        if back.is_none() {
+            etcd(other, "/v3/lease/revoke", &json!({"ID": lease}));
+        }
+        done += 1;
+    }
+}
+
+#[test]
+fn etcds_clients_find_all_nodes_and_one_lock_is_had_by_one_while_the_leader_dies() {
+    let mut up = quorate(&["up", "--port", "0", "--json"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(up.stdout.take().unwrap()), &mut line).unwrap();
+    let said: Value = serde_json::from_str(&line).unwrap();
+    let nodes: Vec<String> = (0..3).map(|n| said["nodes"][n]["etcd"].as_str().unwrap().to_owned()).collect();
+    let mut wanted: Vec<String> = nodes.iter().map(|node| format!("http://{node}")).collect();
+    wanted.sort();
+    for node in &nodes {
+        until("every node knows where all are", || {
+            let listed = etcd(node, "/v3/cluster/member/list", &json!({}));
+            let members = listed.as_ref().and_then(|listed| listed["members"].as_array());
+            let urls = members.into_iter().flatten().filter_map(|member| member["clientURLs"][0].as_str());
+            let mut urls: Vec<String> = urls.map(str::to_owned).collect();
+            urls.sort();
+            (urls == wanted).then_some(())
+        });
+    }
+    let inside = AtomicUsize::new(0);
+    std::thread::scope(|threads| {
+        for first in 0..9 {
+            let mut order = nodes.clone();
+            order.rotate_left(first % 3);
+            let inside = &inside;
+            threads.spawn(move || contend(&order, 20, inside));
+        }
+        let status = etcd(&nodes[0], "/v3/maintenance/status", &json!({})).unwrap();
+        let leader: usize = status["leader"].as_str().unwrap().parse().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let pid = said["nodes"][leader - 1]["pid"].to_string();
+        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    });
+    support::terminate(&up);
+    assert_eq!(up.wait().unwrap().code(), Some(0));
 }

@@ -15,7 +15,7 @@ use crate::metrics::Syncs;
 use crate::replica::Peers;
 use quorate_calls::events::Classes;
 use quorate_engine::{Durability, Instant, Job};
-use quorate_node::{Changes, Config, Done, Partition, Published, Reply, Work};
+use quorate_node::{Changes, Config, Done, Doors, Partition, Published, Reply, Work};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -64,8 +64,8 @@ pub(crate) struct Core {
     users_told: u64,
     /// The classes of events of keys that they listen to; kept here, since a replica may open its folder anew.
     pub(crate) listening: Classes,
-    /// Where clients of this node's Redis gateway reach it; kept here likewise.
-    pub(crate) redis: String,
+    /// Where clients of this node's gateways reach it; kept here likewise.
+    pub(crate) doors: Doors,
     /// Whether some keyspace holds too much for commands that need more.
     full: Arc<AtomicBool>,
     entropy: u64,
@@ -111,7 +111,7 @@ impl Shared {
             users: users.clone(),
             users_told,
             listening: Classes::default(),
-            redis: String::new(),
+            doors: Doors::default(),
             full: Arc::clone(&full),
             entropy,
         };
@@ -250,7 +250,7 @@ impl Core {
             self.full.store(partition.machine().is_any_full(), Ordering::Relaxed);
             answer(partition);
             partition.listen(self.listening);
-            partition.announce_redis(&self.redis);
+            partition.announce(&self.doors);
             for published in partition.take_published() {
                 self.subscribers.retain(|subscriber| subscriber.send(published.clone()).is_ok());
             }

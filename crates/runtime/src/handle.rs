@@ -13,7 +13,7 @@ use quorate_engine::{Change, Identity};
 use quorate_log::{BackupReport, FileDisk, Index, LogReader};
 use quorate_machine::{Machine, Times};
 use quorate_node::{
-    ALONE, AdminRequest, Changes, ClusterStatus, Config, Interest, OpenError, OpenReport, Partition,
+    ALONE, AdminRequest, Changes, ClusterStatus, Config, Doors, Interest, OpenError, OpenReport, Partition,
     PartitionId, Published, ReadBarrier, Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
 };
 use quorate_types::{
@@ -310,13 +310,14 @@ impl Handle {
         }
     }
 
-    /// Says where clients of this node's Redis gateway reach it, `host:port`: the other nodes of its cluster hear of it with its next ping.
-    pub fn announce_redis(&self, address: String) {
+    /// Says where clients of a gateway of this node reach it: the other nodes of its cluster hear of it with its next ping.
+    pub fn announce(&self, door: impl FnOnce(&mut Doors)) {
         let mut core = self.shared.lock();
-        if let Some(partition) = &mut core.partition {
-            partition.announce_redis(&address);
+        door(&mut core.doors);
+        let Core { partition, doors, .. } = &mut *core;
+        if let Some(partition) = partition {
+            partition.announce(doors);
         }
-        core.redis = address;
     }
 
     /// Everything that is published from now on, by this node and the others, and by calls once they are applied. To be taken quickly.

@@ -215,7 +215,8 @@ impl Gateway {
         health::HealthCheckResponse { status: status.into() }
     }
 
-    /// The members, of which only this one is known to have this gateway, and where.
+    /// The members. Where the others' gateways are, their pings have told; an address that only their own machine can reach is left out
+    /// for clients that come from elsewhere.
     pub(crate) fn members(&self) -> Vec<pb::Member> {
         let Some(cluster) = self.handle.cluster_status() else {
             return vec![pb::Member {
@@ -225,15 +226,28 @@ impl Gateway {
                 ..pb::Member::default()
             }];
         };
+        let own = self.advertised();
+        let reaches = |url: &String| !url.is_empty() && (is_local(&own) || !is_local(url));
+        let clients = |one: &quorate_node::MemberStatus| {
+            let told = || Some(one.doors.etcd.clone()).filter(reaches);
+            if one.member.node == cluster.node { Some(own.clone()) } else { told() }
+        };
         let member = |one: &quorate_node::MemberStatus| pb::Member {
             id: one.member.node.0,
             name: format!("quorate-{}", one.member.node.0),
             peer_ur_ls: vec![format!("http://{}", one.member.address)],
-            client_ur_ls: if one.member.node == cluster.node { vec![self.advertised()] } else { Vec::new() },
+            client_ur_ls: clients(one).into_iter().collect(),
             is_learner: is_learner(one),
         };
         cluster.members.iter().map(member).collect()
     }
+}
+
+/// Whether an address is one of the loopback.
+fn is_local(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    host.starts_with("localhost:")
+        || host.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
 }
 
 fn is_learner(one: &quorate_node::MemberStatus) -> bool {

@@ -81,6 +81,10 @@ pub async fn serve(
     let address = listener.local_addr().map_err(ServeError::Address)?;
     let (stop, stopping) = watch::channel(false);
     let gateway = Arc::new(Gateway::new(handle, config, address, stopping));
+    // An address that stands for all of a machine's tells other machines nothing.
+    if gateway.config.advertise.is_some() || !address.ip().is_unspecified() {
+        gateway.handle.announce(|doors| doors.etcd = gateway.advertised());
+    }
     let telling = {
         let gateway = Arc::clone(&gateway);
         tokio::spawn(async move { gateway.hub.run(&gateway.handle).await })

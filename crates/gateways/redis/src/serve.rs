@@ -43,7 +43,7 @@ pub async fn serve(
     // An address that stands for all of a machine's tells other machines nothing.
     if gateway.config.advertise.is_some() || !address.ip().is_unspecified() {
         let (host, port) = gateway.advertised();
-        gateway.handle.announce_redis(format!("{host}:{port}"));
+        gateway.handle.announce(|doors| doors.redis = format!("{host}:{port}"));
     }
     let delivering = {
         let (gateway, published) = (Arc::clone(&gateway), gateway.handle.subscribe());

@@ -111,8 +111,9 @@ impl Nodes {
         let own = Node { host, port };
         let status = gateway.handle.cluster_status();
         // What is told of a loopback address means another machine's own, unless all are on one.
-        let told =
-            |member: &MemberStatus| Node::of(&member.redis).filter(|node| own.is_local() || !node.is_local());
+        let told = |member: &MemberStatus| {
+            Node::of(&member.doors.redis).filter(|node| own.is_local() || !node.is_local())
+        };
         let mut others: Vec<Node> =
             status.iter().flat_map(|status| status.members.iter().filter_map(told)).collect();
         let heard = |member: &&MemberStatus| member.heard_ms.is_some_and(|ago| ago < SILENT_MS);
