@@ -3,13 +3,13 @@
 //! Called by: `serve`.
 
 use crate::error::{self, absent};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, shown};
 use crate::protocol::etcdserverpb as pb;
 use crate::protocol::grpc::health::v1 as health;
 use crate::serve::{Answers, Api};
 use health::health_check_response::ServingStatus;
 use quorate_runtime::Consistency;
-use quorate_types::NodeId;
+use quorate_types::{NodeId, Revision};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -128,11 +128,7 @@ impl pb::maintenance_server::Maintenance for Api {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        let who = self.0.enter(&request).await?;
-        let rights = self.0.handle.rights(&who).map_err(|why| error::runtime(&why))?;
-        if !rights.is_everything() {
-            return Err(error::permission_denied());
-        }
+        self.0.operator(&request).await?;
         let target = request.get_ref().target_id;
         let node = self.0.members().iter().find(|one| one.id == target).map(|_| NodeId(target as _));
         let node = node.ok_or_else(error::bad_transferee)?;
@@ -141,11 +137,25 @@ impl pb::maintenance_server::Maintenance for Api {
         Ok(Response::new(pb::MoveLeaderResponse { header }))
     }
 
-    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        Err(absent("Hash", "replicas compare their trails by themselves, and stop rather than diverge"))
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        self.0.operator(&request).await?;
+        let found = self.0.checksum(None).await?;
+        let header = Some(self.0.header(found.current));
+        Ok(Response::new(pb::HashResponse { header, hash: found.hash }))
     }
-    async fn hash_kv(&self, _: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
-        Err(absent("HashKV", "replicas compare their trails by themselves, and stop rather than diverge"))
+
+    async fn hash_kv(
+        &self,
+        request: Request<pb::HashKvRequest>,
+    ) -> Result<Response<pb::HashKvResponse>, Status> {
+        self.0.operator(&request).await?;
+        let asked = u64::try_from(request.get_ref().revision).ok().filter(|asked| *asked > 0);
+        let found = self.0.checksum(asked.map(Revision)).await?;
+        let header = Some(self.0.header(found.current));
+        // Where nothing was compacted yet, etcd says -1.
+        let compact_revision = if found.oldest == Revision::ZERO { -1 } else { shown(found.oldest) };
+        let hash_revision = shown(found.at);
+        Ok(Response::new(pb::HashKvResponse { header, hash: found.hash, compact_revision, hash_revision }))
     }
 
     type SnapshotStream = Answers<pb::SnapshotResponse>;
@@ -207,6 +217,13 @@ impl health::health_server::Health for Api {
 }
 
 impl Gateway {
+    /// Lets only those in who may do everything.
+    async fn operator<T>(self: &Arc<Self>, request: &Request<T>) -> Result<(), Status> {
+        let who = self.enter(request).await?;
+        let rights = self.handle.rights(&who).map_err(|why| error::runtime(&why))?;
+        if rights.is_everything() { Ok(()) } else { Err(error::permission_denied()) }
+    }
+
     async fn health(&self) -> health::HealthCheckResponse {
         let status = match self.handle.ready().await {
             Ok(()) => ServingStatus::Serving,

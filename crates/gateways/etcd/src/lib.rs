@@ -13,6 +13,7 @@ mod cluster;
 mod config;
 mod error;
 mod gateway;
+mod hash;
 mod json;
 mod kv;
 mod lease;

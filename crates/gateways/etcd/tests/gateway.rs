@@ -480,6 +480,43 @@ async fn a_holder_that_stands_in_line_again_lets_the_next_one_in() {
 }
 
 #[tokio::test]
+async fn nodes_with_the_same_history_have_the_same_checksum_at_each_revision() {
+    let (one, other) = (Server::start().await, Server::start().await);
+    let (mut first, mut second) = (one.client().await, other.client().await);
+    async fn hash(client: &mut support::Client, revision: i64) -> Result<pb::HashKvResponse, tonic::Status> {
+        let mut maintenance = pb::maintenance_client::MaintenanceClient::new(client.channel.clone());
+        maintenance.hash_kv(pb::HashKvRequest { revision }).await.map(tonic::Response::into_inner)
+    }
+    for client in [&mut first, &mut second] {
+        client.put("a", "1").await;
+        client.put("b", "2").await;
+        client.put("a", "3").await;
+    }
+    let early = hash(&mut first, 3).await.unwrap();
+    assert_eq!((early.compact_revision, early.hash_revision), (-1, 3));
+    assert_eq!(hash(&mut second, 3).await.unwrap().hash, early.hash);
+    assert_ne!(hash(&mut first, 0).await.unwrap().hash, early.hash);
+    assert_eq!(hash(&mut first, 0).await.unwrap().hash, hash(&mut first, 4).await.unwrap().hash);
+    // What moves between a name and its value, or from one key to the next, is another state.
+    first.put("ab", "c").await;
+    second.put("a", "bc").await;
+    assert_ne!(hash(&mut first, 5).await.unwrap().hash, hash(&mut second, 5).await.unwrap().hash);
+    assert_eq!(hash(&mut first, 3).await.unwrap().hash, early.hash);
+    assert_eq!(
+        refused(hash(&mut first, 6).await).1,
+        "etcdserver: mvcc: required revision is a future revision"
+    );
+    first.kv.compact(pb::CompactionRequest { revision: 4, physical: true }).await.unwrap();
+    assert_eq!(
+        refused(hash(&mut first, 3).await).1,
+        "etcdserver: mvcc: required revision has been compacted"
+    );
+    assert_eq!(hash(&mut first, 5).await.unwrap().compact_revision, 4);
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
 async fn a_waiter_whose_session_ends_is_told_and_is_never_granted() {
     let server = Server::start().await;
     let mut client = server.client().await;
