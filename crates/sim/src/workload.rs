@@ -146,6 +146,8 @@ pub(crate) struct Client {
     /// Set once it was answered its last commit.
     pub(crate) finished: bool,
     finishing: bool,
+    /// It sends transactions as etcd's clients do, too.
+    transacts: bool,
 }
 
 impl Client {
@@ -166,7 +168,13 @@ impl Client {
             unknown: 0,
             finished: false,
             finishing: false,
+            transacts: false,
         }
+    }
+
+    /// The same, and it sends transactions as etcd's clients do, too.
+    pub(crate) fn transacting(self) -> Self {
+        Self { transacts: true, ..self }
     }
 
     /// The key that its increments go to.
@@ -388,7 +396,7 @@ impl Client {
         let key = Key::new(format!("k/{}", random.below(40)));
         let value = Blob::from(Random::bytes(random.next(), [3, 20, 60, 300][random.below(4) as usize]));
         let lease = self.lease.filter(|_| random.chance(6)).unwrap_or_default();
-        let ops = match random.below(14) {
+        let ops = match random.below(if self.transacts { 14 } else { 12 }) {
             12 | 13 => return body(self.transaction(random, view, 1)),
             0..=3 => vec![Op::Put { key, value, lease, prev: random.chance(2) }],
             4 => vec![Op::Delete { key, prev: true }],

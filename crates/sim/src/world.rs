@@ -208,7 +208,8 @@ impl World {
         };
         let durability = options.durability.unwrap_or(by_seed);
         let scripts = random.chance(options.scenario.scripts_one_in());
-        let clients = (0..random.between(4, 8)).map(|number| Client::new(number, scripts)).collect();
+        let clients =
+            (0..random.between(4, 8)).map(|number| Client::new(number, scripts).transacting()).collect();
         let config = config(&mut random, durability, options.plant);
         Self {
             disk: SimDisk::new(random.next()),

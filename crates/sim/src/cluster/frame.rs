@@ -103,7 +103,9 @@ fn part(tag: u64, from: &mut Reader<'_>) -> Result<Part, DecodeError> {
                 bool::take(from)?;
             }
             from.varint()?;
-            let _: (String, String) = (String::take(from)?, String::take(from)?);
+            for _ in 0..3 {
+                String::take(from)?;
+            }
             Vec::<(LogIndex, (u64, u64))>::take(from)?;
             return Ok(Part::Ping { life_at });
         }
