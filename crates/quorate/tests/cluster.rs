@@ -9,7 +9,7 @@ mod support;
 use quorate_client::{Client, Commit, Options, Watch};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -390,18 +390,28 @@ fn nodes_speak_by_mutual_tls_and_with_nobody_else() {
     assert_eq!(members["members"].as_array().unwrap().len(), 2);
 }
 
-#[test]
-fn up_runs_a_cluster_that_outlives_a_node_and_never_the_command() {
+/// `quorate up` on free ports, and what it says of itself once it runs.
+fn up() -> (Child, Value) {
     let mut up = quorate(&["up", "--port", "0", "--json"]).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(up.stdout.take().unwrap()), &mut line).unwrap();
-    let said: Value = serde_json::from_str(&line).unwrap();
+    (up, serde_json::from_str(&line).unwrap())
+}
+
+/// Kills one of its nodes as a power cut would.
+fn kill(said: &Value, node: usize) {
+    let pid = said["nodes"][node]["pid"].to_string();
+    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+}
+
+#[test]
+fn up_runs_a_cluster_that_outlives_a_node_and_never_the_command() {
+    let (mut up, said) = up();
     let node = |n: usize, name: &str| said["nodes"][n][name].clone();
     let url = |n: usize| node(n, "url").as_str().unwrap().to_owned();
     let put = |n: usize| Run::of(quorate(&["put", "k", "v"]).env("QUORATE_SERVER", url(n)).output().unwrap());
     assert_eq!(put(0).code, 0);
-    let killed = std::process::Command::new("kill").args(["-9", &node(0, "pid").to_string()]).status();
-    assert!(killed.unwrap().success());
+    kill(&said, 0);
     assert_eq!(put(1).code, 0, "two of three are a quorum");
     support::terminate(&up);
     assert_eq!(up.wait().unwrap().code(), Some(0));
@@ -448,10 +458,7 @@ fn contend(nodes: &[String], rounds: usize, inside: &AtomicUsize) {
 
 #[test]
 fn etcds_clients_find_all_nodes_and_one_lock_is_had_by_one_while_the_leader_dies() {
-    let mut up = quorate(&["up", "--port", "0", "--json"]).stderr(Stdio::null()).spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(up.stdout.take().unwrap()), &mut line).unwrap();
-    let said: Value = serde_json::from_str(&line).unwrap();
+    let (mut up, said) = up();
     let nodes: Vec<String> = (0..3).map(|n| said["nodes"][n]["etcd"].as_str().unwrap().to_owned()).collect();
     let mut wanted: Vec<String> = nodes.iter().map(|node| format!("http://{node}")).collect();
     wanted.sort();
@@ -476,8 +483,7 @@ fn etcds_clients_find_all_nodes_and_one_lock_is_had_by_one_while_the_leader_dies
         let status = etcd(&nodes[0], "/v3/maintenance/status", &json!({})).unwrap();
         let leader: usize = status["leader"].as_str().unwrap().parse().unwrap();
         std::thread::sleep(Duration::from_millis(200));
-        let pid = said["nodes"][leader - 1]["pid"].to_string();
-        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        kill(&said, leader - 1);
     });
     support::terminate(&up);
     assert_eq!(up.wait().unwrap().code(), Some(0));

@@ -43,6 +43,17 @@ struct Row {
     lease: LeaseId,
 }
 
+impl Row {
+    fn number(&self, field: KeyField) -> u64 {
+        match field {
+            KeyField::Version => self.version,
+            KeyField::CreateRevision => self.created.0,
+            KeyField::ModRevision => self.modified.0,
+            KeyField::Lease => self.lease.0,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Memory {
     Answered(Committed),
@@ -357,13 +368,7 @@ impl Model {
                     ensure!(first == Some(*lease), "{lease} led {election}, whose leader is {first:?}");
                 }
                 Guard::Key { key, field, compare, wanted } => {
-                    let row = self.rows.get(key);
-                    let found = row.map_or(0, |row| match field {
-                        KeyField::Version => row.version,
-                        KeyField::CreateRevision => row.created.0,
-                        KeyField::ModRevision => row.modified.0,
-                        KeyField::Lease => row.lease.0,
-                    });
+                    let found = self.rows.get(key).map_or(0, |row| row.number(*field));
                     let ours = key.space.0 < 0xff00;
                     ensure!(!ours || compare.holds(&found, wanted), "a guard on {key} passed with {found}");
                 }
@@ -407,33 +412,30 @@ impl Model {
         Ok(())
     }
 
+    fn within<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = &'a Row> {
+        self.rows.iter().filter(|(key, _)| range.contains(key)).map(|(_, row)| row)
+    }
+
     /// Whether a guard on plain keys holds now.
     fn holds_plainly(&self, guard: &Guard) -> bool {
-        let number = |row: &Row, field: KeyField| match field {
-            KeyField::Version => row.version,
-            KeyField::CreateRevision => row.created.0,
-            KeyField::ModRevision => row.modified.0,
-            KeyField::Lease => row.lease.0,
-        };
-        let within = |range: &KeyRange| {
-            self.rows.iter().filter(|(key, _)| range.contains(key)).map(|(_, row)| row.clone()).collect()
-        };
         match guard {
             Guard::Key { key, field, compare, wanted } => {
-                compare.holds(&self.rows.get(key).map_or(0, |row| number(row, *field)), wanted)
+                compare.holds(&self.rows.get(key).map_or(0, |row| row.number(*field)), wanted)
             }
             Guard::Value { key, compare, wanted } => {
                 self.rows.get(key).is_some_and(|row| compare.holds(&row.value, wanted))
             }
             Guard::Keys { range, field, compare, wanted } => {
-                let rows: Vec<Row> = within(range);
-                // An empty range is compared as an absent key is.
-                compare.holds(&0, wanted) && rows.is_empty()
-                    || !rows.is_empty() && rows.iter().all(|row| compare.holds(&number(row, *field), wanted))
+                let mut found: Vec<u64> = self.within(range).map(|row| row.number(*field)).collect();
+                if found.is_empty() {
+                    // It is compared as an absent key is.
+                    found.push(0);
+                }
+                found.iter().all(|found| compare.holds(found, wanted))
             }
             Guard::Values { range, compare, wanted } => {
-                let rows: Vec<Row> = within(range);
-                !rows.is_empty() && rows.iter().all(|row| compare.holds(&row.value, wanted))
+                self.within(range).next().is_some()
+                    && self.within(range).all(|row| compare.holds(&row.value, wanted))
             }
             _ => true,
         }

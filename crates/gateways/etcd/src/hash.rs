@@ -7,17 +7,13 @@
 
 use crate::error;
 use crate::gateway::Gateway;
+use crate::kv::{SLICE, TRIES};
 use crate::txn;
 use bytes::Bytes;
 use quorate_machine::{Machine, Selection};
 use quorate_runtime::Consistency;
 use quorate_types::{Blob, KeyValue, Revision, Select};
 use tonic::Status;
-
-/// Keys that one slice looks at: about a millisecond.
-const SLICE: usize = 2048;
-/// How often it begins anew when history was compacted beneath it.
-const TRIES: usize = 5;
 
 /// A checksum, and of what.
 pub(crate) struct Checksum {

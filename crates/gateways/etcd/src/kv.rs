@@ -14,9 +14,9 @@ use quorate_types::{Commit, Op, OpError, OpResult, Principal, Revision, Select};
 use tonic::{Request, Response, Status};
 
 /// Keys that one slice of a read looks at: about a millisecond.
-const SLICE: usize = 2048;
+pub(crate) const SLICE: usize = 2048;
 /// How often a read begins anew when history was compacted beneath it.
-const TRIES: usize = 5;
+pub(crate) const TRIES: usize = 5;
 
 #[tonic::async_trait]
 impl pb::kv_server::Kv for Api {

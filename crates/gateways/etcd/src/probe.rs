@@ -9,6 +9,7 @@ use crate::gateway::Gateway;
 use crate::json::plain;
 use crate::metrics::Calls;
 use quorate_machine::Machine;
+use quorate_node::ClusterStatus;
 use quorate_runtime::Consistency;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -157,10 +158,12 @@ async fn checked(gateway: &Gateway, checks: &[Check], query: &str) -> http::Resp
 
 /// Who leads as far as this node knows; 0 for nobody.
 fn leader(gateway: &Gateway) -> u64 {
-    match gateway.handle.cluster_status() {
-        None => 1,
-        Some(cluster) => cluster.standing.leader.map_or(0, |node| node.0),
-    }
+    leader_of(gateway.handle.cluster_status().as_ref())
+}
+
+fn leader_of(cluster: Option<&ClusterStatus>) -> u64 {
+    // A node alone leads itself.
+    cluster.map_or(1, |cluster| cluster.standing.leader.map_or(0, |node| node.0))
 }
 
 impl Seen {
@@ -196,12 +199,13 @@ fn metrics(gateway: &Arc<Gateway>, calls: &Calls, head: &Parts) -> http::Respons
         };
         return plain(code, format!("{}\n", status.message()));
     }
-    let text = numbers(gateway) + &calls.text() + &gateway.handle.metrics();
+    let own = gateway.handle.metrics();
+    let text = numbers(gateway, &own) + &calls.text() + &own;
     typed(plain(StatusCode::OK, text), "text/plain; version=0.0.4; charset=utf-8")
 }
 
-/// The numbers that dashboards and alerts of etcd ask for, those that are true here.
-fn numbers(gateway: &Gateway) -> String {
+/// The numbers that dashboards and alerts of etcd ask for, those that are true here; `own` are the runtime's.
+fn numbers(gateway: &Gateway, own: &str) -> String {
     let (status, cluster) = (gateway.handle.status(), gateway.handle.cluster_status());
     let header = gateway.header(status.revision);
     let standing = cluster.as_ref().map(|cluster| &cluster.standing);
@@ -215,7 +219,7 @@ fn numbers(gateway: &Gateway) -> String {
             "server_has_leader",
             "gauge",
             "Whether or not a leader exists. 1 is existence, 0 is not.",
-            u64::from(leader(gateway) != 0),
+            u64::from(leader_of(cluster.as_ref()) != 0),
         ),
         (
             "server_is_leader",
@@ -297,7 +301,7 @@ fn numbers(gateway: &Gateway) -> String {
         let _ = writeln!(out, "# TYPE etcd_{name} gauge\netcd_{name}{{{label}=\"{value}\"}} 1");
     }
     // A group commit's write and sync is what etcd measures as its write-ahead log's.
-    for line in gateway.handle.metrics().lines().filter(|line| line.contains(SYNCS)) {
+    for line in own.lines().filter(|line| line.contains(SYNCS)) {
         let _ = writeln!(out, "{}", line.replace(SYNCS, "etcd_disk_wal_fsync_duration_seconds"));
     }
     out

@@ -12,7 +12,7 @@ use quorate_types::{Blob, Command, Commit, Keyspace, Op, OpResult, Outcome, Prin
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use support::etcd::Etcd;
-use support::real::{Random, etcdctl, plain, says, seeds, told};
+use support::real::{Random, alone, etcdctl, plain, says, seeds, told};
 use support::{Client, Server, bytes, end_of};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -393,10 +393,7 @@ fn refused(address: SocketAddr, words: &[&str]) -> String {
 
 #[tokio::test]
 async fn etcdctl_manages_users_roles_and_the_door() {
-    let server = Server::start().await;
-    let address = server.address;
-    tokio::task::spawn_blocking(move || story(address)).await.unwrap();
-    server.stop().await;
+    alone(story).await;
 }
 
 fn story(address: SocketAddr) {

@@ -12,15 +12,12 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 use support::etcd::{Etcd, Running};
-use support::real::{Random, etcdctl, plain, says, seeds, told};
+use support::real::{Random, alone, etcdctl, plain, says, seeds, told};
 use support::{Client, Server, bytes, end_of, text};
 
 #[tokio::test]
 async fn etcdctl_does_what_it_does_with_etcd() {
-    let server = Server::start().await;
-    let address = server.address;
-    tokio::task::spawn_blocking(move || story(address)).await.unwrap();
-    server.stop().await;
+    alone(story).await;
 }
 
 fn story(address: SocketAddr) {

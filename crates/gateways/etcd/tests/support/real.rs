@@ -1,5 +1,6 @@
 //! What is asked of etcd and of ours, and how their answers are compared: etcdctl as it is, and random choices.
 
+use super::Server;
 use super::etcd::folder;
 use quorate_etcd::protocol::etcdserverpb as pb;
 use std::fmt::Debug;
@@ -11,6 +12,14 @@ pub(crate) fn etcdctl(address: SocketAddr, words: &[&str]) -> Command {
     let mut command = Command::new(folder().join("etcdctl"));
     command.env("ETCDCTL_API", "3").arg(format!("--endpoints=http://{address}")).args(words);
     command
+}
+
+/// Runs a story that blocks, against a server of its own.
+pub(crate) async fn alone(story: fn(SocketAddr)) {
+    let server = Server::start().await;
+    let address = server.address;
+    tokio::task::spawn_blocking(move || story(address)).await.unwrap();
+    server.stop().await;
 }
 
 /// What etcdctl prints; it has to succeed.
