@@ -391,6 +391,54 @@ fn tls_and_tokens_close_the_door_to_everybody_else() {
     assert_eq!(strangers.code, 6, "a certificate of an unknown authority: {strangers:?}");
 }
 
+/// What curl is answered with, and the number of its error.
+fn curl(args: &[&str]) -> (i32, String) {
+    let done = std::process::Command::new("curl").args(["--silent", "--max-time", "20"]).args(args).output();
+    let done = done.expect("curl is installed");
+    (done.status.code().unwrap(), String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+#[test]
+fn etcd_clients_may_have_to_show_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let made = || rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (own, client) = (made(), made());
+    let [cert, client_cert] =
+        [("cert", &own), ("client", &client)].map(|(name, one)| file(name, &one.cert.pem()));
+    let [key, client_key] = [("key", &own), ("client-key", &client)]
+        .map(|(name, one)| file(name, &one.signing_key.serialize_pem()));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key];
+    let data = folder.path().join("data");
+    let serve = ["serve", "--data", data.to_str().unwrap(), "--http", "127.0.0.1:0", "--redis", "off"];
+    let half = run(&[&serve[..], &["--etcd-client-ca", &client_cert]].concat());
+    assert_eq!(half.code, 2, "{half:?}");
+    let none = run(&[&serve[..], &tls, &["--etcd-client-ca", &key]].concat());
+    assert_eq!(none.code, 2, "{none:?}");
+    assert!(none.err.contains("no certificate in PEM could be read"), "{none:?}");
+    let open = run(&[&serve[..], &tls, &["--etcd", "0.0.0.0:0"]].concat());
+    assert!(open.code == 2 && open.err.contains("--insecure"), "{open:?}");
+
+    // Whoever reaches it from elsewhere has to be known: by the certificate, here.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let etcd = format!("0.0.0.0:{port}");
+    let server = Server::with(&[&tls[..], &["--etcd", &etcd, "--etcd-client-ca", &client_cert]].concat());
+    let url = format!("https://127.0.0.1:{port}/v3/kv/range");
+    let ask = ["--cacert", &cert, "--data", r#"{"key":"YQ=="}"#, &url];
+    let (code, answer) = curl(&[&ask[..], &["--cert", &client_cert, "--key", &client_key]].concat());
+    assert!(code == 0 && answer.contains("revision"), "{code} {answer}");
+    for more in [&[][..], &["--cert", &cert, "--key", &key]] {
+        let (code, answer) = curl(&[&ask[..], more].concat());
+        assert!(code != 0 && answer.is_empty(), "{more:?}: {code} {answer}");
+    }
+    // The other gateways ask for none.
+    assert_eq!(server.run(&["get", "a", "--ca", &cert]).code, 3);
+}
+
 #[test]
 fn verify_names_file_and_offset_of_a_flipped_byte() {
     let server = Server::start();

@@ -7,6 +7,7 @@
 //! Invariant: a token that is not known lets nobody in, whatever the door is.
 //! Called by: every service, by `Gateway::enter`; `serve`.
 
+use crate::certificate::CommonName;
 use crate::error;
 use crate::gateway::Gateway;
 use crate::protocol::authpb;
@@ -37,14 +38,21 @@ struct Known {
 }
 
 impl Gateway {
-    /// Whose request this is.
+    /// Whose request this is: its token says so, and without one, where authentication is enabled, the certificate that its client showed.
     ///
     /// # Errors
-    /// The token is nobody's, or one is wanted.
-    pub(crate) fn principal(self: &Arc<Self>, metadata: &MetadataMap) -> Result<Principal, Status> {
+    /// The token or certificate is nobody's, or one is wanted.
+    pub(crate) fn principal(
+        self: &Arc<Self>,
+        metadata: &MetadataMap,
+        certificate: Option<&CommonName>,
+    ) -> Result<Principal, Status> {
         let sent = metadata.get("token").or_else(|| metadata.get("authorization"));
         let Some(sent) = sent.and_then(|value| value.to_str().ok()) else {
-            return if self.is_open()? { Ok("anonymous".into()) } else { Err(error::user_empty()) };
+            if self.is_open()? {
+                return Ok("anonymous".into());
+            }
+            return certificate.map_or_else(|| Err(error::user_empty()), |name| self.certified(name));
         };
         let secret = sent.strip_prefix("Bearer ").unwrap_or(sent);
         if let Some(operator) = self.config.door.as_ref().and_then(|door| door.principal(secret)) {
@@ -64,8 +72,17 @@ impl Gateway {
         }
     }
 
+    /// The user that a verified certificate names.
+    fn certified(&self, CommonName(name): &CommonName) -> Result<Principal, Status> {
+        let look = |machine: &Machine| machine.user(name).is_some_and(|access| access.user().enabled);
+        match self.handle.allowed(look).map_err(|why| error::runtime(&why))? {
+            true => Ok(Principal::of_user(name)),
+            false => Err(error::permission_denied()),
+        }
+    }
+
     /// Whether whoever does not say who it is may enter.
-    fn is_open(&self) -> Result<bool, Status> {
+    pub(crate) fn is_open(&self) -> Result<bool, Status> {
         Ok(self.config.door.is_none() && self.handle.door_is_open().map_err(|why| error::runtime(&why))?)
     }
 

@@ -85,16 +85,8 @@ impl Gateway {
     /// # Errors
     /// The token is nobody's; a secret is wanted; the node has no leader.
     pub(crate) async fn enter<T>(self: &Arc<Self>, request: &Request<T>) -> Result<Principal, Status> {
-        self.enter_by(request.metadata()).await
-    }
-
-    /// As [`Gateway::enter`].
-    ///
-    /// # Errors
-    /// As [`Gateway::enter`].
-    pub(crate) async fn enter_by(self: &Arc<Self>, metadata: &MetadataMap) -> Result<Principal, Status> {
-        self.ready_for(metadata).await?;
-        self.principal(metadata)
+        self.ready_for(request.metadata()).await?;
+        self.principal(request.metadata(), request.extensions().get())
     }
 
     /// Waits until the revision has begun. A request that wants a leader is refused where there is none.

@@ -9,6 +9,7 @@
 //! Called by: the server's `main`, through [`serve()`].
 
 mod auth;
+mod certificate;
 mod cluster;
 mod config;
 mod error;

@@ -187,7 +187,7 @@ impl Seen {
 }
 
 fn metrics(gateway: &Arc<Gateway>, calls: &Calls, head: &Parts) -> http::Response<Body> {
-    let allowed = gateway.principal(&MetadataMap::from_headers(head.headers.clone())).and_then(|who| {
+    let allowed = gateway.principal(&MetadataMap::from_headers(head.headers.clone()), None).and_then(|who| {
         let rights = gateway.handle.rights(&who).map_err(|why| error::runtime(&why))?;
         rights.command("info").map_err(|denied| error::denied(&denied))
     });

@@ -3,6 +3,7 @@
 //! Invariant: when `serve` returns, no connection of it is left.
 //! Called by: the server's `main`, and tests on port 0.
 
+use crate::certificate::CommonName;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::json;
@@ -39,6 +40,10 @@ use tonic::codegen::{Service, StdError, http};
 const OVERHEAD_BYTES: usize = 512 << 10;
 /// How long a connection may be silent before it is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Said to a client that asks in JSON and shows a certificate with a name, once authentication is enabled; etcd's text.
+const UNHEARD: &str =
+    "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
 
 /// Why serving could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -127,25 +132,29 @@ async fn connection(gateway: Arc<Gateway>, services: Arc<Services>, stream: TcpS
     // Answers are small and somebody waits for each. Should it fail, they are only slower.
     let _ = stream.set_nodelay(true);
     match &gateway.config.tls {
-        None => requests(&gateway, services, stream).await,
+        None => requests(&gateway, services, stream, None).await,
         Some(acceptor) => {
             let shaken =
                 tokio::time::timeout(gateway.config.handshake_timeout, acceptor.accept(stream)).await;
             // A client that does not shake hands in time, or not as TLS has it, sees its connection closed.
             let Ok(Ok(stream)) = shaken else { return };
-            requests(&gateway, services, stream).await;
+            // Clients are asked for certificates only where those are verified.
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let name = shown.map(|certificate| CommonName::of(certificate));
+            requests(&gateway, services, stream, name).await;
         }
     }
 }
 
-async fn requests<S>(gateway: &Arc<Gateway>, services: Arc<Services>, stream: S)
+/// Answers the requests of a connection, whose client's certificate gives it a name or not.
+async fn requests<S>(gateway: &Arc<Gateway>, services: Arc<Services>, stream: S, name: Option<CommonName>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let asked = Arc::clone(gateway);
     let service = hyper::service::service_fn(move |request| {
-        let (gateway, services) = (Arc::clone(&asked), Arc::clone(&services));
-        async move { route(&gateway, &services, request).await }
+        let (gateway, services, name) = (Arc::clone(&asked), Arc::clone(&services), name.clone());
+        async move { route(&gateway, &services, request, name).await }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -165,20 +174,29 @@ where
     let _ = connection.await;
 }
 
-/// gRPC by what it says it is, JSON and probes by their paths.
+/// gRPC by what it says it is, JSON and probes by their paths. A certificate speaks for gRPC alone. A client that shows one with JSON believes
+/// otherwise, and is told: with etcd, whose gateway to JSON comes by a certificate of its own, the name would go unheard.
 async fn route(
     gateway: &Arc<Gateway>,
     services: &Services,
-    request: http::Request<Incoming>,
+    mut request: http::Request<Incoming>,
+    name: Option<CommonName>,
 ) -> Result<http::Response<Counted>, Infallible> {
     let kind = request.headers().get(http::header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        if let Some(name) = name {
+            request.extensions_mut().insert(name);
+        }
         return services.answer(request).await;
     }
     let answer = if request.uri().path().starts_with("/v3/") {
         // A value is a third longer in base64.
         let bytes_max = services.bytes_max.saturating_mul(4) / 3;
-        json::answer(services, request, bytes_max).await
+        if name.is_some_and(|CommonName(name)| !name.is_empty()) && matches!(gateway.is_open(), Ok(false)) {
+            json::unheard(request, bytes_max, http::StatusCode::BAD_REQUEST, UNHEARD).await
+        } else {
+            json::answer(services, request, bytes_max).await
+        }
     } else {
         probe::answer(gateway, &services.calls, &request.into_parts().0).await
     };

@@ -51,7 +51,7 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let acceptor = config.tls.as_ref().map(|files| tls::acceptor(files, &[b"http/1.1"])).transpose()?;
+    let acceptor = config.tls.as_ref().map(|files| tls::acceptor(files, &[b"http/1.1"], None)).transpose()?;
     let (stop, stopping) = watch::channel(false);
     let metrics = Metrics::new(ROUTES.iter().map(|route| (route.method, route.path)).collect());
     let gateway = Arc::new(Gateway {

@@ -6,10 +6,11 @@ use crate::config::TlsFiles;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 /// Why TLS cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,14 @@ pub enum TlsError {
         path: PathBuf,
         /// What it should hold.
         wanted: &'static str,
+        /// What went wrong.
+        why: String,
+    },
+    /// A certificate of the file is none that could sign others.
+    #[error("{} cannot be used: {why}", .path.display())]
+    Authority {
+        /// The certificates of those who sign.
+        path: PathBuf,
         /// What went wrong.
         why: String,
     },
@@ -36,11 +45,16 @@ pub enum TlsError {
     },
 }
 
-/// What shakes hands with clients; `protocols` are offered to those that ask for one, the first best (RFC 7301).
+/// What shakes hands with clients; `protocols` are offered to those that ask for one, the first best (RFC 7301). With `authority`, certificates in PEM,
+/// every client has to show a certificate that one of them has signed.
 ///
 /// # Errors
 /// [`TlsError`] names the file.
-pub fn acceptor(files: &TlsFiles, protocols: &[&[u8]]) -> Result<TlsAcceptor, TlsError> {
+pub fn acceptor(
+    files: &TlsFiles,
+    protocols: &[&[u8]],
+    authority: Option<&Path>,
+) -> Result<TlsAcceptor, TlsError> {
     let chain = certificates(&files.certificates)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::File {
         path: files.key.clone(),
@@ -52,12 +66,30 @@ pub fn acceptor(files: &TlsFiles, protocols: &[&[u8]]) -> Result<TlsAcceptor, Tl
         key: files.key.clone(),
         why,
     };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let provider = Arc::new(ring::default_provider());
+    let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(error.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
         .map_err(|error| unusable(error.to_string()))?;
+    let config = match authority {
+        None => config.with_no_client_auth(),
+        Some(path) => {
+            let wrong = |why: String| TlsError::Authority { path: path.into(), why };
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| wrong(error.to_string()))?;
+            config.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = config.with_single_cert(chain, key).map_err(|error| unusable(error.to_string()))?;
+    if authority.is_some() {
+        // Each connection shows its certificate anew: a session that is taken up again would outlive it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -77,7 +109,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_used_is_named() {
         let missing = TlsFiles { certificates: "/nowhere/cert.pem".into(), key: "/nowhere/key.pem".into() };
-        let error = acceptor(&missing, &[]).err().map(|error| error.to_string()).unwrap_or_default();
+        let error = acceptor(&missing, &[], None).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.starts_with("/nowhere/cert.pem: no certificate in PEM could be read"), "{error}");
     }
 }

@@ -76,6 +76,9 @@ pub(crate) struct Serve {
     /// Private key in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Certificates in PEM: etcd clients have to show one that these have signed. Without a token, its common name is the user.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    etcd_client_ca: Option<PathBuf>,
     /// Listen beyond this machine without TLS or without tokens, where the network itself is trusted.
     #[arg(long)]
     insecure: bool,
@@ -323,9 +326,13 @@ impl Serve {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
         let settings = self.settings()?;
         let (tls, tokens) = (settings.http.tls.is_some(), !settings.http.tokens.is_empty());
-        let addresses = [Some(self.http), self.redis.address(), self.etcd.address()];
-        for address in addresses.into_iter().flatten() {
-            check_bind(address, tls, tokens, self.insecure)
+        // Nobody without a certificate comes as far as the etcd gateway asking for a token.
+        let certified = tokens || self.etcd_client_ca.is_some();
+        let addresses =
+            [(Some(self.http), tokens), (self.redis.address(), tokens), (self.etcd.address(), certified)];
+        for (address, known) in addresses {
+            let Some(address) = address else { continue };
+            check_bind(address, tls, known, self.insecure)
                 .map_err(|refused| Failure::new(Exit::Usage, refused.to_string(), ""))?;
         }
         let node = self.node.checked(self.insecure, settings.node.durability)?;
@@ -360,10 +367,11 @@ impl Serve {
             settings.http.tls = Some(TlsFiles { certificates: certificates.clone(), key: key.clone() });
         }
         if let Some(files) = &settings.http.tls {
-            let acceptor = quorate_http::acceptor(files, &[]);
+            let acceptor = quorate_http::acceptor(files, &[], None);
             settings.redis.tls =
                 Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
-            let acceptor = quorate_http::acceptor(files, &[b"h2", b"http/1.1"]);
+            let authority = self.etcd_client_ca.as_deref();
+            let acceptor = quorate_http::acceptor(files, &[b"h2", b"http/1.1"], authority);
             settings.etcd.tls = Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
         }
         if !settings.http.tokens.is_empty() {

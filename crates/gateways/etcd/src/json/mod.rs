@@ -108,15 +108,32 @@ pub(crate) async fn answer(
     bytes_max: usize,
 ) -> http::Response<Body> {
     let Some(route) = ROUTES.get(request.uri().path()) else {
-        return plain(StatusCode::NOT_FOUND, "Not Found\n");
+        return unheard(request, bytes_max, StatusCode::NOT_FOUND, "Not Found\n").await;
     };
     if request.method() != Method::POST {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        return unheard(request, bytes_max, StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n").await;
     }
     match call(services, route, request, bytes_max).await {
         Ok(answer) => answer,
         Err(status) => refused(&status),
     }
+}
+
+/// A short text whatever the body says, which is waited for: clients of HTTP/2 take an answer that overtakes what they send for a broken one.
+pub(crate) async fn unheard(
+    request: http::Request<Incoming>,
+    bytes_max: usize,
+    status: StatusCode,
+    text: &str,
+) -> http::Response<Body> {
+    let (mut body, mut bytes) = (request.into_body(), 0);
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > bytes_max {
+            break;
+        }
+    }
+    plain(status, text)
 }
 
 /// A short text, as Go's `http.Error` gives it.

@@ -52,11 +52,12 @@ impl Etcd {
     pub(crate) fn with(more: &[&str]) -> Self {
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         let (address, peers, data) = (free(), free(), tempfile::tempdir().unwrap());
+        let scheme = if more.contains(&"--cert-file") { "https" } else { "http" };
         let child = Command::new(folder().join("etcd"))
             .args(["--data-dir", data.path().to_str().unwrap(), "--log-level", "error", "--unsafe-no-fsync"])
             .args([
-                format!("--listen-client-urls=http://{address}"),
-                format!("--advertise-client-urls=http://{address}"),
+                format!("--listen-client-urls={scheme}://{address}"),
+                format!("--advertise-client-urls={scheme}://{address}"),
             ])
             .args([
                 format!("--listen-peer-urls=http://{peers}"),
