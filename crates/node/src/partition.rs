@@ -150,7 +150,9 @@ pub struct Partition<T> {
     pub(crate) config: Config,
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) machine: Machine,
-    pub(crate) clock: Clock,
+    clock: Clock,
+    /// The term of the office that the clock was resumed in.
+    clocked: Term,
     /// Admitted and not yet ordered: keep-alives first.
     pub(crate) keep_alives: VecDeque<(Command, T)>,
     pub(crate) queue: VecDeque<(Command, T)>,
@@ -344,6 +346,7 @@ impl<T> Partition<T> {
             engine,
             machine,
             clock,
+            clocked: Term::default(),
             keep_alives: VecDeque::new(),
             queue: VecDeque::new(),
             waiting: Waiting::default(),
@@ -463,8 +466,26 @@ impl<T> Partition<T> {
         Ok(())
     }
 
+    /// The orderer's clocks at `now`; nothing where nothing is ordered. Whatever others come to hear of the clocks is read here, so that
+    /// they are resumed once an office, before their first reading.
+    pub(crate) fn office_clocks(&mut self, now: Instant) -> Option<(WallTime, LogTime)> {
+        let standing = self.engine.standing();
+        if !standing.leads {
+            return None;
+        }
+        if let Some(raft) = self.engine.as_replica()
+            && self.clocked != standing.term
+        {
+            let (wall, time) = raft.office();
+            self.clock = Clock::resume(wall.max(self.machine.wall()), time.max(self.machine.log_time()));
+            self.clocked = standing.term;
+        }
+        Some(self.clock.tick(now))
+    }
+
+    /// Orders what every turn of a leader does. Requires: this node orders.
     fn order_all(&mut self, now: Instant, seed: u64) -> Result<(), Fatal> {
-        let (wall, time) = self.clock.tick(now);
+        let Some((wall, time)) = self.office_clocks(now) else { return Ok(()) };
         // Logged at the very first too: what a later release holds for a default must not change what this log means.
         let unsaid =
             self.machine.applied() == LogIndex::ZERO || self.machine.settings() != &self.config.settings;
@@ -493,7 +514,7 @@ impl<T> Partition<T> {
             salt = salt.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         }
         let wants_entry = self.wants_sweep()
-            || self.due(wall, time)
+            || self.due((wall, time))
             || self.background.wants_entry(self.decisions.logged());
         if wants_entry && self.is_up_to_date() {
             self.order(Vec::new(), Vec::new(), (wall, time, salt))?;
@@ -701,8 +722,7 @@ impl<T> Partition<T> {
         if !self.engine.standing().orders {
             return false;
         }
-        let (wall, time) = self.clock.clone().tick(now);
-        self.due(wall, time)
+        self.due(self.clock.clone().tick(now))
     }
 
     /// Nanoseconds of monotonic time until a turn is needed though nothing arrives; 0 for now.
@@ -975,7 +995,7 @@ impl<T> Partition<T> {
         self.machine.sweeps() && self.is_up_to_date()
     }
 
-    pub(crate) fn due(&self, wall: WallTime, time: LogTime) -> bool {
+    pub(crate) fn due(&self, (wall, time): (WallTime, LogTime)) -> bool {
         let (due_log, due_wall) = self.machine.next_due();
         due_log.is_some_and(|due| due <= time) || due_wall.is_some_and(|due| due <= wall)
     }

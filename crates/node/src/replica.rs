@@ -15,9 +15,9 @@ use crate::cluster::{
 };
 use crate::partition::{Fatal, InFlight, Partition, Published, Reply};
 use bytes::Bytes;
-use quorate_engine::{Clock, CopyWanted, EngineError, Identity, Instant, Member, Raft, Role, Standing};
+use quorate_engine::{CopyWanted, EngineError, Identity, Instant, Member, Raft, Role, Standing};
 use quorate_log::Disk;
-use quorate_types::{ClusterId, Command, LogIndex, LogTime, NodeId, Origin, Term};
+use quorate_types::{ClusterId, Command, LogIndex, LogTime, NodeId, Origin, Term, WallTime};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -105,6 +105,9 @@ pub struct ClusterStatus {
     pub leader_url: Option<String>,
 }
 
+/// Wall time and log time.
+type Clocks = (WallTime, LogTime);
+
 enum ReadFor<T> {
     Here(T),
     Peer(NodeId, u64),
@@ -121,6 +124,17 @@ struct Asked<T> {
     at_ns: u64,
     /// An entry that must be applied too: it ends what was due.
     floor: LogIndex,
+    /// What is due by these clocks must have ended: the leader's when it asked its quorum. Nothing on a follower, whom the leader tells
+    /// an entry by which it has.
+    due_by: Option<Clocks>,
+    reads: Vec<ReadFor<T>>,
+}
+
+/// Reads that a quorum has confirmed, and that wait for an entry to be applied.
+struct Confirmed<T> {
+    since_ns: u64,
+    /// As in [`Asked`].
+    due_by: Option<Clocks>,
     reads: Vec<ReadFor<T>>,
 }
 
@@ -147,8 +161,8 @@ pub(crate) struct Replica<T> {
     forwarded_again_ns: u64,
     waiting: Vec<ReadFor<T>>,
     asked: VecDeque<Asked<T>>,
-    /// By the entry that they wait for, with the time since when.
-    confirmed: BTreeMap<LogIndex, (u64, Vec<ReadFor<T>>)>,
+    /// By the entry that they wait for.
+    confirmed: BTreeMap<LogIndex, Confirmed<T>>,
     /// When a quorum last confirmed that this node leads, as of when it was asked, and what was committed then.
     office: Option<(u64, LogIndex)>,
     handed_over_ns: Option<u64>,
@@ -202,7 +216,8 @@ impl<T> Replica<T> {
     /// Everybody who waits for something.
     pub(crate) fn drain(&mut self) -> Vec<T> {
         let asked = self.asked.drain(..).flat_map(|asked| asked.reads);
-        let confirmed = std::mem::take(&mut self.confirmed).into_values().flat_map(|(_, reads)| reads);
+        let confirmed =
+            std::mem::take(&mut self.confirmed).into_values().flat_map(|confirmed| confirmed.reads);
         let reads = self.waiting.drain(..).chain(asked).chain(confirmed);
         let here =
             reads.filter_map(|read| if let ReadFor::Here(ticket) = read { Some(ticket) } else { None });
@@ -223,6 +238,12 @@ impl<T> Replica<T> {
         self.outbox.push(leader, &message);
         let PeerMessage::Forward { commands, .. } = message else { unreachable!("it was just made") };
         batch.commands = Some(commands);
+    }
+
+    /// Confirmed reads that an entry up to `applied` lets go on.
+    fn next_confirmed(&mut self, applied: LogIndex) -> Option<Confirmed<T>> {
+        let first = self.confirmed.first_entry().filter(|entry| *entry.key() <= applied)?;
+        Some(first.remove())
     }
 
     pub(crate) fn now_ns(&self) -> u64 {
@@ -578,8 +599,7 @@ impl<T> Partition<T> {
         if self.replica.is_none() {
             return Ok(());
         }
-        let leads = self.engine.standing().leads;
-        let time = if leads { self.clock.tick(now).1 } else { LogTime::ZERO };
+        let time = self.office_clocks(now).map_or(LogTime::ZERO, |(_, time)| time);
         if let Some(raft) = self.engine.replica() {
             raft.tick(now, time);
         }
@@ -714,25 +734,35 @@ impl<T> Partition<T> {
         }
     }
 
-    /// Answers reads whose index is applied.
+    /// Answers reads whose index is applied. One that would still find what was due when it was asked for is asked for anew: only now
+    /// is all applied that could have brought it.
     pub(crate) fn answer_reads(&mut self) {
         let applied = self.machine.applied();
-        let Some(replica) = &mut self.replica else { return };
         let mut recovered = false;
-        while let Some(entry) = replica.confirmed.first_entry().filter(|entry| *entry.key() <= applied) {
-            let index = *entry.key();
-            for read in entry.remove().1 {
+        while let Some(mut confirmed) =
+            self.replica.as_mut().and_then(|replica| replica.next_confirmed(applied))
+        {
+            let due = confirmed.due_by.is_some_and(|clocks| self.due(clocks));
+            let Some(replica) = &mut self.replica else { break };
+            if due {
+                replica.waiting.append(&mut confirmed.reads);
+            }
+            for read in confirmed.reads {
                 match read {
                     ReadFor::Here(ticket) => self.replies.push((ticket, Reply::MayRead)),
+                    // What was due may have ended after the index that the quorum confirmed: the peer must have come as far as this node.
                     ReadFor::Peer(node, id) => {
-                        replica.outbox.push(node, &PeerMessage::MayRead { id, index });
+                        replica.outbox.push(node, &PeerMessage::MayRead { id, index: applied });
                     }
                     ReadFor::Recovery => recovered = true,
                     ReadFor::Office => {}
                 }
             }
         }
-        if recovered && let Some(raft) = self.engine.replica() {
+        if recovered
+            && let Some(raft) = self.engine.replica()
+            && let Some(replica) = &mut self.replica
+        {
             raft.recovered();
             replica.note("this replica has caught up and votes again".to_owned());
         }
@@ -892,7 +922,8 @@ impl<T> Partition<T> {
     /// Looks at what the engine has come to: leadership, confirmed reads, committed entries.
     fn look_around(&mut self, now: Instant) -> Result<(), Fatal> {
         let standing = self.engine.standing();
-        let (machine_wall, machine_time) = (self.machine.wall(), self.machine.log_time());
+        // Time counts from winning on, not from the first entry.
+        self.office_clocks(now);
         let mut found = None;
         let (Some(replica), Some(raft)) = (self.replica.as_mut(), self.engine.replica()) else {
             return Ok(());
@@ -900,14 +931,17 @@ impl<T> Partition<T> {
         if (standing.term, standing.leader, standing.leads)
             != (replica.standing.term, replica.standing.leader, replica.standing.leads)
         {
-            if standing.leads {
-                let (wall, time) = raft.office();
-                self.clock = Clock::resume(wall.max(machine_wall), time.max(machine_time));
-                self.clock.tick(now);
-            }
             replica.arrived.iter_mut().for_each(VecDeque::clear);
             replica.taken.clear();
             replica.office = None;
+            // What they waited for to end was due by clocks that are another office's now: they are asked for again.
+            let Replica { confirmed, waiting, .. } = &mut **replica;
+            confirmed.retain(|_, confirmed| {
+                if confirmed.due_by.is_some() {
+                    waiting.append(&mut confirmed.reads);
+                }
+                confirmed.due_by.is_none()
+            });
             if standing.term != replica.standing.term {
                 replica.forwarded = 0;
             }
@@ -945,12 +979,15 @@ impl<T> Partition<T> {
     fn confirm(&mut self, id: u64, index: LogIndex) {
         let Some(replica) = self.replica.as_mut() else { return };
         let Some(at) = replica.asked.iter().position(|asked| asked.id == id) else { return };
-        let Asked { since_ns, floor, reads, .. } = replica.asked.remove(at).expect("it was just found");
+        let Asked { since_ns, floor, due_by, mut reads, .. } =
+            replica.asked.remove(at).expect("it was just found");
         if replica.standing.leads {
             replica.office = Some((since_ns, index));
         }
-        let waits = replica.confirmed.entry(index.max(floor)).or_insert((since_ns, Vec::new()));
-        waits.1.extend(reads);
+        let waits = Confirmed { since_ns, due_by, reads: Vec::new() };
+        let waits = replica.confirmed.entry(index.max(floor)).or_insert(waits);
+        waits.due_by = waits.due_by.max(due_by);
+        waits.reads.append(&mut reads);
         self.answer_reads();
     }
 
@@ -1027,8 +1064,8 @@ impl<T> Partition<T> {
             replica.waiting.push(ReadFor::Recovery);
         }
         let may_ask = !replica.waiting.is_empty() && replica.asked.len() < READS_ASKED_MAX;
-        let (wall, time) = self.clock.clone().tick(now);
-        let due = may_ask && standing.leads && self.due(wall, time);
+        let clocks = self.office_clocks(now);
+        let due = may_ask && clocks.is_some_and(|clocks| self.due(clocks));
         let Some(replica) = self.replica.as_mut() else { return Ok(()) };
         // A leader that hands over orders nothing: what is due cannot end, so a read that must not find it waits for whoever leads then.
         if may_ask && standing.leader.is_some() && (!due || standing.orders) {
@@ -1036,9 +1073,10 @@ impl<T> Partition<T> {
             replica.next_read += 1;
             let reads = std::mem::take(&mut replica.waiting);
             let at_ns = now.monotonic_ns;
-            replica.asked.push_back(Asked { id, since_ns: at_ns, at_ns, floor: LogIndex::ZERO, reads });
-            if due {
-                // What is due ends before anybody reads past it.
+            let floor = LogIndex::ZERO;
+            replica.asked.push_back(Asked { id, since_ns: at_ns, at_ns, floor, due_by: clocks, reads });
+            if due && let Some((wall, time)) = clocks {
+                // What is due already ends beside the question, and not only after it.
                 self.order(Vec::new(), Vec::new(), (wall, time, id))?;
                 let floor = self.engine.last();
                 let replica = self.replica.as_mut().expect("it was there a moment ago");
@@ -1051,6 +1089,7 @@ impl<T> Partition<T> {
         for asked in &mut replica.asked {
             if now.monotonic_ns.saturating_sub(asked.at_ns) >= READ_AGAIN_NS {
                 asked.at_ns = now.monotonic_ns;
+                asked.due_by = clocks;
                 again.push(asked.id);
             }
         }
@@ -1092,11 +1131,11 @@ impl<T> Partition<T> {
         let behind: Vec<LogIndex> = replica
             .confirmed
             .iter()
-            .filter(|(_, (since, _))| age(*since) >= UNREAD_NS)
+            .filter(|(_, confirmed)| age(confirmed.since_ns) >= UNREAD_NS)
             .map(|(index, _)| *index)
             .collect();
         for index in behind {
-            unread.extend(replica.confirmed.remove(&index).into_iter().flat_map(|(_, reads)| reads));
+            unread.extend(replica.confirmed.remove(&index).into_iter().flat_map(|it| it.reads));
         }
         if leaderless.is_some() {
             unread.append(&mut replica.waiting);

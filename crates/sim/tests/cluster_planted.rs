@@ -47,7 +47,10 @@ fn a_vote_forgotten_across_a_restart_is_found() {
 
 #[test]
 fn a_stale_read_on_an_old_leader_is_found() {
-    found(ClusterPlant::StaleRead, &["and was answered from the state of entry"]);
+    found(
+        ClusterPlant::StaleRead,
+        &["and was answered from the state of entry", "to a read that was asked for at"],
+    );
 }
 
 #[test]

@@ -302,7 +302,7 @@ impl World {
         let stranger = stranger.map(|server| server.node);
         if let Some(node) = stranger.filter(|node| !members.iter().any(|member| member.node == *node)) {
             // One that shall not vote by itself takes another's place later, in one joint change.
-            let vote = self.random.chance(2);
+            let vote = self.random.chance(3);
             return self.learn(node, vote);
         }
         let leader = self.leader();

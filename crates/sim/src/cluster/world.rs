@@ -152,7 +152,7 @@ impl World {
         let scripts = random.chance(options.scenario.scripts_one_in());
         let seats = (0..random.between(4, 7))
             .map(|number| Seat {
-                client: Client::new(number, scripts),
+                client: Client::new(number, scripts).transacting(),
                 node: NodeId(1 + number % nodes),
                 since_ns: 0,
             })
