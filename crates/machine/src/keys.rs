@@ -722,10 +722,16 @@ impl Keys {
     pub(crate) fn delete(&mut self, key: &Key, revision: Revision, time: LogTime) -> Option<&Row> {
         let slot = self.rows.find(key)?;
         self.live_at(Some(slot))?;
+        Some(self.delete_at(slot, revision, time))
+    }
+
+    /// Deletes the key of a slot at `revision`, which exists and has not fallen; gives back the row before.
+    pub(crate) fn delete_at(&mut self, slot: Slot, revision: Revision, time: LogTime) -> &Row {
         let after = Row { modified: revision, line: self.history.end(), ..Row::default() };
         let before = self.rows.swap(slot, after.clone());
-        self.reindex(slot, key.space, &before, &after);
-        Some(&self.history.push(Line { slot, time, before, after }).before)
+        let space = self.rows.at(slot).0.space;
+        self.reindex(slot, space, &before, &after);
+        &self.history.push(Line { slot, time, before, after }).before
     }
 
     /// Keys of a range that exist, in order.
@@ -825,6 +831,15 @@ impl Keys {
     pub(crate) fn plain_rows(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Row)> {
         let rows = self.slots_in(range).map(|slot| self.rows.at(slot));
         rows.filter(|(_, row)| row.version > 0 && row.kind == Kind::Plain).map(|(key, row)| (key, row))
+    }
+
+    /// The places of the plain values of a range, in order of their names.
+    pub(crate) fn plain_slots(&self, range: &KeyRange) -> Vec<Slot> {
+        let plain = |slot: &Slot| {
+            let row = &self.rows.at(*slot).1;
+            row.version > 0 && row.kind == Kind::Plain
+        };
+        self.slots_in(range).filter(plain).collect()
     }
 
     /// Reads a range: see [`Select`].

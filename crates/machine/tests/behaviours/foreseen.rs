@@ -171,3 +171,30 @@ fn what_guards_look_at_counts_against_the_budget_of_a_commit() {
     let inner = || nested(foreseen(guards(13), vec![], vec![]));
     assert!(is_over(d.commit(foreseen(vec![], vec![inner(), inner()], vec![])).map(drop)));
 }
+
+#[test]
+fn as_many_keys_as_the_budget_reaches_are_erased_at_one_revision_and_one_more_is_refused_whole() {
+    // Each costs 4 of 250,000 elements touched, as does the operation itself.
+    const MOST: usize = 62_499;
+    let mut d = Driver::new();
+    for from in (0..=MOST).step_by(10_000) {
+        let upto = (from + 10_000).min(MOST + 1);
+        d.run((from..upto).map(|n| put(&format!("{n:06}"), "v")).collect());
+    }
+    let refused = d.commit(Commit::of(vec![erase(everything())])).unwrap_err();
+    assert!(matches!(refused, Refusal::Operation { error: OpError::Range { .. }, .. }), "{refused}");
+    let before = d.machine.revision();
+    let most = KeyRange { start: "".into(), end: Some(format!("{MOST:06}").as_str().into()) };
+    let committed = d.commit(Commit::of(vec![erase(most)])).unwrap();
+    assert!(matches!(&committed.results[..], [OpResult::Deleted { count, .. }] if *count == MOST as u64));
+    assert_eq!(committed.revision, before.next());
+    // A watcher is told of each, with what it was; what was not in the range stays.
+    let told = d.machine.changes(&everything(), committed.revision, usize::MAX).unwrap().changes;
+    assert_eq!(told.len(), MOST);
+    for (n, change) in told.iter().enumerate() {
+        assert_eq!(change.key.name.to_string(), format!("{n:06}"));
+        assert!(change.now.is_none() && change.prev.is_some() && change.revision == committed.revision);
+    }
+    assert_eq!(d.value(&format!("{MOST:06}")).as_deref(), Some("v"));
+    assert_eq!(d.machine.range(&RangeRead::of(everything())).unwrap().count, 1);
+}
