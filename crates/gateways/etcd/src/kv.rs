@@ -6,7 +6,7 @@
 use crate::error;
 use crate::gateway::Gateway;
 use crate::protocol::etcdserverpb as pb;
-use crate::serve::Api;
+use crate::serve::{Answers, Api};
 use crate::txn::{self, Checked};
 use quorate_machine::{RangeAnswer, Selection};
 use quorate_runtime::Consistency;
@@ -28,6 +28,16 @@ impl pb::kv_server::Kv for Api {
         let (found, revision) = self.0.select(&who, select, consistency).await?;
         let header = Some(self.0.header(revision));
         Ok(Response::new(txn::range_response(&found.keys, found.count, found.more, header)))
+    }
+
+    type RangeStreamStream = Answers<pb::RangeStreamResponse>;
+
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let who = self.0.enter(&request).await?;
+        self.0.pieces(who, request.get_ref()).await.map(Response::new)
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {

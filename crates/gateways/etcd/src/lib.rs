@@ -20,6 +20,7 @@ mod kv;
 mod lease;
 mod lock;
 mod metrics;
+mod pieces;
 mod probe;
 mod serve;
 mod txn;
