@@ -9,6 +9,7 @@ use std::path::Path;
 /// Crate folder, and what it may depend on of ours.
 const LAYERS: &[(&str, &[&str])] = &[
     ("crates/types", &[]),
+    ("crates/batch", &["types"]),
     ("crates/calls", &["types"]),
     ("crates/lua", &["types", "calls"]),
     ("crates/machine", &["types", "calls"]),
@@ -16,15 +17,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/engine", &["types", "log"]),
     ("crates/node", &["types", "calls", "lua", "machine", "log", "engine"]),
     ("crates/peers", &[]),
-    ("crates/runtime", &["types", "calls", "machine", "log", "engine", "node", "peers"]),
+    ("crates/runtime", &["types", "batch", "calls", "machine", "log", "engine", "node", "peers"]),
     ("crates/gateways/http", &["types", "calls", "machine", "node", "runtime"]),
     ("crates/gateways/redis", &["types", "calls", "machine", "node", "runtime"]),
     ("crates/gateways/etcd", &["types", "calls", "machine", "node", "runtime"]),
+    ("crates/gateways/kafka", &["types", "batch", "machine", "node", "runtime"]),
     ("crates/client", &[]),
     ("crates/sim", &["types", "calls", "machine", "log", "engine", "node"]),
     (
         "crates/quorate",
-        &["types", "machine", "log", "engine", "node", "runtime", "etcd", "http", "redis", "client"],
+        &["types", "machine", "log", "engine", "node", "runtime", "etcd", "http", "kafka", "redis", "client"],
     ),
     ("crates/torture", &[]),
     ("bench", &["types", "machine", "log", "engine", "node", "runtime", "http", "client"]),

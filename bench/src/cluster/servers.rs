@@ -71,7 +71,7 @@ impl Fleet {
             let command = match system {
                 System::Quorate => {
                     let mut command = processes::quorate(binary, folder, node, fleet.addresses[node], &peers);
-                    command.args(["--redis", "off", "--etcd"]);
+                    command.args(["--redis", "off", "--kafka", "off", "--etcd"]);
                     command.arg(match over {
                         Protocol::Http => "off".to_owned(),
                         Protocol::Etcd => fleet.grpc[node].to_string(),

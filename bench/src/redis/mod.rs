@@ -174,7 +174,14 @@ impl Server {
         let mut server = Self { address: redis[0], processes: Processes::new(folder)? };
         for node in 0..nodes {
             let mut command = processes::quorate(binary, folder, node, http[node], &peers);
-            command.args(["--redis", &redis[node].to_string(), "--durability", &options.durability]);
+            command.args([
+                "--kafka",
+                "off",
+                "--redis",
+                &redis[node].to_string(),
+                "--durability",
+                &options.durability,
+            ]);
             if options.memory.is_some() {
                 command.args(["--history-revisions-max", "0", "--history-bytes-max", "0"]);
             }

@@ -272,6 +272,18 @@ impl Machine {
     ) -> Result<Batches, OpError> {
         self.streams.records(stream, partition, from, max_records, max_bytes)
     }
+    /// The first offset of a partition that is kept of a batch appended at `wall` or later.
+    ///
+    /// # Errors
+    /// [`OpError::StreamMissing`], [`OpError::PartitionMissing`].
+    pub fn offset_at(
+        &self,
+        stream: &Key,
+        partition: u32,
+        wall: quorate_types::WallTime,
+    ) -> Result<Option<Offset>, OpError> {
+        self.streams.offset_at(stream, partition, wall)
+    }
     /// Reads a group.
     #[must_use]
     pub fn group(&self, stream: &Key, group: &GroupName) -> Option<GroupView> {

@@ -23,6 +23,7 @@ mod live;
 mod records;
 #[cfg(test)]
 mod tests;
+mod times;
 
 pub(crate) use records::{INLINE, NotPlain};
 
@@ -1357,7 +1358,11 @@ fn keys_of(append: &Append) -> Result<Vec<(Blob, bool)>, OpError> {
         1,
         u64::from(COMPACT_RECORDS_MAX),
     )?;
-    let Format::Records = append.format;
+    if append.format == Format::RecordBatch {
+        // It may be compressed, and no append may hold the thread for long.
+        let why = "a compacted stream goes by keys: append records, not a batch as it came".to_owned();
+        return Err(OpError::BadPayload { records, why });
+    }
     record::keys(&append.payload.bytes, records)
         .map_err(|why| OpError::BadPayload { records, why: why.to_string() })?
         .into_iter()

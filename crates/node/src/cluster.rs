@@ -89,8 +89,10 @@ pub struct Doors {
     pub redis: String,
     /// The etcd gateway, `scheme://host:port`.
     pub etcd: String,
+    /// The Kafka gateway, `host:port`.
+    pub kafka: String,
 }
-wire_struct!(Doors { redis, etcd });
+wire_struct!(Doors { redis, etcd, kafka });
 
 /// How a node is, told to its peers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

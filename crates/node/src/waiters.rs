@@ -22,6 +22,8 @@ pub enum Interest {
         /// The partition.
         partition: Option<u32>,
     },
+    /// Records appended to any of these partitions.
+    Streams(Vec<(Key, u32)>),
     /// Records that a shared group may take: redelivered ones, or new ones of its stream.
     Group {
         /// The stream.
@@ -141,6 +143,7 @@ impl<T> Waiters<T> {
                     Interest::Stream { stream: of, partition: wanted } => {
                         of == stream && wanted.is_none_or(|wanted| wanted == *partition)
                     }
+                    Interest::Streams(all) => all.iter().any(|(of, wanted)| of == stream && wanted == partition),
                     Interest::Group { stream: of, .. } => of == stream,
                     Interest::Keys(_) | Interest::Revision => false,
                 },

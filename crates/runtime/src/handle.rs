@@ -9,6 +9,7 @@ use crate::error::RuntimeError;
 use crate::metrics;
 use crate::replica::{self, ClusterConfig};
 use bytes::Bytes;
+use quorate_batch::Bad;
 use quorate_engine::{Change, Identity};
 use quorate_log::{BackupReport, FileDisk, Index, LogReader};
 use quorate_machine::{Machine, Times};
@@ -209,6 +210,23 @@ pub enum CommitError {
     /// It says whether it happened.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+}
+
+/// Most bytes that one [`Handle::records`] unpacks.
+pub const UNPACKED_BYTES_MAX: usize = 64 << 20;
+
+/// Why a payload of a stream cannot be read as records.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// The log cannot be read there; what was dropped meanwhile is gone.
+    #[error("{0}")]
+    Log(#[from] quorate_log::LogError),
+    /// Its producer packed something else than records.
+    #[error("{0}")]
+    Batch(Bad),
+    /// Together with what else was asked for it is too much.
+    #[error("the batches unpack to more than {UNPACKED_BYTES_MAX} bytes: ask for fewer records at once")]
+    Much {},
 }
 
 /// A handle on an open database, for async code. Cheap to clone.
@@ -422,18 +440,52 @@ impl Handle {
         Ok(self.shared.lock().open()?.engine().standing().term.0)
     }
 
-    /// Reads payloads of streams, off this thread.
+    /// Reads payloads of streams as records ([`quorate_types::record`]), whatever protocol they came by: batches are unpacked, off this thread,
+    /// to no more than [`UNPACKED_BYTES_MAX`] bytes in all. In the order asked for; what cannot be read says why.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the node has stopped.
+    pub async fn records(&self, at: Vec<PayloadRef>) -> Result<Vec<Result<Bytes, Unreadable>>, RuntimeError> {
+        let (reader, inline) = self.inline(&at)?;
+        if inline.iter().all(Option::is_some) {
+            return Ok(inline.into_iter().flatten().map(Ok).collect());
+        }
+        off_thread(move || {
+            let mut left = UNPACKED_BYTES_MAX;
+            let mut read = |(at, inline): (PayloadRef, Option<Bytes>)| {
+                if let Some(inline) = inline {
+                    return Ok(inline);
+                }
+                let found = payload(&reader, at)?;
+                if !quorate_batch::is_batch(&found) {
+                    return Ok(found);
+                }
+                let records = quorate_batch::to_records(&found, left).map_err(|why| match why {
+                    Bad::Large { max } if max == left => Unreadable::Much {},
+                    why => Unreadable::Batch(why),
+                })?;
+                left = left.saturating_sub(records.len());
+                Ok(records)
+            };
+            Ok(at.into_iter().zip(inline).map(&mut read).collect())
+        })
+        .await
+    }
+
+    /// A reader of the log, and those of the payloads that are in the state and need no disk: what scripts appended.
+    fn inline(&self, at: &[PayloadRef]) -> Result<(LogReader, Vec<Option<Bytes>>), RuntimeError> {
+        let mut core = self.shared.lock();
+        let partition = core.open()?;
+        let inline = at.iter().map(|at| partition.machine().inline_payload(*at)).collect();
+        Ok((partition.reader(), inline))
+    }
+
+    /// Reads payloads of streams as they are stored, off this thread.
     ///
     /// # Errors
     /// [`RuntimeError::Log`] for the first that cannot be read.
     pub async fn payloads(&self, at: Vec<PayloadRef>) -> Result<Vec<Bytes>, RuntimeError> {
-        // Those of records that scripts appended are in the state, and need no disk.
-        let (reader, inline) = {
-            let mut core = self.shared.lock();
-            let partition = core.open()?;
-            let inline: Vec<_> = at.iter().map(|at| partition.machine().inline_payload(*at)).collect();
-            (partition.reader(), inline)
-        };
+        let (reader, inline) = self.inline(&at)?;
         if inline.iter().all(Option::is_some) {
             return Ok(inline.into_iter().flatten().collect());
         }

@@ -16,7 +16,10 @@ mod pages;
 mod replica;
 
 pub use error::RuntimeError;
-pub use handle::{CommitError, Consistency, Forgotten, Handle, Quorate, REVISIONS_RAISED, forget_cluster};
+pub use handle::{
+    CommitError, Consistency, Forgotten, Handle, Quorate, REVISIONS_RAISED, UNPACKED_BYTES_MAX, Unreadable,
+    forget_cluster,
+};
 pub use metrics::Syncs;
 pub use pages::use_small_pages;
 pub use quorate_engine::{Durability, Role};

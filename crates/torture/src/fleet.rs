@@ -108,7 +108,7 @@ impl Fleet {
         command
             .arg("--http")
             .arg(self.places[node].http.to_string())
-            .args(["--redis", "off", "--etcd", "off"]);
+            .args(["--redis", "off", "--etcd", "off", "--kafka", "off"]);
         if self.places.len() > 1 {
             command.arg("--node-id").arg((node + 1).to_string());
             command.arg("--peer-listen").arg(self.places[node].peer.to_string());

@@ -1059,8 +1059,10 @@ pub enum Format {
     /// As [`crate::record`] writes it.
     #[default]
     Records,
+    /// One of Kafka's record batches (magic 2), with a mark for its base offset: as `quorate-batch` stores it.
+    RecordBatch,
 }
-wire_enum!(Format { 0 = Records {} });
+wire_enum!(Format { 0 = Records {}, 1 = RecordBatch {} });
 
 /// Bytes that live in the log once; state refers to them by [`PayloadRef`].
 #[derive(Clone, Debug, Default)]

@@ -364,21 +364,18 @@ impl Call {
     }
 }
 
-/// Fetches payloads; one that cannot be read is kept as its error.
+/// Fetches payloads as records; one that cannot be read is kept as its error.
 pub(crate) async fn fetch(handle: &Handle, wanted: Vec<PayloadRef>) -> Payloads {
     if wanted.is_empty() {
         return Payloads::new();
     }
-    if let Ok(found) = handle.payloads(wanted.clone()).await {
-        return wanted.into_iter().zip(found.into_iter().map(Ok)).collect();
+    match handle.records(wanted.clone()).await {
+        Ok(found) => {
+            let found = found.into_iter().map(|found| found.map_err(|why| why.to_string()));
+            wanted.into_iter().zip(found).collect()
+        }
+        Err(why) => wanted.into_iter().map(|at| (at, Err(why.to_string()))).collect(),
     }
-    // One of them cannot be read: find out which, and serve the others.
-    let mut payloads = Payloads::with_capacity(wanted.len());
-    for at in wanted {
-        let found = handle.payload(at).await.map_err(|error| error.to_string());
-        payloads.insert(at, found);
-    }
-    payloads
 }
 
 /// An outcome of a kind that the command cannot have: a defect of ours, said as such.

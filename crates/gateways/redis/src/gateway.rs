@@ -13,7 +13,7 @@ use bytes::Bytes;
 use quorate_calls::events::Classes;
 use quorate_calls::streams;
 use quorate_node::Published;
-use quorate_runtime::Handle;
+use quorate_runtime::{Handle, Unreadable};
 use quorate_types::{
     Blob, Command, CommandBody, Commit, Committed, Limits, OpResult, Outcome, PayloadRef, Principal, Reply,
 };
@@ -163,15 +163,12 @@ impl Gateway {
     pub(crate) async fn resolved(&self, reply: Reply) -> Reply {
         let refs = streams::refs(&reply);
         let mut found: HashMap<PayloadRef, Bytes> = HashMap::with_capacity(refs.len());
-        match self.handle.payloads(refs.clone()).await {
-            Ok(payloads) => found.extend(refs.into_iter().zip(payloads)),
-            // One that was trimmed meanwhile is gone; the others are there.
-            Err(_) => {
-                for at in refs {
-                    if let Ok(payload) = self.handle.payload(at).await {
-                        found.insert(at, payload);
-                    }
-                }
+        for (at, records) in refs.iter().zip(self.handle.records(refs.clone()).await.unwrap_or_default()) {
+            match records {
+                Ok(records) => drop(found.insert(*at, records)),
+                // One that was trimmed meanwhile is gone; the others are there.
+                Err(Unreadable::Log(_)) => {}
+                Err(why) => return Reply::error(format!("ERR {why}")),
             }
         }
         streams::resolve(reply, &mut |at| found.get(&at).cloned())

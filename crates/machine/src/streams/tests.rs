@@ -222,6 +222,10 @@ fn what_fails_changes_nothing() {
         create: false,
     };
     assert!(matches!(world.streams.append(&append, &world.now), Err(OpError::BadPayload { records: 2, .. })));
+    append.format = Format::RecordBatch;
+    let refused = world.streams.append(&append, &world.now).unwrap_err().to_string();
+    assert!(refused.contains("goes by keys"), "{refused}");
+    append.format = Format::Records;
     append.records = COMPACT_RECORDS_MAX + 1;
     assert!(matches!(world.streams.append(&append, &world.now), Err(OpError::Range { .. })));
     append.stream = "new".into();
@@ -278,6 +282,37 @@ fn an_append_makes_a_stream_when_asked() {
     );
     assert_eq!(world.streams.live(LogIndex(77), LogIndex(77)), [found[0].at]);
     assert_eq!(world.streams.live_bytes(LogIndex(0), LogIndex(76)), 0);
+}
+
+#[test]
+fn a_partition_is_found_by_time() {
+    for settings in [StreamSettings::default(), compacted(None)] {
+        let mut world = World::with(settings);
+        let stream = Key::from("s");
+        let at = |world: &World, wall| world.streams.offset_at(&stream, 0, WallTime(wall)).unwrap();
+        assert_eq!(at(&world, 0), None, "nothing is there yet");
+        for (wall, keys) in [(10, ["a", "b"]), (10, ["c", "d"]), (20, ["a", "b"]), (40, ["e", "f"])] {
+            world.now.wall = WallTime(wall);
+            world.put_keyed(&keys.map(|key| (key, Some("v"))));
+        }
+        // Of the compacted one the first batch is gone.
+        let first = world.read("s", 0, 0).unwrap().batches[0].base;
+        assert_eq!(at(&world, 0).unwrap().max(first), first);
+        assert_eq!(at(&world, 10).unwrap().max(first), first);
+        for wall in 11..=20 {
+            assert_eq!(at(&world, wall), Some(Offset(4)), "{wall}");
+        }
+        assert_eq!(
+            (at(&world, 21), at(&world, 40), at(&world, 41)),
+            (Some(Offset(6)), Some(Offset(6)), None)
+        );
+        world.streams.trim(&stream, 0, Offset(5)).unwrap();
+        assert_eq!(at(&world, 0), Some(Offset(5)), "what was trimmed is never named");
+        world.streams.trim(&stream, 0, Offset(8)).unwrap();
+        assert_eq!(at(&world, 0), None);
+        let missing = world.streams.offset_at(&stream, 1, WallTime(0));
+        assert!(matches!(missing, Err(OpError::PartitionMissing { asked: 1, .. })));
+    }
 }
 
 #[test]

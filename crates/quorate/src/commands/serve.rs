@@ -1,4 +1,4 @@
-//! `quorate serve`: opens a data folder and answers over HTTP, the Redis protocol and etcd's API until it is told to stop.
+//! `quorate serve`: opens a data folder and answers over HTTP, the protocols of Redis and Kafka, and etcd's API until it is told to stop.
 //!
 //! Invariant: everything that the command line says is checked before the first file is opened.
 //! Invariant: on SIGTERM or ctrl-c nothing new is taken, and what was admitted is finished and answered.
@@ -33,6 +33,7 @@ Examples:
   quorate serve --http 127.0.0.1:0 --durability interval      (any free port; it is printed on stdout)
   quorate serve --redis 127.0.0.1:6380                        (or --redis off)
   quorate serve --etcd 127.0.0.1:2380                         (or --etcd off)
+  quorate serve --kafka 127.0.0.1:9093                        (or --kafka off)
   quorate serve --http 0.0.0.0:8400 --tls-cert cert.pem --tls-key key.pem --token-file tokens
   quorate serve --node-id 1 --peer-listen 10.0.0.1:8500 --peers 1=10.0.0.1:8500,2=10.0.0.2:8500,3=10.0.0.3:8500 …
 
@@ -55,6 +56,12 @@ pub(crate) struct Serve {
     /// Where etcd clients are told to find this node, when that is not the address it listens on.
     #[arg(long, value_name = "HOST:PORT", value_parser = node::dialled)]
     advertise_etcd: Option<String>,
+    /// Address of the Kafka gateway, or `off`; port 0 takes any free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9092", env = "QUORATE_KAFKA")]
+    kafka: Gateway,
+    /// Where Kafka clients are told to find this node, when that is not the address it listens on.
+    #[arg(long, value_name = "HOST:PORT", value_parser = node::dialled)]
+    advertise_kafka: Option<String>,
     /// Let Redis' FLUSHDB and FLUSHALL take what etcd clients write from now on.
     #[arg(long)]
     etcd_may_be_flushed: bool,
@@ -132,6 +139,12 @@ impl quorate_etcd::Door for Tokens {
     }
 }
 
+impl quorate_kafka::Door for Tokens {
+    fn principal(&self, secret: &str) -> Option<Principal> {
+        principal_of(&self.0, secret).cloned()
+    }
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Sync {
     /// On disk before the answer.
@@ -149,6 +162,7 @@ struct Settings {
     http: quorate_http::Config,
     redis: quorate_redis::Config,
     etcd: quorate_etcd::Config,
+    kafka: quorate_kafka::Config,
 }
 
 /// A number that an option sets.
@@ -320,6 +334,16 @@ bounds! {
     etcd_watches_max = etcd.watches_max;
     /// Silence after which a watch that asked for it is told how far it is.
     etcd_progress_ms = etcd.progress_interval;
+    /// Largest request of a Kafka client.
+    kafka_request_bytes_max = kafka.request_bytes_max;
+    /// Most bytes of batches in one answer to a Kafka client's Fetch.
+    kafka_fetch_bytes_max = kafka.fetch_bytes_max;
+    /// Longest that a Kafka client's Fetch waits for records.
+    kafka_fetch_wait_ms_max = kafka.fetch_wait_max;
+    /// Partitions of a topic that is made because a Kafka client asked for it.
+    kafka_partitions = kafka.partitions;
+    /// Kafka connections at once.
+    kafka_connections_max = kafka.connections_max;
 }
 
 impl Serve {
@@ -328,8 +352,12 @@ impl Serve {
         let (tls, tokens) = (settings.http.tls.is_some(), !settings.http.tokens.is_empty());
         // Nobody without a certificate comes as far as the etcd gateway asking for a token.
         let certified = tokens || self.etcd_client_ca.is_some();
-        let addresses =
-            [(Some(self.http), tokens), (self.redis.address(), tokens), (self.etcd.address(), certified)];
+        let addresses = [
+            (Some(self.http), tokens),
+            (self.redis.address(), tokens),
+            (self.etcd.address(), certified),
+            (self.kafka.address(), tokens),
+        ];
         for (address, known) in addresses {
             let Some(address) = address else { continue };
             check_bind(address, tls, known, self.insecure)
@@ -370,6 +398,9 @@ impl Serve {
             let acceptor = quorate_http::acceptor(files, &[], None);
             settings.redis.tls =
                 Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
+            let acceptor = quorate_http::acceptor(files, &[], None);
+            settings.kafka.tls =
+                Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
             let authority = self.etcd_client_ca.as_deref();
             let acceptor = quorate_http::acceptor(files, &[b"h2", b"http/1.1"], authority);
             settings.etcd.tls = Some(acceptor.map_err(|why| Failure::new(Exit::Usage, why.to_string(), ""))?);
@@ -377,6 +408,7 @@ impl Serve {
         if !settings.http.tokens.is_empty() {
             settings.redis.door = Some(Arc::new(Tokens(settings.http.tokens.clone())));
             settings.etcd.door = Some(Arc::new(Tokens(settings.http.tokens.clone())));
+            settings.kafka.door = Some(Arc::new(Tokens(settings.http.tokens.clone())));
         }
         settings.redis.advertise.clone_from(&self.advertise_redis);
         settings.redis.cluster.clone_from(&self.redis_cluster);
@@ -386,6 +418,9 @@ impl Serve {
         settings.etcd.may_be_flushed = self.etcd_may_be_flushed;
         settings.etcd.command_timeout = settings.http.command_timeout;
         settings.etcd.shutdown_grace = settings.http.shutdown_grace;
+        settings.kafka.advertise.clone_from(&self.advertise_kafka);
+        settings.kafka.command_timeout = settings.http.command_timeout;
+        settings.kafka.shutdown_grace = settings.http.shutdown_grace;
         settings.http.origins = self.origin.clone();
         Ok(settings)
     }
@@ -404,6 +439,7 @@ impl Serve {
         let address = listener.local_addr().map_err(|error| Failure::io("ask for the address", &error))?;
         let redis = self.redis.listen("Redis clients", "a redis-server", "--redis").await?;
         let etcd = self.etcd.listen("etcd clients", "an etcd", "--etcd").await?;
+        let kafka = self.kafka.listen("Kafka clients", "a Kafka broker", "--kafka").await?;
         // Both are asked for before anything is served, so that no signal falls between.
         let stop = stopped(self.until_stdin_ends)?;
         let scheme = if settings.http.tls.is_some() { "https" } else { "http" };
@@ -427,13 +463,19 @@ impl Serve {
         let handle = database.handle();
         let redis_address = redis.as_ref().map(|(_, address)| address.to_string());
         let etcd_address = etcd.as_ref().map(|(_, address)| address.to_string());
+        let kafka_address = kafka.as_ref().map(|(_, address)| address.to_string());
         let mut also =
             redis_address.as_ref().map_or(String::new(), |address| format!(", Redis on {address}"));
         if let Some(address) = &etcd_address {
             also.push_str(&format!(", etcd on {address}"));
         }
+        if let Some(address) = &kafka_address {
+            also.push_str(&format!(", Kafka on {address}"));
+        }
         eprintln!("ready on {url}{also}, durability {}; ctrl-c or SIGTERM stops", self.durability.name());
-        output.show(&json!({ "url": url, "redis": redis_address, "etcd": etcd_address }), || url.clone())?;
+        let told =
+            json!({ "url": url, "redis": redis_address, "etcd": etcd_address, "kafka": kafka_address });
+        output.show(&told, || url.clone())?;
         let looking = tokio::spawn(pass_on_notes(handle.clone()));
         let watched = handle.clone();
         let stop = async move {
@@ -458,6 +500,13 @@ impl Serve {
             };
             tokio::spawn(quorate_etcd::serve(listener, handle.clone(), settings.etcd, stopped))
         });
+        let (stop_kafka, kafka_stops) = tokio::sync::oneshot::channel::<()>();
+        let serving_kafka = kafka.map(|(listener, _)| {
+            let stopped = async move {
+                let _ = kafka_stops.await;
+            };
+            tokio::spawn(quorate_kafka::serve(listener, handle.clone(), settings.kafka, stopped))
+        });
         let served = quorate_http::serve(listener, handle.clone(), settings.http, stop).await;
         drop(stop_redis);
         if let Some(serving) = serving_redis {
@@ -466,6 +515,10 @@ impl Serve {
         }
         drop(stop_etcd);
         if let Some(serving) = serving_etcd {
+            let _ = serving.await;
+        }
+        drop(stop_kafka);
+        if let Some(serving) = serving_kafka {
             let _ = serving.await;
         }
         looking.abort();

@@ -53,6 +53,9 @@ pub(crate) struct Up {
     /// Port of the first node's etcd gateway; the others follow it. 0, or --port 0, takes any free ports.
     #[arg(long, value_name = "PORT", default_value_t = 2379)]
     etcd_port: u16,
+    /// Port of the first node's Kafka gateway; the others follow it. 0, or --port 0, takes any free ports.
+    #[arg(long, value_name = "PORT", default_value_t = 9092)]
+    kafka_port: u16,
 }
 
 /// Where one node listens.
@@ -62,6 +65,7 @@ struct Ports {
     peers: u16,
     redis: u16,
     etcd: u16,
+    kafka: u16,
 }
 
 /// What happens while the servers run.
@@ -115,7 +119,7 @@ impl Up {
     }
 
     fn ports(&self) -> Result<Vec<Ports>, Failure> {
-        let free = free_ports(4 * usize::from(self.nodes));
+        let free = free_ports(5 * usize::from(self.nodes));
         let free = free.map_err(|error| Failure::io("find free ports", &error))?;
         let beyond = |option: &str, port: u16| {
             let what = format!("--{option} {port}: the ports of all nodes end beyond 65535");
@@ -124,16 +128,19 @@ impl Up {
         if self.port != 0 && self.port.checked_add(PEER_PORTS + self.nodes - 1).is_none() {
             return Err(beyond("port", self.port));
         }
-        for (option, port) in [("redis-port", self.redis_port), ("etcd-port", self.etcd_port)] {
+        let following =
+            [("redis-port", self.redis_port), ("etcd-port", self.etcd_port), ("kafka-port", self.kafka_port)];
+        for (option, port) in following {
             if port.checked_add(self.nodes - 1).is_none() {
                 return Err(beyond(option, port));
             }
         }
-        let ports = (0..self.nodes).zip(free.chunks_exact(4)).map(|(node, free)| Ports {
+        let ports = (0..self.nodes).zip(free.chunks_exact(5)).map(|(node, free)| Ports {
             http: if self.port == 0 { free[0] } else { self.port + node },
             peers: if self.port == 0 { free[1] } else { self.port + PEER_PORTS + node },
             redis: if self.port == 0 || self.redis_port == 0 { free[2] } else { self.redis_port + node },
             etcd: if self.port == 0 || self.etcd_port == 0 { free[3] } else { self.etcd_port + node },
+            kafka: if self.port == 0 || self.kafka_port == 0 { free[4] } else { self.kafka_port + node },
         });
         Ok(ports.collect())
     }
@@ -141,14 +148,14 @@ impl Up {
     fn tell(&self, nodes: &[Node], folder: &Path, temporary: bool, output: Output) -> Result<(), Failure> {
         let list: Vec<Value> = nodes
             .iter()
-            .map(|node| json!({"id": node.number + 1, "url": node.url, "redis": node.redis, "etcd": node.etcd, "pid": node.pid, "command": node.command}))
+            .map(|node| json!({"id": node.number + 1, "url": node.url, "redis": node.redis, "etcd": node.etcd, "kafka": node.kafka, "pid": node.pid, "command": node.command}))
             .collect();
         let answer = json!({"nodes": list, "data": folder.display().to_string(), "temporary": temporary});
         output.show(&answer, || {
             let mut text = format!("a cluster of {} runs:\n", nodes.len());
             for node in nodes {
-                let Node { number, url, redis, etcd, pid, .. } = node;
-                text += &format!("  node {}  {url}  Redis {redis}  etcd {etcd}  process {pid}\n", number + 1);
+                let Node { number, url, redis, etcd, kafka, pid, .. } = node;
+                text += &format!("  node {}  {url}  Redis {redis}  etcd {etcd}  Kafka {kafka}  process {pid}\n", number + 1);
             }
             let (first, last) = (&nodes[0], &nodes[nodes.len() - 1]);
             text += &format!(
@@ -174,6 +181,7 @@ struct Node {
     url: String,
     redis: String,
     etcd: String,
+    kafka: String,
     command: String,
     child: Option<Child>,
     stdin: Option<ChildStdin>,
@@ -182,8 +190,8 @@ struct Node {
 impl Node {
     fn start(number: usize, ports: &[Ports], folder: &Path) -> Result<Self, Failure> {
         let binary = std::env::current_exe().map_err(|error| Failure::io("find this program", &error))?;
-        let Ports { http, peers, redis, etcd } = ports[number];
-        let (redis, etcd) = (format!("127.0.0.1:{redis}"), format!("127.0.0.1:{etcd}"));
+        let Ports { http, peers, redis, etcd, kafka } = ports[number];
+        let [redis, etcd, kafka] = [redis, etcd, kafka].map(|port| format!("127.0.0.1:{port}"));
         let all: Vec<String> = ports
             .iter()
             .enumerate()
@@ -200,6 +208,8 @@ impl Node {
             redis.clone(),
             "--etcd".to_owned(),
             etcd.clone(),
+            "--kafka".to_owned(),
+            kafka.clone(),
             "--node-id".to_owned(),
             (number + 1).to_string(),
             "--peer-listen".to_owned(),
@@ -223,7 +233,7 @@ impl Node {
         let stdin = child.stdin.take();
         let command = format!("{} {}", binary.display(), args.join(" "));
         let (pid, url) = (child.id(), String::new());
-        Ok(Self { number, pid, url, redis, etcd, command, child: Some(child), stdin })
+        Ok(Self { number, pid, url, redis, etcd, kafka, command, child: Some(child), stdin })
     }
 
     /// Waits until it takes requests: it prints its address then.

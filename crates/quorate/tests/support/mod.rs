@@ -20,7 +20,7 @@ pub(crate) fn quorate(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.args(args).env_remove("QUORATE_SERVER").env_remove("QUORATE_TOKEN_AUTH").env_remove("QUORATE_CA");
     // Tests run beside each other, and beside whoever has the default port.
-    command.env("QUORATE_REDIS", "off").env("QUORATE_ETCD", "off");
+    command.env("QUORATE_REDIS", "off").env("QUORATE_ETCD", "off").env("QUORATE_KAFKA", "off");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

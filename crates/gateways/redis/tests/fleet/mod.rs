@@ -73,7 +73,16 @@ impl Fleet {
             .args(["serve", "--until-stdin-ends", "--data"])
             .arg(self.folder.path().join(format!("node-{}", node + 1)));
         let Node { redis, http, peer, .. } = &self.nodes[node];
-        command.args(["--http", &http.to_string(), "--redis", &redis.to_string(), "--etcd", "off"]);
+        command.args([
+            "--http",
+            &http.to_string(),
+            "--redis",
+            &redis.to_string(),
+            "--etcd",
+            "off",
+            "--kafka",
+            "off",
+        ]);
         if self.nodes.len() > 1 {
             command.args(["--node-id", &(node + 1).to_string(), "--peer-listen", &peer.to_string()]);
             command.args(["--peers", &peers.join(",")]);

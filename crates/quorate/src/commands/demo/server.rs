@@ -35,6 +35,8 @@ impl Server {
                 "off",
                 "--etcd",
                 "off",
+                "--kafka",
+                "off",
                 "--durability",
                 "always",
                 "--data",

@@ -1,0 +1,135 @@
+//! The requests that are served: which, in which versions, and who answers them.
+//!
+//! Invariant: what is advertised is what is served, but for Produce before version 3: librdkafka takes a broker that does not name them for one that
+//! cannot compress (KIP-896); they are refused.
+//! Called by: `connection`.
+
+mod cluster;
+mod fetch;
+mod metadata;
+mod offsets;
+mod produce;
+mod sasl;
+mod topics;
+mod versions;
+
+use crate::connection::Session;
+use crate::frame::{self, Head};
+use crate::gateway::Gateway;
+use crate::wire::{Malformed, Reader};
+use bytes::Bytes;
+pub(crate) use produce::Launched;
+use std::sync::Arc;
+
+/// A kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    Produce,
+    Fetch,
+    ListOffsets,
+    Metadata,
+    SaslHandshake,
+    Versions,
+    CreateTopics,
+    DeleteTopics,
+    OffsetForLeaderEpoch,
+    SaslAuthenticate,
+    DescribeCluster,
+}
+
+/// One kind of request: its number, the versions that are told, and the first that is flexible.
+struct Row {
+    api: Api,
+    key: i16,
+    versions: std::ops::RangeInclusive<i16>,
+    flexible: i16,
+}
+
+const fn row(api: Api, key: i16, min: i16, max: i16, flexible: i16) -> Row {
+    Row { api, key, versions: min..=max, flexible }
+}
+
+const APIS: &[Row] = &[
+    row(Api::Produce, 0, 0, 9, 9),
+    row(Api::Fetch, 1, 4, 12, 12),
+    row(Api::ListOffsets, 2, 1, 6, 6),
+    row(Api::Metadata, 3, 0, 13, 9),
+    row(Api::SaslHandshake, 17, 1, 1, i16::MAX),
+    row(Api::Versions, 18, 0, 4, 3),
+    row(Api::CreateTopics, 19, 2, 7, 5),
+    row(Api::DeleteTopics, 20, 1, 6, 4),
+    row(Api::OffsetForLeaderEpoch, 23, 2, 4, 4),
+    row(Api::SaslAuthenticate, 36, 0, 2, 2),
+    row(Api::DescribeCluster, 60, 0, 1, 0),
+];
+/// The first version of Produce with batches of today's format.
+const PRODUCE_SINCE: i16 = 3;
+
+impl Api {
+    /// Whether the next request is taken while one of these is under way.
+    pub(crate) fn is_pipelined(self) -> bool {
+        self == Self::Produce
+    }
+}
+
+fn find(key: i16, version: i16) -> Option<&'static Row> {
+    APIS.iter().find(|row| row.key == key).filter(|row| row.versions.contains(&version))
+}
+
+/// A request's head, and what it asks for; nothing when that is not served.
+pub(crate) fn read(frame: Bytes) -> Result<(Head, Option<Api>, Reader), Malformed> {
+    let (head, body) =
+        frame::head(frame, |key, version| find(key, version).map(|row| version >= row.flexible))?;
+    let api = find(head.key, head.version).map(|row| row.api);
+    Ok((head, api, body))
+}
+
+/// Begins a request of those that are pipelined.
+pub(crate) fn launch(
+    gateway: &Arc<Gateway>,
+    session: &Session,
+    head: &Head,
+    body: Reader,
+) -> Result<Launched, Malformed> {
+    produce::launch(gateway, session, head, body)
+}
+
+/// Answers a request.
+///
+/// # Errors
+/// It is malformed, or none that is served: the connection ends.
+pub(crate) async fn answer(
+    gateway: &Arc<Gateway>,
+    session: &mut Session,
+    head: Head,
+    api: Option<Api>,
+    mut body: Reader,
+) -> Result<Vec<u8>, Malformed> {
+    let Some(api) = api else {
+        // Whoever asks for what there is in a version of the future is told in the oldest one.
+        return if head.key == 18 { Ok(versions::too_new(&head)) } else { Err(Malformed("not served")) };
+    };
+    let open = matches!(api, Api::Versions | Api::SaslHandshake | Api::SaslAuthenticate);
+    if !open && !session.entered && !gateway.is_open() {
+        return Err(Malformed("who asks has to say so first, by SASL"));
+    }
+    if let Some(client) = &head.client {
+        session.name(client);
+    }
+    let mut out = frame::begin(head.correlation, body.flexible, api != Api::Versions);
+    let (version, body, who) = (head.version, &mut body, session.who.clone());
+    match api {
+        Api::Produce => return Err(Malformed("Produce is launched")),
+        Api::Fetch => fetch::answer(gateway, &who, version, body, &mut out).await?,
+        Api::ListOffsets => offsets::list(gateway, &who, version, body, &mut out).await?,
+        Api::Metadata => metadata::answer(gateway, &who, version, body, &mut out).await?,
+        Api::SaslHandshake => sasl::handshake(session, body, &mut out)?,
+        Api::Versions => versions::answer(version, body, &mut out)?,
+        Api::CreateTopics => topics::create(gateway, &who, version, body, &mut out).await?,
+        Api::DeleteTopics => topics::delete(gateway, &who, version, body, &mut out).await?,
+        Api::OffsetForLeaderEpoch => offsets::for_epoch(gateway, &who, version, body, &mut out).await?,
+        Api::SaslAuthenticate => sasl::authenticate(gateway, session, version, body, &mut out).await?,
+        Api::DescribeCluster => cluster::describe(gateway, version, body, &mut out)?,
+    }
+    Ok(frame::end(out))
+}

@@ -1,0 +1,250 @@
+//! Produce: batches become appends.
+//!
+//! A request is one commit in mode `apart`: its batches take one place in the log and one sync, and each is appended or refused for itself, as a
+//! broker has it. A request that is larger than a commit may be is several, in order. The commit is under way before the next request is
+//! taken, so appends of a connection stay in order.
+//!
+//! Invariant: a batch is stored only when its checksum, length and count are right, and is never changed but for its first eight bytes.
+//! Invariant: on a compacted topic records are stored, not batches: the machine goes by their keys.
+
+use super::PRODUCE_SINCE;
+use crate::connection::Session;
+use crate::error::{self, Code};
+use crate::frame::{self, Head};
+use crate::gateway::{Gateway, Who, stream_of};
+use crate::wire::{Malformed, Reader, Writer};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use quorate_batch::Codec;
+use quorate_types::{
+    Append, Commit, Committed, Format, Key, Mode, Offset, Op, OpResult, PartitionChoice, Payload,
+    StreamSettings, record,
+};
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// Bytes of a commit beside the batches in it: each takes less than this for its name and place.
+const APPEND_BYTES: u64 = 512;
+/// The first version that knows of zstd.
+const ZSTD_SINCE: i16 = 7;
+
+/// A request under way.
+pub(crate) enum Launched {
+    /// It is answered already.
+    Answer(Vec<u8>),
+    /// Its answer; none where none is wanted.
+    Under(Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>>),
+}
+
+type Outcome = Result<Committed, Code>;
+type Committing = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// What a partition's batch came to, or will.
+enum Slot {
+    Refused(Code),
+    /// Which commit, and which of its results.
+    In(usize, usize),
+}
+
+struct Batch {
+    partition: i32,
+    bytes: Option<Bytes>,
+}
+
+/// Begins a request: when this returns, its appends have their place among those of the connection.
+pub(crate) fn launch(
+    gateway: &Arc<Gateway>,
+    session: &Session,
+    head: &Head,
+    mut body: Reader,
+) -> Result<Launched, Malformed> {
+    if head.version < PRODUCE_SINCE {
+        return Err(Malformed("batches of before version 3 are not taken"));
+    }
+    let transaction = body.maybe_text()?;
+    let (acks, _timeout) = (body.i16()?, body.i32()?);
+    let topics = body.list(|body| {
+        let name = body.text()?;
+        let batches = body.list(|body| {
+            let batch = Batch { partition: body.i32()?, bytes: body.maybe_bytes()? };
+            body.tags()?;
+            Ok(batch)
+        })?;
+        body.tags()?;
+        Ok((name, batches))
+    })?;
+    body.tags()?;
+    let whole = match acks {
+        _ if transaction.is_some() => Some(Code::InvalidTxnState),
+        -1..=1 => None,
+        _ => Some(Code::InvalidRequiredAcks),
+    };
+    let mut commits = Commits::default();
+    let mut slots = Vec::new();
+    for (name, batches) in topics {
+        let topic = whole.map_or_else(|| topic_of(gateway, &name), Err);
+        let each = batches.into_iter().map(|batch| {
+            let append = topic.as_ref().map_err(|code| *code);
+            let slot = match append.and_then(|topic| append_of(gateway, head.version, topic, &batch)) {
+                Ok(append) => commits.push(gateway, append),
+                Err(code) => Slot::Refused(code),
+            };
+            (batch.partition, slot)
+        });
+        let each: Vec<_> = each.collect();
+        slots.push((name, each));
+    }
+    let (head, flexible) = (head.clone(), body.flexible);
+    let answer = move |outcomes: &[Outcome]| {
+        let mut out = frame::begin(head.correlation, flexible, true);
+        put(&slots, outcomes, head.version, &mut out);
+        frame::end(out)
+    };
+    if commits.all.is_empty() && acks != 0 {
+        return Ok(Launched::Answer(answer(&[])));
+    }
+    let under: Vec<_> = commits.all.into_iter().map(|ops| begin(gateway, &session.who, ops)).collect();
+    Ok(Launched::Under(Box::pin(async move {
+        let mut outcomes = Vec::with_capacity(under.len());
+        for (early, rest) in under {
+            outcomes.push(match early {
+                Some(outcome) => outcome,
+                None => rest.await,
+            });
+        }
+        (acks != 0).then(|| answer(&outcomes))
+    })))
+}
+
+/// Begins a commit: it is proposed before this returns.
+fn begin(gateway: &Arc<Gateway>, who: &Who, ops: Vec<Op>) -> (Option<Outcome>, Committing) {
+    let (gateway, who) = (Arc::clone(gateway), who.clone());
+    let mut committing: Committing =
+        Box::pin(async move { gateway.commit(&who, Commit { mode: Mode::Apart, ..Commit::of(ops) }).await });
+    // A future does nothing before it is polled, and what follows on the connection must not overtake it.
+    let early = (&mut committing).now_or_never();
+    (early, committing)
+}
+
+/// The commits of a request.
+#[derive(Default)]
+struct Commits {
+    all: Vec<Vec<Op>>,
+    /// Bytes of the last.
+    bytes: u64,
+}
+
+impl Commits {
+    fn push(&mut self, gateway: &Gateway, append: Append) -> Slot {
+        let bytes = append.payload.bytes.len() as u64 + APPEND_BYTES;
+        let limits = &gateway.limits;
+        let fits = self.all.last().is_some_and(|ops| {
+            self.bytes + bytes <= limits.command_bytes_max && (ops.len() as u64) < limits.operations_max
+        });
+        if !fits {
+            self.all.push(Vec::new());
+            self.bytes = APPEND_BYTES;
+        }
+        self.bytes += bytes;
+        let commit = self.all.len() - 1;
+        self.all[commit].push(Op::Append { append });
+        Slot::In(commit, self.all[commit].len() - 1)
+    }
+}
+
+/// The stream that a topic is, with its settings. What this node has applied is enough to know: a topic that it does not know yet is asked for
+/// again.
+fn topic_of(gateway: &Gateway, topic: &str) -> Result<(Key, StreamSettings), Code> {
+    let stream = stream_of(topic).ok_or(Code::InvalidTopicException)?;
+    let settings = gateway.handle.allowed(|machine| machine.stream(&stream).map(|view| view.settings));
+    let settings = settings.map_err(|why| error::runtime(&why))?.ok_or(Code::UnknownTopicOrPartition)?;
+    Ok((stream, settings))
+}
+
+/// The append that a batch is.
+fn append_of(
+    gateway: &Gateway,
+    version: i16,
+    (stream, settings): &(Key, StreamSettings),
+    batch: &Batch,
+) -> Result<Append, Code> {
+    let partition = u32::try_from(batch.partition).ok().filter(|number| *number < settings.partitions);
+    let partition = partition.ok_or(Code::UnknownTopicOrPartition)?;
+    let bytes = batch.bytes.as_ref().ok_or(Code::InvalidRecord)?;
+    if bytes.len() as u64 > gateway.limits.payload_bytes_max {
+        return Err(Code::MessageTooLarge);
+    }
+    let header = quorate_batch::check(bytes).map_err(|bad| error::batch(&bad))?;
+    if header.is_control() {
+        return Err(Code::InvalidRecord);
+    }
+    if header.is_transactional() {
+        return Err(Code::InvalidTxnState);
+    }
+    if header.producer_id >= 0 {
+        // Nobody was given such a number here.
+        return Err(Code::UnknownProducerId);
+    }
+    let codec = header.codec().map_err(|bad| error::batch(&bad))?;
+    if codec == Codec::Zstd && version < ZSTD_SINCE {
+        return Err(Code::UnsupportedCompressionType);
+    }
+    let (format, payload) = if settings.compact {
+        let bytes_max = usize::try_from(gateway.limits.payload_bytes_max).unwrap_or(usize::MAX);
+        let timed = quorate_batch::decode(bytes, bytes_max).map_err(|bad| error::batch(&bad))?;
+        let records: Vec<_> = timed.into_iter().map(|timed| timed.record).collect();
+        let payload = record::encode(&records);
+        if payload.bytes.len() > bytes_max {
+            return Err(Code::MessageTooLarge);
+        }
+        (Format::Records, payload)
+    } else {
+        if codec == Codec::None {
+            // What is not packed is looked at, so that nobody stores what no reader can read. It costs little beside the checksum.
+            quorate_batch::check_records(bytes).map_err(|bad| error::batch(&bad))?;
+        }
+        (Format::RecordBatch, Payload::from(quorate_batch::stored(bytes)))
+    };
+    let records = u32::try_from(header.count).map_err(|_| Code::InvalidRecord)?;
+    let partition = PartitionChoice::Number { partition };
+    Ok(Append { stream: stream.clone(), partition, format, records, payload, create: false })
+}
+
+fn put(slots: &[(String, Vec<(i32, Slot)>)], outcomes: &[Outcome], version: i16, out: &mut Writer) {
+    out.list(slots, |out, (name, slots)| {
+        out.text(name);
+        out.list(slots, |out, (partition, slot)| {
+            let (code, first) = match slot {
+                Slot::Refused(code) => (*code, None),
+                Slot::In(commit, place) => result(&outcomes[*commit], *place),
+            };
+            out.i32(*partition);
+            out.i16(code.number());
+            out.i64(first.map_or(-1, |first| first.0 as i64));
+            out.i64(-1); // Times are those of the producer.
+            if version >= 5 {
+                // Where the log begins is not looked up for it; clients go by Fetch.
+                out.i64(-1);
+            }
+            if version >= 8 {
+                out.list([0; 0], |_, _: i32| {});
+                out.maybe_text(None);
+            }
+            out.tags();
+        });
+        out.tags();
+    });
+    out.i32(0);
+    out.tags();
+}
+
+fn result(outcome: &Outcome, place: usize) -> (Code, Option<Offset>) {
+    match outcome {
+        Err(code) => (*code, None),
+        Ok(committed) => match committed.results.get(place) {
+            Some(OpResult::Appended { first, .. }) => (Code::None, Some(*first)),
+            Some(OpResult::Failed { error }) => (error::op(error), None),
+            _ => (Code::UnknownServerError, None),
+        },
+    }
+}

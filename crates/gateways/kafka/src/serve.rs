@@ -1,0 +1,85 @@
+//! The accept loop: connections within bounds, TLS where configured, an orderly end.
+//!
+//! Invariant: when `serve` returns, no connection of it is left.
+//! Called by: the server's `main`, and tests on port 0.
+
+use crate::config::Config;
+use crate::connection::Connection;
+use crate::gateway::Gateway;
+use crate::stream::Stream;
+use quorate_runtime::Handle;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Why serving could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener does not say where it listens.
+    #[error("ask for the address of the Kafka gateway: {0}")]
+    Address(std::io::Error),
+}
+
+/// Serves `handle` on `listener` until `shutdown` resolves; then lets open requests end within the grace.
+///
+/// # Errors
+/// [`ServeError`] before anything is served.
+pub async fn serve(
+    listener: TcpListener,
+    handle: Handle,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let address = listener.local_addr().map_err(ServeError::Address)?;
+    let (stop, stopping) = watch::channel(false);
+    let gateway = Arc::new(Gateway::new(handle, config, address, stopping));
+    // An address that stands for all of a machine's tells other machines nothing.
+    if gateway.config.advertise.is_some() || !address.ip().is_unspecified() {
+        let (host, port) = gateway.advertised();
+        gateway.handle.announce(|doors| doors.kafka = format!("{host}:{port}"));
+    }
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            // Its client sees it closed, and tries another node or later.
+            Ok((stream, _)) if connections.len() >= gateway.config.connections_max => drop(stream),
+            Ok((stream, _)) => {
+                connections.spawn(connection(Arc::clone(&gateway), stream));
+            }
+            // Most often no file descriptors are left: some must be closed first, and spinning helps nobody.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(gateway.config.shutdown_grace, all).await.is_err() {
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+async fn connection(gateway: Arc<Gateway>, stream: TcpStream) {
+    // Somebody waits for each answer. Should it fail, they are only slower.
+    let _ = stream.set_nodelay(true);
+    let stream = match &gateway.config.tls {
+        None => Stream::Plain(stream),
+        Some(acceptor) => {
+            let shaken =
+                tokio::time::timeout(gateway.config.handshake_timeout, acceptor.accept(stream)).await;
+            // A client that does not shake hands in time, or not as TLS has it, sees its connection closed.
+            let Ok(Ok(stream)) = shaken else { return };
+            Stream::Tls(Box::new(stream))
+        }
+    };
+    Connection::new(gateway, stream).run().await;
+}

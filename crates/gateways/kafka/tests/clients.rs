@@ -1,0 +1,100 @@
+//! Unmodified clients, end to end: each story is a program that an application's author could have written, and checks for itself what it was
+//! told. Records that a story leaves are read by the next client too.
+//!
+//! The clients are put into `target/kafka-clients` by `scripts/kafka-clients.sh`: a machine that cannot have them fails the test.
+#![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
+
+mod support;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use support::Server;
+
+#[tokio::test]
+async fn confluent_kafka_produces_consumes_and_administers() {
+    story("confluent.py").await;
+}
+
+#[tokio::test]
+async fn kafka_python_produces_consumes_and_administers() {
+    story("kafka_python.py").await;
+}
+
+#[tokio::test]
+async fn aiokafka_produces_and_consumes() {
+    story("aio.py").await;
+}
+
+#[tokio::test]
+async fn kafkajs_produces_and_administers() {
+    story("kafkajs.cjs").await;
+}
+
+#[tokio::test]
+async fn kcat_reads_what_it_wrote_and_what_others_wrote() {
+    let server = Server::start().await;
+    let address = server.address;
+    let kcat = move |arguments: &[&str], input: &str| {
+        let mut child = Command::new(clients().join("kcat"))
+            .args(["-b", &address.to_string()])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+            kcat(
+                &["-t", "orders", "-P", "-K", ":", "-z", codec, "-H", "by=kcat"],
+                &format!("{codec}:value\n"),
+            );
+        }
+        assert!(kcat(&["-L"], "").contains("topic \"orders\" with 1 partitions"));
+        kcat(&["-t", "orders", "-C", "-e", "-q", "-f", "%o %k=%s %h\n"], "")
+    });
+    let wanted = ["none", "gzip", "snappy", "lz4", "zstd"].iter().enumerate();
+    let wanted: Vec<String> = wanted.map(|(at, codec)| format!("{at} {codec}=value by=kcat")).collect();
+    assert_eq!(read.await.unwrap().lines().collect::<Vec<_>>(), wanted);
+    server.stop().await;
+}
+
+/// Runs a program of `tests/clients` to its good end.
+async fn story(name: &'static str) {
+    let server = Server::start().await;
+    let address = server.address;
+    tokio::task::spawn_blocking(move || run(name, address)).await.unwrap();
+    server.stop().await;
+}
+
+fn run(name: &str, address: SocketAddr) {
+    let mut command = match name.rsplit_once('.') {
+        Some((_, "py")) => Command::new(clients().join("venv/bin/python")),
+        _ => Command::new("node"),
+    };
+    command.env("NODE_PATH", clients().join("node_modules")).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name));
+    let done = command.arg(address.to_string()).output().unwrap();
+    let told = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{name}: {told}{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// The folder with the clients, filled at first use.
+fn clients() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+        let folder = root.join("target/kafka-clients");
+        let done = Command::new(root.join("scripts/kafka-clients.sh")).arg(&folder).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        folder.canonicalize().unwrap()
+    })
+}
