@@ -159,6 +159,16 @@ struct Place {
     created: Revision,
 }
 
+/// How a queue was entered.
+struct Entered {
+    /// The revision that made the place.
+    created: Revision,
+    /// Whether that was now.
+    made: bool,
+    /// The revision of the commit that made it, when there was no other place: then that state has granted already.
+    alone: Option<Revision>,
+}
+
 /// Where a place stands.
 enum Standing {
     /// It is the oldest.
@@ -185,10 +195,13 @@ impl Gateway {
         let mut own = below(name).name.to_vec();
         own.extend_from_slice(format!("{:x}", lease.0).as_bytes());
         let key = Key { name: own.into(), ..below(name) };
-        let (created, made) = self.enter_queue(who, &key, lease, value).await?;
-        let place = Place { name: key.name.clone(), created };
-        let mut leave = Leave { gateway: self, who, key: &key, created, armed: made };
         let range = KeyRange::prefix(below(name));
+        let Entered { created, made, alone } = self.enter_queue(who, &key, &range, lease, value).await?;
+        let place = Place { name: key.name.clone(), created };
+        if let Some(revision) = alone {
+            return Ok((place, lease, revision));
+        }
+        let mut leave = Leave { gateway: self, who, key: &key, created, armed: made };
         loop {
             let standing = self
                 .look(Consistency::Linearizable, |machine| standing(machine, &range, &key, created))
@@ -224,24 +237,28 @@ impl Gateway {
         waited.map(drop).map_err(|why| error::runtime(&why))
     }
 
-    /// Writes a place, or finds it: the revision that made it, and whether that was now.
+    /// Writes a place, or finds it.
     async fn enter_queue(
         &self,
         who: &Principal,
         key: &Key,
+        queue: &KeyRange,
         lease: LeaseId,
         value: Option<&Bytes>,
-    ) -> Result<(Revision, bool), Status> {
+    ) -> Result<Entered, Status> {
         let absent =
             |compare| Guard::Key { key: key.clone(), field: KeyField::CreateRevision, compare, wanted: 0 };
         let keep = !self.config.may_be_flushed;
         let bytes = Blob::copy_from(value.map_or(&[][..], |value| value));
         let write =
             |lease| Op::Write { key: key.clone(), value: Some(bytes.clone()), lease, prev: false, keep };
-        let own = || Op::Select { select: Box::new(Select::of(KeyRange::single(key.clone()))) };
+        let select = |select| Op::Select { select: Box::new(select) };
+        let own = || select(Select::of(KeyRange::single(key.clone())));
+        // Two tell whether there is another: who is the oldest of many is not for the log to find out.
+        let two = Select { limit: 2, keys_only: true, ..Select::of(queue.clone()) };
         let commit = Commit {
             guards: vec![absent(Compare::Equal)],
-            then: vec![write(Some(lease)), own()],
+            then: vec![write(Some(lease)), own(), select(two)],
             otherwise: Some(vec![own()]),
             mode: Mode::Foreseen,
             ..Commit::default()
@@ -251,13 +268,18 @@ impl Gateway {
             Code::NotFound => Status::unknown(status.message()),
             _ => status,
         })?;
-        let Some(OpResult::Keys { keys, .. }) = committed.results.last() else {
+        let made = committed.branch == Branch::Then;
+        let mut shown = committed.results.iter().filter_map(|result| match result {
+            OpResult::Keys { keys, .. } => Some(keys),
+            _ => None,
+        });
+        let Some(keys) = shown.next() else {
             return Err(Status::internal("a place in a queue was not shown"));
         };
+        let alone = shown.next().is_some_and(|all| all.len() == 1).then_some(committed.revision);
         let found = keys
             .first()
             .ok_or_else(|| Status::failed_precondition("the name is taken by a key of another type"))?;
-        let made = committed.branch == Branch::Then;
         if !made && value.is_some() && found.value != bytes {
             // Who campaigns again with another value proclaims it.
             let created = found.create_revision.0;
@@ -271,7 +293,7 @@ impl Gateway {
                 Commit { guards: vec![still], mode: Mode::Foreseen, ..Commit::of(vec![write(None)]) };
             self.commit(who, proclaim).await?;
         }
-        Ok((found.create_revision, made))
+        Ok(Entered { created: found.create_revision, made, alone })
     }
 
     /// A session for a call that brings none: renewed as long as this gateway serves and something hangs on it.
