@@ -34,6 +34,7 @@ mod code {
     pub(crate) const UNKNOWN_EPOCH: i16 = 75;
     pub(crate) const UNSUPPORTED_CODEC: i16 = 76;
     pub(crate) const INVALID_RECORD: i16 = 87;
+    pub(crate) const UNKNOWN_ID: i16 = 100;
 }
 
 /// The whole numbers of a batch whose head was changed, with its checksum mended.
@@ -600,5 +601,13 @@ async fn a_closed_door_wants_a_name_and_a_secret_and_rights_hold() {
     assert_eq!(ann.make("orders-new").await.topics[0].error_code, code::DENIED);
     assert_eq!(ann.make("other").await.topics[0].error_code, code::DENIED);
     assert_eq!(create(&mut ann, 7, "orders-new", 1, vec![]).await, code::DENIED);
+    // A topic that may not be read has no name for whoever knows its id.
+    let told: MetadataResponse =
+        operator.ask(ApiKey::Metadata, 12, &MetadataRequest::default().with_topics(None)).await;
+    let id = told.topics.iter().find(|found| found.name == Some(topic("other"))).unwrap().topic_id;
+    let state = delete_topics_request::DeleteTopicState::default().with_topic_id(id).with_name(None);
+    let body = DeleteTopicsRequest::default().with_topics(vec![state]);
+    let answer: DeleteTopicsResponse = ann.ask(ApiKey::DeleteTopics, 6, &body).await;
+    assert_eq!((answer.responses[0].error_code, answer.responses[0].name.clone()), (code::UNKNOWN_ID, None));
     server.stop().await;
 }

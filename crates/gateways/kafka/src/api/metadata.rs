@@ -11,7 +11,7 @@ use quorate_machine::StreamView;
 use quorate_types::Op;
 
 /// What Redis has that tells of a stream.
-const DESCRIBE: &str = "xinfo|stream";
+pub(super) const DESCRIBE: &str = "xinfo|stream";
 
 /// A topic as it is asked for.
 struct Asked {

@@ -1,7 +1,8 @@
 //! CreateTopics and DeleteTopics: a topic is a stream that other protocols' key commands leave alone.
 
+use super::metadata::DESCRIBE;
 use crate::error::{self, Code};
-use crate::gateway::{Gateway, Who, stream_of, topic_of};
+use crate::gateway::{Gateway, Who, may_read, stream_of, topic_of};
 use crate::wire::{Malformed, Reader, Writer};
 use quorate_types::{Commit, Key, Millis, Mode, Op, OpResult, StreamSettings};
 use std::collections::BTreeSet;
@@ -206,9 +207,11 @@ pub(super) async fn delete(
 
     let nodes = gateway.nodes();
     let named = gateway.read(|machine| {
+        let rights = machine.rights(&who.principal);
         let by_id = |id: [u8; 16]| {
             let streams = machine.streams().into_iter();
-            let mut topics = streams.filter(|stream| topic_of(stream).is_some());
+            let is_told = |stream: &Key| topic_of(stream).is_some() && may_read(&rights, DESCRIBE, stream);
+            let mut topics = streams.filter(is_told);
             topics.find(|stream| machine.stream(stream).is_some_and(|view| nodes.topic_id(&view) == id))
         };
         let one = |(name, id): &(Option<String>, [u8; 16])| match name {
