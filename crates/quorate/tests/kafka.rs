@@ -1,0 +1,42 @@
+//! Kafka's clients and a cluster: they find its nodes, follow its leader, and lose nothing that was acknowledged.
+#![allow(clippy::unwrap_used, dead_code)] // Test code: a failure here is the test's failure.
+
+mod support;
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::quorate;
+
+#[test]
+fn what_a_kafka_client_was_told_outlives_the_leader() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = root.join("target/kafka-clients");
+    let filled = Command::new(root.join("scripts/kafka-clients.sh")).arg(&folder).output().unwrap();
+    assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
+
+    let mut up = quorate(&["up", "--port", "0", "--json"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(up.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said: Value = serde_json::from_str(&line).unwrap();
+    let node = |n: usize, name: &str| said["nodes"][n][name].clone();
+    let mut story = Command::new(folder.join("venv/bin/python"))
+        .arg(root.join("crates/gateways/kafka/tests/clients/failover.py"))
+        .args((0..3).map(|n| node(n, "kafka").as_str().unwrap().to_owned()))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut leader = String::new();
+    BufReader::new(story.stdout.take().unwrap()).read_line(&mut leader).unwrap();
+    if let Ok(leader) = leader.trim().parse::<usize>() {
+        let pid = node(leader - 1, "pid").to_string();
+        assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    }
+    let done = story.wait_with_output().unwrap();
+    support::terminate(&up);
+    assert_eq!(up.wait().unwrap().code(), Some(0));
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
