@@ -263,6 +263,11 @@ async fn a_fetch_waits_for_enough_bytes_and_no_longer_than_asked() {
     assert_eq!(small.batches.len(), 1);
     let two = reader.fetch_with("t", 0, 0, 1, size * 2).await;
     assert_eq!(two.batches.len(), 2);
+    // Nor is one of another partition.
+    let body = fetch(0, 1, size, &[("t", 0, 0), ("u", 0, 0)]);
+    let answer: FetchResponse = reader.ask(ApiKey::Fetch, 11, &body).await;
+    let found = answer.responses.iter().map(|found| found.partitions[0].records.clone().unwrap());
+    assert_eq!(found.map(|records| split(records).len()).collect::<Vec<_>>(), [1, 0]);
     server.stop().await;
 }
 
