@@ -418,6 +418,7 @@ impl Machine {
             self.tasks.next_due_log().map(|(time, _)| *time),
             self.groups.next_due(),
             self.idempotency.next_due_hint(),
+            self.users.given.next_due(),
         ];
         let task_wall = self.tasks.next_due_wall().map(|(time, _)| *time);
         let wall = [key_wall, field_wall, task_wall, self.streams.next_due_wall()];
@@ -689,6 +690,7 @@ impl Machine {
                 self.tasks.next_due_log().map(|(time, _)| (*time, 4)),
                 self.keys.next_due().0.map(|time| (time, 5)),
                 self.bodies.next_due().0.map(|time| (time, 6)),
+                self.users.given.next_due().map(|time| (time, 7)),
             ];
             let Some((_, kind)) = due.into_iter().flatten().filter(|(time, _)| *time <= now.time).min()
             else {
@@ -726,6 +728,7 @@ impl Machine {
                     let count = self.drop_fields(WallTime::ZERO, now.time, left as usize + 1, now);
                     left = left.saturating_sub(count as u64 - 1);
                 }
+                7 => self.users.given.expire_next(),
                 _ => {
                     let name = self.tasks.next_due_log().expect("it is due").1.clone();
                     self.fire(&name, now, out);

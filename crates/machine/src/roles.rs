@@ -18,9 +18,6 @@ use quorate_types::{
 };
 use std::collections::BTreeSet;
 
-/// Tokens that have ended and are forgotten with each new one, at most.
-const FORGET_MAX: usize = 16;
-
 /// Stretches of names, each from one to before another, or open.
 #[derive(Debug, Default)]
 pub(crate) struct Stretches(Vec<(Blob, Option<Blob>)>);
@@ -129,17 +126,24 @@ impl Tokens {
         self.due.extend(due);
     }
 
-    fn open(&mut self, hash: Digest, user: &Blob, until: LogTime, now: LogTime) {
-        for _ in 0..FORGET_MAX {
-            match self.due.first() {
-                Some((ends, old)) if *ends <= now || self.rows.len() >= TOKENS_MAX => {
-                    let old = *old;
-                    self.set(old, None);
-                }
-                _ => break,
-            }
+    fn open(&mut self, hash: Digest, user: &Blob, until: LogTime) {
+        if self.rows.len() >= TOKENS_MAX && self.rows.get(&hash).is_none() {
+            self.expire_next();
         }
         self.set(hash, Some(Token { user: user.clone(), until }));
+    }
+
+    /// When the next one ends.
+    pub(crate) fn next_due(&self) -> Option<LogTime> {
+        self.due.first().map(|(ends, _)| *ends)
+    }
+
+    /// Forgets the one that ends next.
+    pub(crate) fn expire_next(&mut self) {
+        if let Some((_, hash)) = self.due.first() {
+            let hash = *hash;
+            self.set(hash, None);
+        }
     }
 
     pub(crate) fn forget_user(&mut self, user: &Blob) {
@@ -186,7 +190,7 @@ impl Machine {
     /// Executes a change of users or roles.
     pub(crate) fn change_access(&mut self, change: &AccessChange, may_lock_out: bool, now: &Now) -> Outcome {
         if let AccessChange::Enter { user, token, ttl, revision } = change {
-            return match self.enter(user, *token, now.time.plus(*ttl), *revision, now.time) {
+            return match self.enter(user, *token, now.time.plus(*ttl), *revision) {
                 Ok(()) => Outcome::Done { revision: self.revision },
                 Err(why) => Outcome::Refused { refusal: Refusal::Access { why } },
             };
@@ -225,7 +229,6 @@ impl Machine {
         token: Digest,
         until: LogTime,
         revision: u64,
-        now: LogTime,
     ) -> Result<(), AccessRefusal> {
         if revision != self.users.revision() {
             return Err(AccessRefusal::OldRevision {});
@@ -236,7 +239,7 @@ impl Machine {
         if self.user(user).is_none() {
             return Err(AccessRefusal::UserMissing {});
         }
-        self.users.given.open(token, user, until, now);
+        self.users.given.open(token, user, until);
         Ok(())
     }
 

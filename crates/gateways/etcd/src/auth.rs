@@ -22,10 +22,8 @@ use quorate_types::{
 };
 use std::sync::Arc;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
-/// How long a token lives that nobody uses.
-const TOKEN_TTL: Millis = Millis(600_000);
 /// How often a token is tried for again when users changed meanwhile.
 const TRIES: usize = 8;
 /// Longest name of a user or role.
@@ -38,11 +36,30 @@ struct Known {
 }
 
 impl Gateway {
-    /// Whose request this is: its token says so, and without one, where authentication is enabled, the certificate that its client showed.
+    /// Whose request this is. A token that is not known may have been given by another node just now: it is looked for again once this one has
+    /// what was committed before.
     ///
     /// # Errors
     /// The token or certificate is nobody's, or one is wanted.
-    pub(crate) fn principal(
+    pub(crate) async fn principal(
+        self: &Arc<Self>,
+        metadata: &MetadataMap,
+        certificate: Option<&CommonName>,
+    ) -> Result<Principal, Status> {
+        match self.principal_here(metadata, certificate) {
+            Err(status) if status.code() == Code::Unauthenticated => {
+                self.look(Consistency::Linearizable, |_| ()).await?;
+                self.principal_here(metadata, certificate)
+            }
+            known => known,
+        }
+    }
+
+    /// Whose request this is, as far as this node knows: its token says so, and without one, where authentication is enabled, the certificate that its client showed.
+    ///
+    /// # Errors
+    /// The token or certificate is nobody's, or one is wanted.
+    pub(crate) fn principal_here(
         self: &Arc<Self>,
         metadata: &MetadataMap,
         certificate: Option<&CommonName>,
@@ -59,7 +76,8 @@ impl Gateway {
             return Ok(operator);
         }
         let hash = door::sha256(secret.as_bytes());
-        match self.handle.allowed(|machine| known(machine, &hash)).map_err(|why| error::runtime(&why))? {
+        let ttl = self.token_ttl();
+        match self.handle.allowed(|machine| known(machine, &hash, ttl)).map_err(|why| error::runtime(&why))? {
             Some(Known { principal, renew }) => {
                 if let Some((user, revision)) = renew {
                     let gateway = Arc::clone(self);
@@ -86,9 +104,13 @@ impl Gateway {
         Ok(self.config.door.is_none() && self.handle.door_is_open().map_err(|why| error::runtime(&why))?)
     }
 
+    fn token_ttl(&self) -> Millis {
+        Millis(u64::try_from(self.config.token_ttl.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// Logs a token for a user, or renews it; whether users were still those of the revision.
     async fn give(&self, user: &Blob, token: Digest, revision: u64) -> Result<bool, Status> {
-        let change = AccessChange::Enter { user: user.clone(), token, ttl: TOKEN_TTL, revision };
+        let change = AccessChange::Enter { user: user.clone(), token, ttl: self.token_ttl(), revision };
         let body = CommandBody::ChangeAccess { change, may_lock_out: false };
         match self.outcome(&"server".into(), body).await? {
             Outcome::Refused { refusal: Refusal::Access { why: AccessRefusal::OldRevision {} } } => Ok(false),
@@ -182,13 +204,13 @@ impl Gateway {
     }
 }
 
-fn known(machine: &Machine, hash: &Digest) -> Option<Known> {
+fn known(machine: &Machine, hash: &Digest, ttl: Millis) -> Option<Known> {
     let user = machine.user_of_token(hash)?;
     if !machine.user(user).is_some_and(|access| access.user().enabled) {
         return None;
     }
     let left = machine.token(hash).map(|token| token.until.millis_since(machine.log_time()));
-    let renew = left.filter(|left| left.0 < TOKEN_TTL.0 / 2);
+    let renew = left.filter(|left| left.0 < ttl.0 / 2);
     let renew = renew.map(|_| (user.clone(), machine.access_revision()));
     Some(Known { principal: Principal::of_user(user), renew })
 }

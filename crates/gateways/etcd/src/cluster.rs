@@ -119,7 +119,7 @@ impl pb::maintenance_server::Maintenance for Api {
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         // There is nothing to do: the log's segments are recycled as it goes on.
-        self.0.enter(&request).await?;
+        self.0.operator(&request).await?;
         let header = Some(self.0.header(self.0.handle.status().revision));
         Ok(Response::new(pb::DefragmentResponse { header }))
     }

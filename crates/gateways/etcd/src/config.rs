@@ -28,6 +28,8 @@ pub struct Config {
     pub watches_max: usize,
     /// Silence after which a watch that asked for it is told how far it is.
     pub progress_interval: Duration,
+    /// How long a token of Authenticate lives that nobody uses.
+    pub token_ttl: Duration,
     /// How long a command may stay open; then its outcome is said to be indeterminate.
     pub command_timeout: Duration,
     /// How long a client may take to shake hands by TLS.
@@ -53,6 +55,7 @@ impl Default for Config {
             watch_bytes_max: 1 << 20,
             watches_max: 100_000,
             progress_interval: Duration::from_secs(600),
+            token_ttl: Duration::from_secs(600),
             command_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(5),

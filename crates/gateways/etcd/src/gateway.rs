@@ -86,7 +86,7 @@ impl Gateway {
     /// The token is nobody's; a secret is wanted; the node has no leader.
     pub(crate) async fn enter<T>(self: &Arc<Self>, request: &Request<T>) -> Result<Principal, Status> {
         self.ready_for(request.metadata()).await?;
-        self.principal(request.metadata(), request.extensions().get())
+        self.principal(request.metadata(), request.extensions().get()).await
     }
 
     /// Waits until the revision has begun. A request that wants a leader is refused where there is none.

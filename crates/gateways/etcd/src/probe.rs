@@ -187,10 +187,11 @@ impl Seen {
 }
 
 fn metrics(gateway: &Arc<Gateway>, calls: &Calls, head: &Parts) -> http::Response<Body> {
-    let allowed = gateway.principal(&MetadataMap::from_headers(head.headers.clone()), None).and_then(|who| {
-        let rights = gateway.handle.rights(&who).map_err(|why| error::runtime(&why))?;
-        rights.command("info").map_err(|denied| error::denied(&denied))
-    });
+    let allowed =
+        gateway.principal_here(&MetadataMap::from_headers(head.headers.clone()), None).and_then(|who| {
+            let rights = gateway.handle.rights(&who).map_err(|why| error::runtime(&why))?;
+            rights.command("info").map_err(|denied| error::denied(&denied))
+        });
     if let Err(status) = allowed {
         let code = match status.code() {
             tonic::Code::PermissionDenied => StatusCode::FORBIDDEN,

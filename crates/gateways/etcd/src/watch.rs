@@ -279,7 +279,7 @@ impl pb::watch_server::Watch for Api {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.0.ready_for(request.metadata()).await?;
         // A stream is not refused: each watch is, with a reason that clients know to enter anew by.
-        let who = self.0.principal(request.metadata(), request.extensions().get());
+        let who = self.0.principal(request.metadata(), request.extensions().get()).await;
         let wants_leader = request.metadata().get("hasleader").is_some_and(|value| value == "true");
         let asked = request.into_inner();
         let (answers, receive) = mpsc::channel(ANSWERS_MAX);

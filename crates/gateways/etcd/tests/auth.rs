@@ -468,6 +468,70 @@ async fn redis(server: &Server, user: &str, words: &[&str]) -> Result<Reply, Ref
     }
 }
 
+/// How calls of Maintenance end for somebody, in words alone: etcd 3.5 hands on what its store of users says without its code.
+async fn maintenance(known: &Known, who: &str) -> Vec<String> {
+    let mut client = pb::maintenance_client::MaintenanceClient::new(known.client.channel.clone());
+    let ended = |status: Status| status.message().rsplit(": ").next().unwrap_or_default().to_owned();
+    let mut told = Vec::new();
+    macro_rules! ask {
+        ($call:ident, $asked:expr) => {
+            let answer = client.$call(known.by(who, $asked)).await;
+            told.push(answer.map_or_else(ended, |_| "ok".to_owned()));
+        };
+    }
+    ask!(defragment, pb::DefragmentRequest {});
+    ask!(hash, pb::HashRequest {});
+    ask!(hash_kv, pb::HashKvRequest { revision: 0 });
+    told
+}
+
+#[tokio::test]
+async fn maintenance_is_for_root_alone_as_with_etcd() {
+    let etcd = Etcd::with(&["--bcrypt-cost=4"]);
+    let server = Server::start().await;
+    let mut told = Vec::new();
+    for address in [etcd.address, server.address] {
+        let mut known = Known::connect(address).await;
+        let mut all = vec![maintenance(&known, "").await];
+        for name in ["root", "u1"] {
+            let asked = pb::AuthUserAddRequest {
+                name: name.to_owned(),
+                password: "p".to_owned(),
+                ..Default::default()
+            };
+            known.auth.user_add(asked).await.unwrap();
+        }
+        let grant = pb::AuthUserGrantRoleRequest { user: "root".to_owned(), role: "root".to_owned() };
+        known.auth.user_grant_role(grant).await.unwrap();
+        known.auth.auth_enable(pb::AuthEnableRequest {}).await.unwrap();
+        for name in ["root", "u1"] {
+            known.enter(name, "p").await.unwrap();
+        }
+        for who in ["", "u1", "ghost", "root"] {
+            all.push(maintenance(&known, who).await);
+        }
+        told.push(all);
+        // Status and alarms are shown to users alone; etcd shows them to everybody.
+        let mut client = pb::maintenance_client::MaintenanceClient::new(known.client.channel.clone());
+        let mut codes = Vec::new();
+        for who in ["", "u1", "root"] {
+            let status = client.status(known.by(who, pb::StatusRequest {})).await.map(drop);
+            let alarm = client.alarm(known.by(who, pb::AlarmRequest::default())).await.map(drop);
+            codes
+                .extend([status, alarm].map(|answer| answer.err().map(|status| status.message().to_owned())));
+        }
+        // A change of leader is root's alone; etcd 3.5 asks nobody who it is.
+        let moved = client.move_leader(known.by("u1", pb::MoveLeaderRequest { target_id: 99 })).await;
+        let code = moved.unwrap_err().code();
+        let ours = address == server.address;
+        assert_eq!(code, if ours { Code::PermissionDenied } else { Code::FailedPrecondition });
+        let empty = ours.then(|| "etcdserver: user name is empty".to_owned());
+        assert_eq!(codes, [empty.clone(), empty, None, None, None, None]);
+    }
+    assert_eq!(told[1], told[0], "(left: Quorate, right: etcd)");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn what_a_role_allows_is_allowed_over_every_protocol() {
     let server = Server::start().await;

@@ -115,13 +115,17 @@ fn a_token_ends_in_time_with_its_password_and_with_its_user() {
     assert!(known(&d, 1) && known(&d, 2) && !known(&d, 3));
     d.restore_both();
     assert!(known(&d, 1) && known(&d, 2));
+    // Its end is due like a lease's, so that an entry comes for it even where nothing else happens.
+    assert_eq!(d.machine.next_due().0, Some(LogTime((d.time_ms + 1000) * 1_000_000)));
     d.sleep(1001);
+    assert_ne!(d.machine.next_due().0, Some(LogTime((d.time_ms - 1) * 1_000_000)), "it is over");
     assert!(!known(&d, 1) && known(&d, 2), "it ends by log time");
     // Renewed, it lives on from there.
     enter(&mut d, "ann", 1, 1000);
-    assert!(known(&d, 1));
+    enter(&mut d, "ann", 4, 1000);
+    assert!(known(&d, 1) && known(&d, 4));
     change(&mut d, "user:root", AccessChange::ChangePassword { name: "ann".into(), scram: scram(3) });
-    assert!(!known(&d, 1) && known(&d, 2));
+    assert!(!known(&d, 1) && !known(&d, 4) && known(&d, 2), "all of hers, and of nobody else");
     enter(&mut d, "ann", 1, 1000);
     let changes = vec![UserChange::ForgetPasswords {}];
     d.send_as("user:root", CommandBody::ChangeUser { name: "ann".into(), changes, may_lock_out: false });
@@ -130,6 +134,7 @@ fn a_token_ends_in_time_with_its_password_and_with_its_user() {
     change(&mut d, "user:root", AccessChange::RemoveUser { name: "ann".into() });
     change(&mut d, "user:root", AccessChange::AddUser { name: "ann".into(), scram: Some(scram(2)) });
     assert!(!known(&d, 1), "another user of the name");
+    assert_eq!(enter(&mut d, "ghost", 5, 9), refused(AccessRefusal::UserMissing {}));
     let old = AccessChange::Enter {
         user: "ann".into(),
         token: Digest([1; 32]),

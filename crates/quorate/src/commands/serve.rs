@@ -334,6 +334,8 @@ bounds! {
     etcd_watches_max = etcd.watches_max;
     /// Silence after which a watch that asked for it is told how far it is.
     etcd_progress_ms = etcd.progress_interval;
+    /// How long a token that etcd's Authenticate gave lives unused.
+    etcd_token_ttl_ms = etcd.token_ttl;
     /// Largest request of a Kafka client.
     kafka_request_bytes_max = kafka.request_bytes_max;
     /// Most bytes of batches in one answer to a Kafka client's Fetch.
