@@ -22,6 +22,7 @@ mod lock;
 mod metrics;
 mod pieces;
 mod probe;
+mod ranges;
 mod serve;
 mod txn;
 mod watch;

@@ -16,6 +16,7 @@ use crate::protocol::etcdserverpb as pb;
 use crate::protocol::etcdserverpb::watch_create_request::FilterType;
 use crate::protocol::etcdserverpb::watch_request::RequestUnion;
 use crate::protocol::mvccpb;
+use crate::ranges::Ranges;
 use crate::serve::{Answers, Api};
 use crate::txn;
 use bytes::Bytes;
@@ -60,6 +61,17 @@ struct Joined {
     wanted: Wanted,
 }
 
+/// What tells a watch from all others while it has joined.
+fn number(queue: &Arc<Queue>, id: i64) -> (usize, i64) {
+    (Arc::as_ptr(queue) as usize, id)
+}
+
+impl Joined {
+    fn number(&self) -> (usize, i64) {
+        number(&self.queue, self.id)
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct Hub {
     state: Mutex<State>,
@@ -72,7 +84,8 @@ struct State {
     next: Revision,
     /// Watches of one key, by its name.
     singles: HashMap<Blob, Vec<Arc<Joined>>>,
-    ranges: Vec<Arc<Joined>>,
+    /// The others, known by their stream and id.
+    ranges: Ranges<(usize, i64), Arc<Joined>>,
 }
 
 /// What waits for one stream.
@@ -119,7 +132,7 @@ impl Hub {
         }
         let mut state = locked(&self.state);
         let singles = std::mem::take(&mut state.singles).into_values().flatten();
-        for joined in singles.chain(std::mem::take(&mut state.ranges)) {
+        for joined in singles.chain(state.ranges.drain()) {
             locked(&joined.queue.state).over = true;
             joined.queue.filled.notify_one();
         }
@@ -156,15 +169,17 @@ impl Hub {
         let mut places: HashMap<*const Joined, usize> = HashMap::new();
         for change in changes {
             let change = Arc::new(change);
-            let singles = state.singles.get(&change.key.name).into_iter().flatten();
-            let ranges = state.ranges.iter().filter(|joined| joined.wanted.range.contains(&change.key));
-            for joined in singles.chain(ranges).filter(|joined| joined.wanted.wants(&change)) {
-                let place = *places.entry(Arc::as_ptr(joined)).or_insert_with(|| {
-                    heard.push((Arc::clone(joined), Vec::new()));
-                    heard.len() - 1
-                });
-                heard[place].1.push(Arc::clone(&change));
-            }
+            let mut tell = |joined: &Arc<Joined>| {
+                if joined.wanted.wants(&change) {
+                    let place = *places.entry(Arc::as_ptr(joined)).or_insert_with(|| {
+                        heard.push((Arc::clone(joined), Vec::new()));
+                        heard.len() - 1
+                    });
+                    heard[place].1.push(Arc::clone(&change));
+                }
+            };
+            state.singles.get(&change.key.name).into_iter().flatten().for_each(&mut tell);
+            state.ranges.holding(&change.key.name, &mut tell);
         }
         for (joined, changes) in heard {
             let bytes: usize = changes.iter().map(|change| bytes_of(change)).sum();
@@ -200,33 +215,17 @@ impl Hub {
         if single {
             state.singles.entry(joined.wanted.range.start.name.clone()).or_default().push(joined);
         } else {
-            state.ranges.push(joined);
+            let number = joined.number();
+            state.ranges.insert(&joined.wanted.range.clone(), number, joined);
         }
         Ok(())
     }
 
-    fn leave(&self, queue: &Arc<Queue>, watch: Option<(i64, &KeyRange)>) {
+    /// Takes watches of a stream out, those that have joined.
+    fn leave<'a>(&self, queue: &Arc<Queue>, watches: impl Iterator<Item = (i64, &'a KeyRange)>) {
         let mut state = locked(&self.state);
-        let stays = |joined: &Arc<Joined>| {
-            !Arc::ptr_eq(&joined.queue, queue) || watch.is_some_and(|(id, _)| joined.id != id)
-        };
-        match watch {
-            Some((_, range)) if *range == KeyRange::single(range.start.clone()) => {
-                if let Some(of) = state.singles.get_mut(&range.start.name) {
-                    of.retain(stays);
-                    if of.is_empty() {
-                        state.singles.remove(&range.start.name);
-                    }
-                }
-            }
-            Some(_) => state.ranges.retain(stays),
-            None => {
-                state.ranges.retain(stays);
-                state.singles.retain(|_, of| {
-                    of.retain(stays);
-                    !of.is_empty()
-                });
-            }
+        for (id, range) in watches {
+            state.take(queue, id, range);
         }
     }
 
@@ -248,19 +247,23 @@ impl State {
     }
 
     fn part(&mut self, joined: &Arc<Joined>) {
-        self.ranges.retain(|other| !Arc::ptr_eq(other, joined));
-        let name = &joined.wanted.range.start.name;
-        if let Some(of) = self.singles.get_mut(name) {
-            of.retain(|other| !Arc::ptr_eq(other, joined));
+        self.take(&joined.queue, joined.id, &joined.wanted.range);
+    }
+
+    fn take(&mut self, queue: &Arc<Queue>, id: i64, range: &KeyRange) {
+        if *range != KeyRange::single(range.start.clone()) {
+            self.ranges.remove(range, number(queue, id));
+        } else if let Some(of) = self.singles.get_mut(&range.start.name) {
+            of.retain(|other| other.id != id || !Arc::ptr_eq(&other.queue, queue));
             if of.is_empty() {
-                self.singles.remove(name);
+                self.singles.remove(&range.start.name);
             }
         }
     }
 
     fn part_all(&mut self, next: Revision) {
         let singles = std::mem::take(&mut self.singles).into_values().flatten();
-        for joined in singles.chain(std::mem::take(&mut self.ranges)) {
+        for joined in singles.chain(self.ranges.drain()) {
             let from = self.next.max(joined.wanted.from);
             locked(&joined.queue.state).behind.insert(joined.id, from);
             joined.queue.filled.notify_one();
@@ -324,7 +327,7 @@ struct Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.gateway.hub.leave(&self.queue, None);
+        self.gateway.hub.leave(&self.queue, self.watches.iter().map(|(id, watch)| (*id, &watch.range)));
     }
 }
 
@@ -419,7 +422,7 @@ impl Stream {
     /// Takes a watch away; whether there was one.
     fn forget(&mut self, id: i64) -> bool {
         let Some(watch) = self.watches.remove(&id) else { return false };
-        self.gateway.hub.leave(&self.queue, Some((id, &watch.range)));
+        self.gateway.hub.leave(&self.queue, [(id, &watch.range)].into_iter());
         let mut queued = locked(&self.queue.state);
         queued.behind.remove(&id);
         let gone: usize = {
