@@ -154,6 +154,24 @@ fn a_token_ends_in_time_with_its_password_and_with_its_user() {
 }
 
 #[test]
+fn a_role_brings_the_commands_of_its_verbs_along_but_none_that_is_dangerous() {
+    let mut d = closed();
+    let all = |verbs| RangeRule { start: Blob::copy_from(&[0]), end: Blob::copy_from(&[0]), verbs };
+    change(&mut d, "user:root", AccessChange::AddRole { name: "wide".into() });
+    let rule = all(Verbs::READ.and(Verbs::WRITE));
+    change(&mut d, "user:root", AccessChange::Allow { role: "wide".into(), rule });
+    change(&mut d, "user:root", AccessChange::AddUser { name: "bob".into(), scram: Some(scram(4)) });
+    change(&mut d, "user:root", AccessChange::GrantRole { user: "bob".into(), role: "wide".into() });
+    let rights = d.machine.rights(&"user:bob".into());
+    let may = |name: &str| rights.command(name).is_ok();
+    assert!(may("get") && may("set") && may("multi"));
+    // Each of them reads or writes too.
+    for name in ["keys", "flushdb", "flushall", "config|set", "acl|setuser"] {
+        assert!(!may(name), "{name}");
+    }
+}
+
+#[test]
 fn a_lease_that_one_may_not_end_is_not_hung_on() {
     let mut d = closed();
     let name = Blob::from("r");
