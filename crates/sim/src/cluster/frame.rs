@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use quorate_engine::Member;
-use quorate_node::AdminRequest;
+use quorate_node::{AdminRequest, Doors};
 use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{ClusterId, Command, DecodeError, LogIndex, Term};
 use std::ops::Range;
@@ -103,9 +103,8 @@ fn part(tag: u64, from: &mut Reader<'_>) -> Result<Part, DecodeError> {
                 bool::take(from)?;
             }
             from.varint()?;
-            for _ in 0..3 {
-                String::take(from)?;
-            }
+            String::take(from)?;
+            Doors::take(from)?;
             Vec::<(LogIndex, (u64, u64))>::take(from)?;
             return Ok(Part::Ping { life_at });
         }
