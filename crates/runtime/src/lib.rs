@@ -7,6 +7,7 @@
 //! Invariant: a command that was admitted is answered, or said to be indeterminate; also when the process stops in good order.
 //! Called by: gateways, the command line, programs that embed Quorate.
 
+mod accept;
 pub mod door;
 mod driver;
 mod error;
@@ -15,6 +16,7 @@ mod metrics;
 mod pages;
 mod replica;
 
+pub use accept::{Connections, accept};
 pub use error::RuntimeError;
 pub use handle::{
     CommitError, Consistency, Forgotten, Handle, Quorate, REVISIONS_RAISED, UNPACKED_BYTES_MAX, Unreadable,

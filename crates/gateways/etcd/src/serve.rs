@@ -23,7 +23,7 @@ use pb::kv_server::KvServer;
 use pb::lease_server::LeaseServer;
 use pb::maintenance_server::MaintenanceServer;
 use pb::watch_server::WatchServer;
-use quorate_runtime::Handle;
+use quorate_runtime::{Handle, accept};
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -32,7 +32,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::codegen::{Service, StdError, http};
 
@@ -99,30 +98,14 @@ pub async fn serve(
         tokio::spawn(async move { Seen::watch(&gateway).await })
     };
     let services = Arc::new(Services::of(&gateway));
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            // Its client sees it closed, and tries another node or later.
-            Ok((stream, _)) if connections.len() >= gateway.config.connections_max => drop(stream),
-            Ok((stream, _)) => {
-                connections.spawn(connection(Arc::clone(&gateway), Arc::clone(&services), stream));
-            }
-            // Most often no file descriptors are left: some must be closed first, and spinning helps nobody.
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
-    drop(listener);
+    let connections = accept(listener, shutdown, |stream, _, open| {
+        // Beyond the bound its client sees it closed, and tries another node or later.
+        let within = open < gateway.config.connections_max;
+        within.then(|| connection(Arc::clone(&gateway), Arc::clone(&services), stream))
+    })
+    .await;
     stop.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(gateway.config.shutdown_grace, all).await.is_err() {
-        connections.shutdown().await;
-    }
+    connections.end(gateway.config.shutdown_grace).await;
     telling.abort();
     looking.abort();
     Ok(())

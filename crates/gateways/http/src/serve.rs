@@ -14,17 +14,15 @@ use crate::tls;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use quorate_runtime::Handle;
+use quorate_runtime::{Handle, accept};
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 /// Largest head of a request: method, path, query and headers.
@@ -62,31 +60,16 @@ pub async fn serve(
         leader: Leader::default(),
         stopping,
     });
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) if connections.len() >= gateway.config.connections_max => {
-                refuse(&gateway, &stream)
-            }
-            Ok((stream, _)) => {
-                connections.spawn(connection(gateway.clone(), acceptor.clone(), stream));
-            }
-            // Most often no file descriptors are left: some must be closed first, and spinning helps nobody.
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+    let connections = accept(listener, shutdown, |stream, _, open| {
+        if open >= gateway.config.connections_max {
+            refuse(&gateway, &stream);
+            return None;
         }
-    }
-    drop(listener);
+        Some(connection(gateway.clone(), acceptor.clone(), stream))
+    })
+    .await;
     stop.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(gateway.config.shutdown_grace, all).await.is_err() {
-        connections.shutdown().await;
-    }
+    connections.end(gateway.config.shutdown_grace).await;
     Ok(())
 }
 

@@ -7,13 +7,10 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::gateway::Gateway;
 use crate::stream::Stream;
-use quorate_runtime::Handle;
-use std::pin::pin;
+use quorate_runtime::{Handle, accept};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 /// Why serving could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -41,30 +38,13 @@ pub async fn serve(
         let (host, port) = gateway.advertised();
         gateway.handle.announce(|doors| doors.kafka = format!("{host}:{port}"));
     }
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            // Its client sees it closed, and tries another node or later.
-            Ok((stream, _)) if connections.len() >= gateway.config.connections_max => drop(stream),
-            Ok((stream, _)) => {
-                connections.spawn(connection(Arc::clone(&gateway), stream));
-            }
-            // Most often no file descriptors are left: some must be closed first, and spinning helps nobody.
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
-    drop(listener);
+    let connections = accept(listener, shutdown, |stream, _, open| {
+        // Beyond the bound its client sees it closed, and tries another node or later.
+        (open < gateway.config.connections_max).then(|| connection(Arc::clone(&gateway), stream))
+    })
+    .await;
     stop.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(gateway.config.shutdown_grace, all).await.is_err() {
-        connections.shutdown().await;
-    }
+    connections.end(gateway.config.shutdown_grace).await;
     Ok(())
 }
 

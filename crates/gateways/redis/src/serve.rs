@@ -8,14 +8,11 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::gateway::Gateway;
 use crate::stream::Stream;
-use quorate_runtime::Handle;
+use quorate_runtime::{Handle, accept};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
 /// Told to a connection beyond the bound, in Redis' words.
 const BUSY: &[u8] = b"-ERR max number of clients reached\r\n";
@@ -57,33 +54,18 @@ pub async fn serve(
         let (gateway, changes) = (Arc::clone(&gateway), gateway.handle.changes());
         tokio::spawn(async move { gateway.invalidate(changes).await })
     };
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) if connections.len() >= gateway.connections_max.load(Ordering::Relaxed) => {
-                gateway.stats.refused.fetch_add(1, Ordering::Relaxed);
-                // A best effort: a TLS client, or one that does not listen, sees the connection closed.
-                let _ = stream.try_write(BUSY);
-            }
-            Ok((stream, peer)) => {
-                connections.spawn(connection(Arc::clone(&gateway), stream, peer));
-            }
-            // Most often no file descriptors are left: some must be closed first, and spinning helps nobody.
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+    let connections = accept(listener, shutdown, |stream, peer, open| {
+        if open >= gateway.connections_max.load(Ordering::Relaxed) {
+            gateway.stats.refused.fetch_add(1, Ordering::Relaxed);
+            // A best effort: a TLS client, or one that does not listen, sees the connection closed.
+            let _ = stream.try_write(BUSY);
+            return None;
         }
-    }
-    drop(listener);
+        Some(connection(Arc::clone(&gateway), stream, peer))
+    })
+    .await;
     gateway.connected().iter().for_each(|client| client.kill());
-    let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(gateway.config.shutdown_grace, all).await.is_err() {
-        connections.shutdown().await;
-    }
+    connections.end(gateway.config.shutdown_grace).await;
     delivering.abort();
     minding.abort();
     following.abort();
