@@ -14,7 +14,7 @@ use crate::locks::{self, Asked};
 use crate::rows::Slot;
 use crate::services;
 use crate::tasks::{Due, Task};
-use crate::{Event, Machine, Now, Outputs, groups, limits, lock_row, streams, xgroups};
+use crate::{Event, Machine, Now, Outputs, groups, limits, lock_row, members, offsets, streams, xgroups};
 use quorate_calls::{COMMIT_TOUCH_MAX, OPERATION};
 use quorate_types::{
     Append, Branch, Commit, Committed, FencingToken, GroupMode, Guard, GuardFailed, Key, KeyField, KeyValue,
@@ -36,6 +36,8 @@ struct Savepoint {
     streams: streams::Mark,
     xgroups: xgroups::Mark,
     producers: xgroups::Mark,
+    offsets: offsets::Mark,
+    members: members::Mark,
     groups: groups::Mark,
     moved: bool,
     touched: usize,
@@ -378,6 +380,8 @@ impl Machine {
                     let shown = select.enough().filter(|_| !select.count_only);
                     self.keys.count_up_to(&select.range, shown.map_or(most, |shown| shown.min(most)))
                 }
+                Op::CommitOffsets { commit } => DELETION * commit.count(),
+                Op::Member { change } => change.cost(),
                 Op::DeleteRange { range, .. } => DELETION * self.keys.count_up_to(range, most),
                 Op::Erase { range, .. } => ERASURE * self.keys.count_up_to(range, most),
                 _ => 0,
@@ -833,6 +837,8 @@ impl Machine {
             Op::Call { space, words, record } => {
                 self.call_op(context, (*space, words, record.as_ref()), mode, out)
             }
+            Op::CommitOffsets { commit } => self.commit_offsets(commit, now),
+            Op::Member { change } => self.change_members(context, change, out),
             Op::Nested { commit } => {
                 if commit.idempotency.is_some() {
                     return Err(OpError::OutermostOnly { what: "an idempotency key".into() });
@@ -977,6 +983,8 @@ impl Machine {
             streams: self.streams.mark(),
             xgroups: self.xgroups.mark(),
             producers: self.producers.mark(),
+            offsets: self.offsets.mark(),
+            members: self.members.mark(),
             groups: self.groups.mark(),
             moved: self.moved,
             touched: self.touched.len(),
@@ -997,6 +1005,8 @@ impl Machine {
         self.streams.rollback(to.streams);
         self.xgroups.rollback(&to.xgroups);
         self.producers.rollback(&to.producers);
+        self.offsets.rollback(&to.offsets);
+        self.members.rollback(&to.members);
         self.groups.rollback(to.groups);
         self.moved = to.moved;
         self.touched.truncate(to.touched);

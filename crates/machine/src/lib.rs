@@ -19,7 +19,9 @@ mod leases;
 mod libraries;
 mod limits;
 mod locks;
+mod members;
 mod memory;
+mod offsets;
 mod reads;
 mod recency;
 mod roles;
@@ -36,6 +38,7 @@ pub use calls::{CALLS_SINCE, Times};
 pub use groups::{GroupPartition, GroupView};
 pub use keys::{Change, Changes, Kind, RangeAnswer, Selection};
 pub use locks::{LockView, Waiter};
+pub use members::{Agreed, MemberView, MembersView, Phase, Standing};
 pub use memory::{Hand, KEY_BYTES, MemoryView, Victims};
 pub use reads::{LeaseView, Sizes};
 pub use services::{registered, service_range, services_range};
@@ -136,6 +139,11 @@ pub enum Event {
         /// The group.
         group: GroupName,
     },
+    /// A group's phase or members have changed, which somebody may wait for.
+    GroupMoved {
+        /// The group.
+        group: GroupName,
+    },
     /// A lease ended.
     LeaseEnded {
         /// The lease.
@@ -227,6 +235,9 @@ pub struct Machine {
     groups: groups::Groups,
     /// Groups as Redis has them.
     xgroups: xgroups::XGroups,
+    /// How far groups of members are.
+    offsets: offsets::Offsets,
+    members: members::Members,
     /// Whether the commit in hand has changed something that counts as a revision.
     moved: bool,
     /// Locks given back by the command in hand, whose queues have to be looked at when it is done.
@@ -273,6 +284,8 @@ impl Machine {
             streams: streams::Streams::default(),
             groups: groups::Groups::default(),
             xgroups: xgroups::XGroups::default(),
+            offsets: offsets::Offsets::default(),
+            members: members::Members::default(),
             moved: false,
             touched: Vec::new(),
             trail: 0,
@@ -349,6 +362,7 @@ impl Machine {
         self.bodies.free_some();
         self.producers.free_some();
         self.xgroups.free_some();
+        self.offsets.free_some();
         self.applied = entry.index;
         if out.outcomes.len() > told || self.revision > revision {
             self.follow_trail(&out.outcomes[told..]);
@@ -419,6 +433,8 @@ impl Machine {
             self.groups.next_due(),
             self.idempotency.next_due_hint(),
             self.users.given.next_due(),
+            self.offsets.next_due(),
+            self.members.next_due(),
         ];
         let task_wall = self.tasks.next_due_wall().map(|(time, _)| *time);
         let wall = [key_wall, field_wall, task_wall, self.streams.next_due_wall()];
@@ -672,6 +688,7 @@ impl Machine {
             }
         }
         out.events.push(Event::LeaseEnded { lease });
+        self.member_ended(lease, now, out);
         Ok(())
     }
 
@@ -691,6 +708,8 @@ impl Machine {
                 self.keys.next_due().0.map(|time| (time, 5)),
                 self.bodies.next_due().0.map(|time| (time, 6)),
                 self.users.given.next_due().map(|time| (time, 7)),
+                self.offsets.next_due().map(|time| (time, 8)),
+                self.members.next_due().map(|time| (time, 9)),
             ];
             let Some((_, kind)) = due.into_iter().flatten().filter(|(time, _)| *time <= now.time).min()
             else {
@@ -729,6 +748,8 @@ impl Machine {
                     left = left.saturating_sub(count as u64 - 1);
                 }
                 7 => self.users.given.expire_next(),
+                8 => self.offsets.expire_next(),
+                9 => self.end_phase(now, out),
                 _ => {
                     let name = self.tasks.next_due_log().expect("it is due").1.clone();
                     self.fire(&name, now, out);
@@ -865,6 +886,8 @@ impl Machine {
         self.tasks.forget();
         self.streams.forget();
         self.xgroups.forget();
+        self.offsets.forget();
+        self.members.forget();
         self.producers.forget();
         self.groups.forget();
     }

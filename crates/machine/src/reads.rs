@@ -346,6 +346,8 @@ impl Machine {
         self.groups.check();
         self.xgroups.check(|id| self.streams.is_stream(id));
         self.producers.check(|id| self.streams.is_stream(id));
+        self.offsets.check(|id| self.streams.is_stream(id));
+        self.members.check(live, |group| self.offsets.is_held(group));
         assert!(self.rows_fit_streams(), "rows and streams go together");
         let mut bytes: std::collections::BTreeMap<quorate_types::Keyspace, u64> = Default::default();
         for (key, row) in self.keys.rows() {

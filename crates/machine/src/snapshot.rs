@@ -15,7 +15,7 @@ use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{DecodeError, Key, LimitName, LogIndex, LogTime, Revision, Settings, WallTime};
 
 /// Version of the snapshot's contents.
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 
 /// Sections in the order in which they are written.
 const HEADER: u64 = 0;
@@ -40,9 +40,12 @@ const MEMORY: u64 = 18;
 const ROLES: u64 = 19;
 const TOKENS: u64 = 20;
 const ACCESS: u64 = 21;
-const END: u64 = 22;
-/// Where the first two versions ended.
+const OFFSETS: u64 = 22;
+const MEMBERS: u64 = 23;
+const END: u64 = 24;
+/// Where the first two versions ended, and the third.
 const END_FIRST: u64 = 12;
+const END_THIRD: u64 = 22;
 
 /// What a snapshot is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +161,8 @@ impl Machine {
         self.groups.walk_begin();
         self.xgroups.walk_begin();
         self.producers.walk_begin();
+        self.offsets.walk_begin();
+        self.members.walk_begin();
         let mut fallen = Writer::default();
         if self.keys.sweeps() {
             self.keys.put_fallen(&mut fallen);
@@ -205,6 +210,8 @@ impl Machine {
         self.groups.walk_end();
         self.xgroups.walk_end();
         self.producers.walk_end();
+        self.offsets.walk_end();
+        self.members.walk_end();
     }
 
     fn slice(&mut self, progress: &Progress, rows: usize, out: &mut Writer) -> (usize, bool) {
@@ -238,6 +245,8 @@ impl Machine {
             LIBRARIES => full(self.libraries.walk_next(rows, out)),
             XGROUPS => (0, self.xgroups.walk_next(rows, out)),
             PRODUCERS => (0, self.producers.walk_next(rows, out)),
+            OFFSETS => (0, self.offsets.walk_next(rows, out)),
+            MEMBERS => (0, self.members.walk_next(rows, out)),
             MEMORY => full(self.limits_of_memory.walk_next(rows, out)),
             _ => (0, true),
         }
@@ -293,6 +302,8 @@ impl Machine {
             self.groups.digest(&mut scratch),
             self.xgroups.digest(&mut scratch),
             self.producers.digest(&mut scratch),
+            self.offsets.digest(&mut scratch),
+            self.members.digest(&mut scratch),
         ];
         scratch.clear();
         for part in parts {
@@ -338,7 +349,12 @@ impl Restorer {
         if !in_order {
             return Err(RestoreError::Order { found: section, after: self.section.unwrap_or(u64::MAX) });
         }
-        let section = if self.version < 3 && section == END_FIRST { END } else { section };
+        let ended = match self.version {
+            1 | 2 => END_FIRST,
+            3 => END_THIRD,
+            _ => END,
+        };
+        let section = if section == ended { END } else { section };
         self.section = Some(section);
         let (machine, version) = (&mut self.machine, self.version);
         match section {
@@ -361,6 +377,16 @@ impl Restorer {
             PRODUCERS => {
                 while from.left() > 0 {
                     machine.producers.restore(&mut from)?;
+                }
+            }
+            OFFSETS => {
+                while from.left() > 0 {
+                    machine.offsets.restore(&mut from)?;
+                }
+            }
+            MEMBERS => {
+                while from.left() > 0 {
+                    machine.members.restore(&mut from)?;
                 }
             }
             _ => {
@@ -406,6 +432,9 @@ impl Restorer {
         self.machine.groups.restored()?;
         self.machine.xgroups.restored(|id| self.machine.streams.is_stream(id))?;
         self.machine.producers.restored(|id| self.machine.streams.is_stream(id))?;
+        self.machine.offsets.restored(|id| self.machine.streams.is_stream(id))?;
+        let live = |lease| self.machine.leases.get(lease).is_some();
+        self.machine.members.restored(live, |group| self.machine.offsets.is_held(group))?;
         self.machine.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
         self.machine.forget();
         self.machine.note_uses(self.machine.time);
@@ -418,7 +447,7 @@ impl Restorer {
         match header.version {
             // The first version had no trail, and rules of the first version only.
             1 => {}
-            2 | VERSION => {
+            2 | 3 | VERSION => {
                 let trail = from.raw(16)?.try_into().expect("16 bytes were read");
                 machine.trail = u128::from_le_bytes(trail);
                 machine.version = Wire::take(from)?;

@@ -449,6 +449,11 @@ impl Streams {
         self.names.get(stream).is_some()
     }
     /// Whether there is a stream of this number.
+    /// What a stream is called now.
+    pub(crate) fn name(&self, id: StreamId) -> Option<&Key> {
+        self.ids.get(&id)
+    }
+
     pub(crate) fn is_stream(&self, id: StreamId) -> bool {
         self.ids.contains_key(&id)
     }

@@ -18,8 +18,8 @@ use quorate_calls::{Error, Spec, permission};
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{
     AccessChange, Blob, Command, CommandBody, CommandRule, Commit, Committed, DEFAULT_USER, DecodeError,
-    Denied, Digest, Guard, Key, KeyRange, Keyspace, LeaseId, LogIndex, Mode, NameRule, Op, OpError, OpResult,
-    Outcome, Principal, RULES_MAX, Refusal, Role, User, UserChange, Verbs,
+    Denied, Digest, Guard, Key, KeyRange, Keyspace, LeaseId, LogIndex, MemberChange, Mode, NameRule, Op,
+    OpError, OpResult, Outcome, Principal, RULES_MAX, Refusal, Role, User, UserChange, Verbs,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -731,6 +731,9 @@ impl Machine {
             // A lock shows as a row under its own name.
             rights.name(verbs, key.space, &key.name)
         })?;
+        if let Some(group) = self.members.group_of(lease) {
+            rights.name(verbs, Keyspace::DEFAULT, &group.0)?;
+        }
         let (holds, waits) = self.locks.of_lease(lease);
         let locks = holds.into_iter().map(|(lock, _)| lock).chain(waits.into_iter().map(|(lock, _)| lock));
         locks.into_iter().try_for_each(|lock| rights.name(verbs, Keyspace::DEFAULT, &lock.0))
@@ -906,6 +909,22 @@ fn op_named(rights: &Rights, op: &Op) -> Result<(), Denied> {
         Op::Claim { .. } | Op::Complete { .. } => rights.command("q.idempotent"),
         Op::FreeSlot { name: of, .. } => name("q.limit", Verbs::WRITE, &of.0),
         Op::LimitPeek { name: of, .. } => name("q.info", Verbs::READ, &of.0),
+        // Its streams are asked for as reads: what is kept says only what was read.
+        Op::CommitOffsets { commit } => {
+            let mut streams = commit.offsets.iter();
+            streams.try_for_each(|of| key("xreadgroup", Verbs::READ, &of.stream))?;
+            name("xack", Verbs::WRITE, &commit.group.0)
+        }
+        Op::Member { change } => match &**change {
+            MemberChange::Delete { group } => name("xgroup|destroy", Verbs::WRITE, &group.0),
+            MemberChange::Forget { group, partitions } => {
+                partitions.iter().try_for_each(|(stream, _)| key("xreadgroup", Verbs::READ, stream))?;
+                name("xgroup|destroy", Verbs::WRITE, &group.0)
+            }
+            MemberChange::Join { .. } | MemberChange::Sync { .. } | MemberChange::Leave { .. } => {
+                name("xreadgroup", Verbs::WRITE, &change.group().0)
+            }
+        },
         Op::Call { space, words, record } => match quorate_calls::check(words) {
             Ok(spec) => rights.call(spec, *space, words),
             Err(_) if record.is_some() && words.len() > 1 => {

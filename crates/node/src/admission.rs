@@ -5,7 +5,7 @@
 //! Invariant: near a full disk or memory bound, growth is refused while reads, deletes and compaction go on.
 //! Called by: `Partition::propose`.
 
-use quorate_types::{Command, CommandBody, Commit, Invalid, Limits, Op};
+use quorate_types::{Command, CommandBody, Commit, Invalid, Limits, MemberChange, Op};
 
 /// Why a command was not admitted. It did not happen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -153,6 +153,9 @@ fn adds(commit: &Commit) -> bool {
             | Op::Register { .. }
             | Op::Claim { .. }
             | Op::Complete { .. } => true,
+            Op::Member { change } => matches!(**change, MemberChange::Join { .. }),
+            // Whoever has read as a member has to be able to say so.
+            Op::CommitOffsets { commit } => commit.by.generation.is_none(),
             Op::Get { .. }
             | Op::Range { .. }
             | Op::Delete { .. }

@@ -31,6 +31,8 @@ pub enum Interest {
         /// The group.
         group: GroupName,
     },
+    /// A change of the phase or the members of a group.
+    Members(GroupName),
     /// Any new revision.
     Revision,
 }
@@ -145,7 +147,7 @@ impl<T> Waiters<T> {
                     }
                     Interest::Streams(all) => all.iter().any(|(of, wanted)| of == stream && wanted == partition),
                     Interest::Group { stream: of, .. } => of == stream,
-                    Interest::Keys(_) | Interest::Revision => false,
+                    Interest::Keys(_) | Interest::Members(_) | Interest::Revision => false,
                 },
                 told,
             ),
@@ -153,6 +155,9 @@ impl<T> Waiters<T> {
                 |interest| matches!(interest, Interest::Group { stream: of, group: wanted } if of == stream && wanted == group),
                 told,
             ),
+            Event::GroupMoved { group } => {
+                self.tell_matching(|interest| matches!(interest, Interest::Members(of) if of == group), told);
+            }
             Event::Flushed { space } => self.tell_where(
                 |interest| matches!(interest, Interest::Keys(range) if range.start.space == *space),
                 told,

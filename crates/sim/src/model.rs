@@ -676,6 +676,7 @@ impl Model {
                 }
                 Event::WaitEnded { .. }
                 | Event::GroupReady { .. }
+                | Event::GroupMoved { .. }
                 | Event::Flushed { .. }
                 | Event::Published { .. }
                 | Event::Evicted { .. }

@@ -8,6 +8,7 @@
 
 use crate::blob::Blob;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
+use crate::membership::{MemberChange, OffsetCommit};
 use crate::units::{
     FencingToken, Fingerprint, GroupName, IdempotencyKey, InstanceName, Key, Keyspace, LeaseId, LimitName,
     LockName, LogIndex, Millis, Offset, Revision, ServiceName, TaskName, WallTime,
@@ -703,6 +704,16 @@ pub enum Op {
         /// Whether the result shows what was there before.
         prev: bool,
     },
+    /// Keeps how far a group is in partitions; those that do not exist are told, and left out.
+    CommitOffsets {
+        /// How far, and who says so.
+        commit: Box<OffsetCommit>,
+    },
+    /// Changes who is in a group.
+    Member {
+        /// The change.
+        change: Box<MemberChange>,
+    },
 }
 wire_enum!(Op {
     1 = Get { key },
@@ -747,6 +758,8 @@ wire_enum!(Op {
     40 = Select { select },
     41 = Write { key, value, lease, prev, keep },
     42 = Erase { range, prev },
+    43 = CommitOffsets { commit },
+    44 = Member { change },
 });
 
 impl Wire for Box<Select> {

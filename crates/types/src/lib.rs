@@ -13,6 +13,7 @@ pub mod commit;
 pub mod entry;
 pub mod geo;
 pub mod limits;
+pub mod membership;
 pub mod outcome;
 pub mod record;
 pub mod reply;
@@ -32,6 +33,9 @@ pub use commit::{
 };
 pub use entry::{AutomaticChange, Decided, Entry, FiredTask, Origin, Subject, Verdict};
 pub use limits::{Invalid, Limits};
+pub use membership::{
+    CommittedOffset, GroupFault, Join, MemberAnswer, MemberChange, Membership, OffsetCommit, StreamOffsets,
+};
 pub use outcome::{
     Branch, Committed, GuardFailed, Holder, KeyValue, LimitReport, OpError, OpResult, Outcome, Refusal,
     Refused, Registered, Resolution, Taken,

@@ -7,6 +7,9 @@ use crate::command::{Command, CommandBody};
 use crate::commit::{
     Append, Commit, GroupMode, Guard, KeyRange, LimitPolicy, LockMode, Mode, OnRefused, Op, When,
 };
+use crate::membership::{
+    MEMBERS_MAX, METADATA_BYTES_MAX, MemberChange, Membership, OFFSETS_MAX, OffsetCommit, PROTOCOLS_MAX,
+};
 use crate::units::{Key, Millis};
 use crate::users::UserChange;
 
@@ -356,6 +359,66 @@ impl Limits {
                 let record = record.as_ref().map_or(1, |record| record.bytes.len() as u64);
                 bound("payload in bytes", record, 1, self.payload_bytes_max)
             }
+            Op::CommitOffsets { commit } => self.offsets(commit),
+            Op::Member { change } => self.member(change),
+        }
+    }
+
+    fn offsets(&self, commit: &OffsetCommit) -> Result<(), Invalid> {
+        self.name("group name", &commit.group.0)?;
+        self.speaker(&commit.by)?;
+        bound("offsets", commit.count(), 0, OFFSETS_MAX)?;
+        for stream in &commit.offsets {
+            self.writable(&stream.stream)?;
+            for (_, offset) in &stream.partitions {
+                bound("metadata in bytes", offset.metadata.len() as u64, 0, METADATA_BYTES_MAX)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn speaker(&self, by: &Membership) -> Result<(), Invalid> {
+        let instance = by.instance.as_ref().map_or(0, |name| name.len());
+        let longest = by.member.len().max(instance);
+        bound("id of a member in bytes", longest as u64, 0, self.name_bytes_max)
+    }
+
+    fn member(&self, change: &MemberChange) -> Result<(), Invalid> {
+        self.name("group name", &change.group().0)?;
+        let pairs = |pairs: &[(Blob, Blob)], max| {
+            bound("pairs", pairs.len() as u64, 0, max)?;
+            pairs.iter().try_for_each(|(name, value)| {
+                bound("id of a member in bytes", name.len() as u64, 0, self.name_bytes_max)?;
+                bound("value in bytes", value.len() as u64, 0, self.value_bytes_max)
+            })
+        };
+        let speaker = |member: &Blob, instance: &Option<Blob>| {
+            let by = Membership { generation: None, member: member.clone(), instance: instance.clone() };
+            self.speaker(&by)
+        };
+        match change {
+            MemberChange::Join { join } => {
+                speaker(&join.member, &join.instance)?;
+                let longest = join.client.len().max(join.host.len()).max(join.kind.len());
+                bound("client, host or kind in bytes", longest as u64, 0, self.name_bytes_max)?;
+                self.lease_ttl(join.session)?;
+                self.ttl("rebalance timeout in milliseconds", join.rebalance, 1)?;
+                pairs(&join.protocols, PROTOCOLS_MAX)
+            }
+            MemberChange::Sync { by, given, agreed, .. } => {
+                self.speaker(by)?;
+                pairs(agreed.as_slice(), 1)?;
+                pairs(given, MEMBERS_MAX)
+            }
+            MemberChange::Leave { members, .. } => {
+                bound("members", members.len() as u64, 0, MEMBERS_MAX)?;
+                members.iter().try_for_each(|(member, instance)| speaker(member, instance))
+            }
+            MemberChange::Delete { .. } => Ok(()),
+            MemberChange::Forget { partitions, .. } => {
+                bound("offsets", partitions.len() as u64, 0, OFFSETS_MAX)?;
+                partitions.iter().try_for_each(|(stream, _)| self.writable(stream))
+            }
         }
     }
 
@@ -464,6 +527,8 @@ fn op_bytes(op: &Op) -> u64 {
             let record = record.as_ref().map_or(0, |record| record.bytes.len() + 32);
             words.iter().map(|word| word.len() + 5).sum::<usize>() + record
         }
+        Op::CommitOffsets { commit } => commit.bytes(),
+        Op::Member { change } => change.bytes(),
         Op::LeaseGrant { .. } | Op::LeaseKeepAlive { .. } | Op::LeaseRevoke { .. } | Op::LeaseInfo { .. } => {
             0
         }

@@ -4,6 +4,7 @@
 
 use crate::blob::Blob;
 use crate::commit::{Compare, Delivery, Instance, KeyField, LockMode, PayloadRef};
+use crate::membership::{GroupFault, MemberAnswer};
 use crate::reply::Reply;
 use crate::roles::AccessRefusal;
 use crate::units::{
@@ -201,6 +202,16 @@ pub enum OpResult {
         /// The answer.
         reply: Reply,
     },
+    /// Offsets of a group were kept.
+    Kept {
+        /// Places, in the order asked, of those whose stream or partition does not exist: they were not.
+        missing: Vec<u32>,
+    },
+    /// A group's members were changed.
+    Member {
+        /// What became of it.
+        answer: MemberAnswer,
+    },
 }
 wire_enum!(OpResult {
     0 = Done {},
@@ -221,6 +232,8 @@ wire_enum!(OpResult {
     15 = Limit { report },
     16 = Nested { branch, results },
     17 = Reply { reply },
+    18 = Kept { missing },
+    19 = Member { answer },
 });
 
 /// A key with its numbers.
@@ -899,6 +912,14 @@ pub enum OpError {
         /// The key.
         key: Key,
     },
+    /// A group of members does not do what is asked.
+    #[error("group {group}: {why}")]
+    Group {
+        /// The group.
+        group: Blob,
+        /// Why.
+        why: GroupFault,
+    },
 }
 wire_enum!(OpError {
     1 = LeaseMissing { lease },
@@ -938,6 +959,7 @@ wire_enum!(OpError {
     35 = Call { text },
     36 = Denied { denied },
     37 = KeyMissing { key },
+    38 = Group { group, why },
 });
 
 impl crate::codec::Wire for Box<OpError> {

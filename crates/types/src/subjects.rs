@@ -162,6 +162,11 @@ fn of_op(op: &Op, found: &mut BTreeSet<Subject>) {
         }
         Op::Claim { key, .. } | Op::Complete { key, .. } => Subject::Idempotency { key: key.clone() },
         Op::FreeSlot { name, .. } => Subject::Limit { limit: name.clone() },
+        Op::CommitOffsets { commit } => {
+            found.extend(commit.offsets.iter().map(|offsets| Subject::stream(&offsets.stream)));
+            return;
+        }
+        Op::Member { .. } => return, // `why` tells of no group.
     };
     found.insert(subject);
 }

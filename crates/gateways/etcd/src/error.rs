@@ -164,6 +164,7 @@ pub(crate) fn op(error: &OpError) -> Status {
         | OpError::Guards { .. }
         | OpError::Range { .. }
         | OpError::OutermostOnly { .. }
+        | OpError::Group { .. }
         | OpError::Call { .. } => Status::failed_precondition(error.to_string()),
     }
 }

@@ -481,6 +481,7 @@ fn op_row(error: &OpError) -> (&'static str, u16, Retry) {
         OpError::Call { text } if text.starts_with(b"WRONGTYPE") => ("wrong_type", 409, Retry::No),
         OpError::Call { .. } => ("call_failed", 409, Retry::No),
         OpError::KeyMissing { .. } => ("key_missing", 404, Retry::No),
+        OpError::Group { .. } => ("group_refused", 409, Retry::No),
     }
 }
 
@@ -529,6 +530,7 @@ fn op_sides(error: &OpError) -> (Option<String>, Option<String>) {
         | OpError::SlotMissing { .. }
         | OpError::OutermostOnly { .. }
         | OpError::Denied { .. }
+        | OpError::Group { .. }
         | OpError::KeyMissing { .. }
         | OpError::Call { .. } => (None, None),
     }

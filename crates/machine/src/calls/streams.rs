@@ -93,6 +93,7 @@ impl Machine {
         self.groups.drop_stream(&mut self.streams, id);
         self.xgroups.drop_stream(id);
         self.producers.drop_stream(id);
+        self.offsets.drop_stream(id);
         self.revision_now();
         self.take_row(stream, now);
         Ok(())

@@ -14,6 +14,7 @@ mod keys;
 mod leases;
 mod limits;
 mod locks;
+mod members;
 mod memory;
 mod roles;
 mod snapshots;

@@ -9,8 +9,8 @@ use crate::error::{failed_guard, op_code};
 use bytes::Bytes;
 use quorate_types::{
     Branch, Committed, Compare, Delivery, GroupMode, GroupSettings, Guard, Holder, KeyField, KeyValue,
-    LimitReport, LockMode, Op, OpResult, PayloadRef, Record, Registered, Reply, Resolution, Score,
-    StreamSettings, Taken, WallTime, record,
+    LimitReport, LockMode, MemberAnswer, Op, OpResult, PayloadRef, Record, Registered, Reply, Resolution,
+    Score, StreamSettings, Taken, WallTime, record,
 };
 use std::collections::HashMap;
 
@@ -98,8 +98,22 @@ pub fn result(result: &OpResult, payloads: &Payloads, values: Values) -> String 
             .text("branch", branch(*which))
             .list("results", results.iter().map(|one| self::result(one, payloads, values))),
         OpResult::Reply { reply: answer } => object.json("reply", reply(answer)),
+        OpResult::Kept { missing } => object.plain("missing", missing.len()),
+        OpResult::Member { answer } => member(object, answer),
     }
     .done()
+}
+
+/// What became of a change to a group's members: for `why`, since no route of HTTP makes one.
+fn member(object: Object, answer: &MemberAnswer) -> Object {
+    match answer {
+        MemberAnswer::Named { member } => object.text("named", &member.to_string()),
+        MemberAnswer::Joined { member, .. } => object.text("joined", &member.to_string()),
+        MemberAnswer::Given { given } => object.plain("given", given.is_some()),
+        MemberAnswer::Left { faults } => {
+            object.plain("left", faults.iter().filter(|fault| fault.is_none()).count())
+        }
+    }
 }
 
 /// What a call answered, as JSON has it: bytes that are no text lose what no text can hold.
@@ -360,6 +374,8 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::Select { .. } => "select",
         Op::Write { .. } => "write",
         Op::Erase { .. } => "erase",
+        Op::CommitOffsets { .. } => "commit_offsets",
+        Op::Member { .. } => "member",
     }
 }
 

@@ -198,6 +198,14 @@ fn operation(op: &Op, values: Values) -> String {
         }
         Op::Delete { key, prev } => shown.key(key).flag("prev", *prev),
         Op::DeleteRange { range, prev } | Op::Erase { range, prev } => shown.range(range).flag("prev", *prev),
+        Op::CommitOffsets { commit } => {
+            let shown = shown.name("group", &commit.group.0).name("member", &commit.by.member);
+            shown.number("offsets", commit.count())
+        }
+        Op::Member { change } => {
+            let shown = shown.name("group", &change.group().0);
+            shown.with(|object| object.text("change", change.name()))
+        }
         Op::Select { select } => shown.range(&select.range).nonzero("limit", select.limit),
         Op::Write { key, value, lease, prev, keep: _ } => {
             let shown = shown.key(key);
