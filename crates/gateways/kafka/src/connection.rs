@@ -26,6 +26,9 @@ const PENDING_MAX: usize = 16;
 /// Bytes of requests under way after which none is taken.
 const PENDING_BYTES_MAX: usize = 32 << 20;
 
+/// Bytes of further requests that are taken while one waits.
+const WAITING_BYTES_MAX: usize = 64 << 10;
+
 /// An answer under way: its bytes, none where none is wanted; and how large its request was.
 type Pending = Pin<Box<dyn Future<Output = (Option<Vec<u8>>, usize)> + Send>>;
 
@@ -54,9 +57,22 @@ pub(crate) struct Connection {
     session: Session,
 }
 
+/// Resolves when the client ends the connection. What it sends meanwhile is taken, up to a bound; beyond that it is looked at no further.
+async fn hangs_up(stream: &mut Stream, input: &mut Input) -> Gone {
+    while input.pending() < WAITING_BYTES_MAX {
+        match poll_fn(|cx| stream.poll_input(input, cx)).await {
+            Ok(0) | Err(_) => return Gone,
+            Ok(_) => {}
+        }
+    }
+    std::future::pending().await
+}
+
 /// What a connection has been told.
 pub(crate) struct Session {
     pub(crate) who: Who,
+    /// Where the client comes from, for people to read.
+    pub(crate) host: String,
     /// The client has said who it is, and was let in.
     pub(crate) entered: bool,
     /// The mechanism by which it is about to say it.
@@ -66,9 +82,9 @@ pub(crate) struct Session {
 }
 
 impl Connection {
-    pub(crate) fn new(gateway: Arc<Gateway>, stream: Stream) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>, stream: Stream, host: String) -> Self {
         let who = Who { principal: "anonymous".into(), name: Blob::EMPTY };
-        let session = Session { who, entered: false, shaking: false, closing: false };
+        let session = Session { who, host, entered: false, shaking: false, closing: false };
         Self {
             gateway,
             stream,
@@ -170,7 +186,14 @@ impl Connection {
             return Ok(());
         }
         self.settle().await?;
-        let answer = api::answer(&self.gateway, &mut self.session, head, api, body).await?;
+        let waits = api.is_some_and(api::Api::waits);
+        let Self { gateway, stream, input, session, .. } = self;
+        let answer = tokio::select! {
+            biased;
+            answer = api::answer(gateway, session, head, api, body) => answer?,
+            // Nobody waits any more: a member of a group is not to be kept alive by a wait for it.
+            gone = hangs_up(stream, input), if waits => return Err(gone),
+        };
         self.stream.send(&answer).await?;
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use quorate_batch::Bad;
 use quorate_runtime::RuntimeError;
-use quorate_types::{OpError, Refusal};
+use quorate_types::{GroupFault, OpError, Refusal};
 
 macro_rules! codes {
     ($($name:ident = $code:literal)*) => {
@@ -27,10 +27,21 @@ codes! {
     NotLeaderOrFollower = 6
     RequestTimedOut = 7
     MessageTooLarge = 10
+    OffsetMetadataTooLarge = 12
+    CoordinatorNotAvailable = 15
+    NotCoordinator = 16
     InvalidTopicException = 17
     NotEnoughReplicas = 19
     InvalidRequiredAcks = 21
+    IllegalGeneration = 22
+    InconsistentGroupProtocol = 23
+    InvalidGroupId = 24
+    UnknownMemberId = 25
+    InvalidSessionTimeout = 26
+    RebalanceInProgress = 27
+    InvalidCommitOffsetSize = 28
     TopicAuthorizationFailed = 29
+    GroupAuthorizationFailed = 30
     UnsupportedSaslMechanism = 33
     UnsupportedVersion = 35
     TopicAlreadyExists = 36
@@ -43,10 +54,15 @@ codes! {
     KafkaStorageError = 56
     SaslAuthenticationFailed = 58
     UnknownProducerId = 59
+    NonEmptyGroup = 68
+    GroupIdNotFound = 69
     FetchSessionIdNotFound = 70
     FencedLeaderEpoch = 74
     UnknownLeaderEpoch = 75
     UnsupportedCompressionType = 76
+    MemberIdRequired = 79
+    GroupMaxSizeReached = 81
+    FencedInstanceId = 82
     InvalidRecord = 87
     UnknownTopicId = 100
 }
@@ -97,8 +113,34 @@ pub(crate) fn op(error: &OpError) -> Code {
         OpError::WrongType { .. } | OpError::Internal { .. } => Code::InvalidTopicException,
         OpError::PartitionsRemoved { .. } | OpError::Range { .. } => Code::InvalidPartitions,
         OpError::Denied { .. } => Code::TopicAuthorizationFailed,
+        OpError::Group { why, .. } => fault(*why),
         // None of these comes of what this gateway sends.
         _ => Code::UnknownServerError,
+    }
+}
+
+/// Of a group that does not do what is asked.
+pub(crate) fn fault(fault: GroupFault) -> Code {
+    match fault {
+        GroupFault::UnknownMember => Code::UnknownMemberId,
+        GroupFault::OtherGeneration => Code::IllegalGeneration,
+        GroupFault::Rebalancing => Code::RebalanceInProgress,
+        GroupFault::Fenced => Code::FencedInstanceId,
+        GroupFault::Inconsistent => Code::InconsistentGroupProtocol,
+        GroupFault::Full => Code::GroupMaxSizeReached,
+        GroupFault::Missing => Code::GroupIdNotFound,
+        GroupFault::NotEmpty => Code::NonEmptyGroup,
+    }
+}
+
+/// The same where clients ask as members of a group: they look for its coordinator again, and ask again. What may have happened may be asked for
+/// again: a join or a sync with the member's id, and an offset, come to the same.
+pub(crate) fn of_group(code: Code) -> Code {
+    match code {
+        Code::NotEnoughReplicas | Code::RequestTimedOut => Code::CoordinatorNotAvailable,
+        Code::NotLeaderOrFollower => Code::NotCoordinator,
+        Code::TopicAuthorizationFailed => Code::GroupAuthorizationFailed,
+        other => other,
     }
 }
 

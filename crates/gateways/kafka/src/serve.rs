@@ -49,6 +49,7 @@ pub async fn serve(
 }
 
 async fn connection(gateway: Arc<Gateway>, stream: TcpStream) {
+    let host = stream.peer_addr().map_or(String::new(), |peer| format!("/{}", peer.ip()));
     // Somebody waits for each answer. Should it fail, they are only slower.
     let _ = stream.set_nodelay(true);
     let stream = match &gateway.config.tls {
@@ -61,5 +62,5 @@ async fn connection(gateway: Arc<Gateway>, stream: TcpStream) {
             Stream::Tls(Box::new(stream))
         }
     };
-    Connection::new(gateway, stream).run().await;
+    Connection::new(gateway, stream, host).run().await;
 }

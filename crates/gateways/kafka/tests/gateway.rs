@@ -22,6 +22,7 @@ mod code {
     pub(crate) const INVALID_TOPIC: i16 = 17;
     pub(crate) const INVALID_ACKS: i16 = 21;
     pub(crate) const DENIED: i16 = 29;
+    pub(crate) const GROUP_DENIED: i16 = 30;
     pub(crate) const UNSUPPORTED_VERSION: i16 = 35;
     pub(crate) const TOPIC_EXISTS: i16 = 36;
     pub(crate) const INVALID_PARTITIONS: i16 = 37;
@@ -74,7 +75,8 @@ async fn versions_are_told_in_each_version_and_a_newer_one_in_the_oldest() {
         assert_eq!(answer.error_code, 0);
         assert_eq!(told(ApiKey::Produce), Some((0, 9)), "from 0, or librdkafka falls back to old formats");
         assert_eq!(told(ApiKey::Fetch), Some((4, 12)));
-        assert_eq!(told(ApiKey::JoinGroup), None, "what is not there is not told");
+        assert_eq!(told(ApiKey::JoinGroup), Some((0, 7)));
+        assert_eq!(told(ApiKey::ConsumerGroupHeartbeat), None, "what is not there is not told");
     }
     let mut request = BytesMut::new();
     request.put_slice(&[0, 18, 0, 9, 0, 0, 0, 77, 0xff, 0xff, 0]);
@@ -84,7 +86,7 @@ async fn versions_are_told_in_each_version_and_a_newer_one_in_the_oldest() {
     assert_eq!(answer[4..6], code::UNSUPPORTED_VERSION.to_be_bytes());
     assert!(answer[10..].chunks(6).any(|row| row == [0, 18, 0, 0, 0, 4]), "{answer:?}");
     // What is unknown ends the connection, as a broker does.
-    for (key, version) in [(99, 0), (0, 10), (0, -1), (11, 5)] {
+    for (key, version) in [(99, 0), (0, 10), (0, -1), (11, 8), (68, 0)] {
         let mut request = BytesMut::new();
         request.put_i16(key);
         request.put_i16(version);
@@ -606,6 +608,22 @@ async fn a_closed_door_wants_a_name_and_a_secret_and_rights_hold() {
     assert_eq!(ann.make("orders-new").await.topics[0].error_code, code::DENIED);
     assert_eq!(ann.make("other").await.topics[0].error_code, code::DENIED);
     assert_eq!(create(&mut ann, 7, "orders-new", 1, vec![]).await, code::DENIED);
+    // A group has a name, as a topic has.
+    for (group, wanted) in [("orders-in", 0), ("orders", code::GROUP_DENIED), ("other", code::GROUP_DENIED)] {
+        use offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+        let one = OffsetCommitRequestPartition::default().with_committed_offset(1);
+        let of = |name: &str| {
+            OffsetCommitRequestTopic::default().with_name(topic(name)).with_partitions(vec![one.clone()])
+        };
+        let body = OffsetCommitRequest::default()
+            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![of("orders"), of("other")]);
+        let answer: OffsetCommitResponse = ann.ask(ApiKey::OffsetCommit, 7, &body).await;
+        let codes: Vec<i16> = answer.topics.iter().map(|topic| topic.partitions[0].error_code).collect();
+        let topics = if wanted == 0 { code::DENIED } else { wanted };
+        assert_eq!(codes, [wanted, topics], "{group}");
+    }
     // A topic that may not be read has no name for whoever knows its id.
     let told: MetadataResponse =
         operator.ask(ApiKey::Metadata, 12, &MetadataRequest::default().with_topics(None)).await;

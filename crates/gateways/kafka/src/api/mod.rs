@@ -5,7 +5,11 @@
 //! Called by: `connection`.
 
 mod cluster;
+mod committed;
+mod coordinator;
 mod fetch;
+mod groups;
+mod members;
 mod metadata;
 mod offsets;
 mod produce;
@@ -28,12 +32,23 @@ pub(crate) enum Api {
     Fetch,
     ListOffsets,
     Metadata,
+    OffsetCommit,
+    OffsetFetch,
+    FindCoordinator,
+    JoinGroup,
+    Heartbeat,
+    LeaveGroup,
+    SyncGroup,
+    DescribeGroups,
+    ListGroups,
     SaslHandshake,
     Versions,
     CreateTopics,
     DeleteTopics,
     OffsetForLeaderEpoch,
     SaslAuthenticate,
+    DeleteGroups,
+    OffsetDelete,
     DescribeCluster,
 }
 
@@ -54,12 +69,23 @@ const APIS: &[Row] = &[
     row(Api::Fetch, 1, 4, 12, 12),
     row(Api::ListOffsets, 2, 1, 6, 6),
     row(Api::Metadata, 3, 0, 13, 9),
+    row(Api::OffsetCommit, 8, 2, 8, 8),
+    row(Api::OffsetFetch, 9, 1, 8, 6),
+    row(Api::FindCoordinator, 10, 0, 4, 3),
+    row(Api::JoinGroup, 11, 0, 7, 6),
+    row(Api::Heartbeat, 12, 0, 4, 4),
+    row(Api::LeaveGroup, 13, 0, 5, 4),
+    row(Api::SyncGroup, 14, 0, 5, 4),
+    row(Api::DescribeGroups, 15, 0, 5, 5),
+    row(Api::ListGroups, 16, 0, 4, 3),
     row(Api::SaslHandshake, 17, 1, 1, i16::MAX),
     row(Api::Versions, 18, 0, 4, 3),
     row(Api::CreateTopics, 19, 2, 7, 5),
     row(Api::DeleteTopics, 20, 1, 6, 4),
     row(Api::OffsetForLeaderEpoch, 23, 2, 4, 4),
     row(Api::SaslAuthenticate, 36, 0, 2, 2),
+    row(Api::DeleteGroups, 42, 0, 2, 2),
+    row(Api::OffsetDelete, 47, 0, 0, i16::MAX),
     row(Api::DescribeCluster, 60, 0, 1, 0),
 ];
 /// The first version of Produce with batches of today's format.
@@ -69,6 +95,11 @@ impl Api {
     /// Whether the next request is taken while one of these is under way.
     pub(crate) fn is_pipelined(self) -> bool {
         self == Self::Produce
+    }
+
+    /// Whether its answer may take as long as others take.
+    pub(crate) fn waits(self) -> bool {
+        matches!(self, Self::Fetch | Self::JoinGroup | Self::SyncGroup)
     }
 }
 
@@ -124,6 +155,19 @@ pub(crate) async fn answer(
         Api::ListOffsets => offsets::list(gateway, &who, version, body, &mut out).await?,
         Api::Metadata => metadata::answer(gateway, &who, version, body, &mut out).await?,
         Api::SaslHandshake => sasl::handshake(session, body, &mut out)?,
+        Api::OffsetCommit => committed::commit(gateway, &who, version, body, &mut out).await?,
+        Api::OffsetFetch => committed::fetch(gateway, &who, version, body, &mut out).await?,
+        Api::FindCoordinator => coordinator::find(gateway, version, body, &mut out)?,
+        Api::JoinGroup => {
+            members::join(gateway, &who, &session.host, version, body, &mut out).await?;
+        }
+        Api::Heartbeat => members::heartbeat(gateway, &who, version, body, &mut out).await?,
+        Api::LeaveGroup => members::leave(gateway, &who, version, body, &mut out).await?,
+        Api::SyncGroup => members::sync(gateway, &who, version, body, &mut out).await?,
+        Api::DescribeGroups => groups::describe(gateway, &who, version, body, &mut out).await?,
+        Api::ListGroups => groups::list(gateway, &who, version, body, &mut out).await?,
+        Api::DeleteGroups => groups::delete(gateway, &who, body, &mut out).await?,
+        Api::OffsetDelete => committed::delete(gateway, &who, body, &mut out).await?,
         Api::Versions => versions::answer(version, body, &mut out)?,
         Api::CreateTopics => topics::create(gateway, &who, version, body, &mut out).await?,
         Api::DeleteTopics => topics::delete(gateway, &who, version, body, &mut out).await?,

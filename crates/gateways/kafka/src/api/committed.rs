@@ -1,0 +1,344 @@
+//! OffsetCommit, OffsetFetch and OffsetDelete: how far groups are.
+//!
+//! A request is one commit: whoever may not speak for the group has kept nothing. Each partition is answered for itself.
+
+use super::members::{may, speaker, text};
+use crate::error::{self, Code};
+use crate::gateway::{Gateway, Who, may_read, stream_of, topic_of};
+use crate::wire::{Malformed, Reader, Writer};
+use quorate_machine::{Machine, Rights};
+use quorate_types::membership::{METADATA_BYTES_MAX, OFFSETS_MAX};
+use quorate_types::{
+    Commit, CommittedOffset, GroupName, Key, MemberChange, Membership, Offset, OffsetCommit, Op, OpResult,
+    StreamOffsets, Verbs,
+};
+
+/// What Redis has that reads for a group.
+pub(super) const READ: &str = "xreadgroup";
+/// What Redis has that says how far a group is.
+const ACK: &str = "xack";
+/// What Redis has that removes a group.
+pub(super) const DESTROY: &str = "xgroup|destroy";
+
+struct Partition {
+    number: i32,
+    offset: i64,
+    epoch: i32,
+    metadata: Option<String>,
+}
+
+pub(super) async fn commit(
+    gateway: &Gateway,
+    who: &Who,
+    version: i16,
+    body: &mut Reader,
+    out: &mut Writer,
+) -> Result<(), Malformed> {
+    let group = body.text()?;
+    let (generation, member) = (body.i32()?, body.text()?);
+    let instance = if version >= 7 { body.maybe_text()? } else { None };
+    if version <= 4 {
+        body.i64()?; // How long they are kept is the same for all.
+    }
+    let topics = body.list(|body| {
+        let name = body.text()?;
+        let partitions = body.list(|body| {
+            let (number, offset) = (body.i32()?, body.i64()?);
+            let epoch = if version >= 6 { body.i32()? } else { -1 };
+            let metadata = body.maybe_text()?;
+            body.tags()?;
+            Ok(Partition { number, offset, epoch, metadata })
+        })?;
+        body.tags()?;
+        Ok((name, partitions))
+    })?;
+    body.tags()?;
+    let by = speaker(generation, &member, instance.as_deref());
+    let codes = committed(gateway, who, &group, by, &topics).await;
+    if version >= 3 {
+        out.i32(0);
+    }
+    out.list(topics.iter().zip(codes), |out, ((name, partitions), codes)| {
+        out.text(name);
+        out.list(partitions.iter().zip(codes), |out, (partition, code)| {
+            out.i32(partition.number);
+            out.i16(code.number());
+            out.tags();
+        });
+        out.tags();
+    });
+    out.tags();
+    Ok(())
+}
+
+/// What became of each partition.
+async fn committed(
+    gateway: &Gateway,
+    who: &Who,
+    group: &str,
+    by: Membership,
+    topics: &[(String, Vec<Partition>)],
+) -> Vec<Vec<Code>> {
+    let whole = |code: Code| topics.iter().map(|(_, partitions)| vec![code; partitions.len()]).collect();
+    let count: usize = topics.iter().map(|(_, partitions)| partitions.len()).sum();
+    if count as u64 > OFFSETS_MAX {
+        return whole(Code::InvalidCommitOffsetSize);
+    }
+    let allowed = gateway.handle.allowed(|machine| {
+        let rights = machine.rights(&who.principal);
+        let topic = |name: &str| {
+            let stream = stream_of(name).ok_or(Code::UnknownTopicOrPartition)?;
+            if may_read(&rights, READ, &stream) { Ok(stream) } else { Err(Code::TopicAuthorizationFailed) }
+        };
+        may(&rights, ACK, Verbs::WRITE, group)?;
+        Ok(topics.iter().map(|(name, _)| topic(name)).collect::<Vec<_>>())
+    });
+    let allowed = match allowed.map_err(|why| error::runtime(&why)).and_then(|allowed| allowed) {
+        Ok(allowed) => allowed,
+        Err(code) => return whole(error::of_group(code)),
+    };
+    let mut codes: Vec<Vec<Code>> = Vec::with_capacity(topics.len());
+    let (mut offsets, mut places) = (Vec::new(), Vec::new());
+    for (at, ((_, partitions), stream)) in topics.iter().zip(&allowed).enumerate() {
+        let (mut each, mut kept) = (Vec::with_capacity(partitions.len()), Vec::new());
+        for (place, partition) in partitions.iter().enumerate() {
+            match stream.as_ref().map_err(|code| *code).and_then(|_| partition.mark()) {
+                Ok(mark) => {
+                    each.push(Code::None);
+                    places.push((at, place));
+                    kept.push(mark);
+                }
+                Err(code) => each.push(code),
+            }
+        }
+        codes.push(each);
+        if let Ok(stream) = stream
+            && !kept.is_empty()
+        {
+            offsets.push(StreamOffsets { stream: stream.clone(), partitions: kept });
+        }
+    }
+    // Who asks for nothing is told whether it may speak, too: a commit of none is held against the group as any other.
+    let commit = Box::new(OffsetCommit { group: group.into(), by, offsets });
+    let outcome = gateway.commit(who, Commit::of(vec![Op::CommitOffsets { commit }])).await;
+    match outcome.map(|committed| committed.results.into_iter().next()) {
+        Ok(Some(OpResult::Kept { missing })) => {
+            for place in missing {
+                let (at, place) = places[place as usize];
+                codes[at][place] = Code::UnknownTopicOrPartition;
+            }
+        }
+        Ok(_) => return whole(Code::UnknownServerError),
+        Err(code) => {
+            for (at, place) in places {
+                codes[at][place] = error::of_group(code);
+            }
+        }
+    }
+    codes
+}
+
+impl Partition {
+    fn mark(&self) -> Result<(u32, CommittedOffset), Code> {
+        let number = u32::try_from(self.number).map_err(|_| Code::UnknownTopicOrPartition)?;
+        let offset = Offset(u64::try_from(self.offset).map_err(|_| Code::InvalidRequest)?);
+        let metadata = self.metadata.as_deref().unwrap_or_default();
+        if metadata.len() as u64 > METADATA_BYTES_MAX {
+            return Err(Code::OffsetMetadataTooLarge);
+        }
+        let epoch = u32::try_from(self.epoch).ok();
+        Ok((number, CommittedOffset { offset, epoch, metadata: metadata.into() }))
+    }
+}
+
+/// The topics of a group that are asked for; all without a list.
+struct Asked {
+    group: String,
+    topics: Option<Vec<(String, Vec<i32>)>>,
+}
+
+/// A partition as it is answered.
+struct Found {
+    number: i32,
+    mark: Option<CommittedOffset>,
+    code: Code,
+}
+
+type Topics = Vec<(String, Vec<Found>)>;
+
+/// The first version that asks for several groups.
+const SEVERAL_SINCE: i16 = 8;
+
+pub(super) async fn fetch(
+    gateway: &Gateway,
+    who: &Who,
+    version: i16,
+    body: &mut Reader,
+    out: &mut Writer,
+) -> Result<(), Malformed> {
+    let one = |body: &mut Reader| {
+        let group = body.text()?;
+        let topics = body.maybe_list(|body| {
+            let topic = (body.text()?, body.list(Reader::i32)?);
+            body.tags()?;
+            Ok(topic)
+        })?;
+        Ok(Asked { group, topics })
+    };
+    let asked = if version >= SEVERAL_SINCE {
+        body.list(|body| {
+            let asked = one(body)?;
+            body.tags()?;
+            Ok(asked)
+        })?
+    } else {
+        vec![one(body)?]
+    };
+    if version >= 7 {
+        // Whether only what no transaction is about to change: nothing here is.
+        body.bool()?;
+    }
+    body.tags()?;
+    let found = gateway.read(|machine| {
+        let rights = machine.rights(&who.principal);
+        asked.iter().map(|asked| asked.found(machine, &rights)).collect::<Vec<_>>()
+    });
+    let found = found.await.unwrap_or_else(|code| {
+        asked.iter().map(|asked| (asked.failed(error::of_group(code)), error::of_group(code))).collect()
+    });
+    if version >= 3 {
+        out.i32(0);
+    }
+    let topics = |out: &mut Writer, topics: &Topics| {
+        out.list(topics, |out, (name, partitions)| {
+            out.text(name);
+            out.list(partitions, |out, found| found.put(version, out));
+            out.tags();
+        });
+    };
+    if version >= SEVERAL_SINCE {
+        out.list(asked.iter().zip(&found), |out, (asked, (found, code))| {
+            out.text(&asked.group);
+            topics(out, found);
+            out.i16(code.number());
+            out.tags();
+        });
+    } else if let Some((found, code)) = found.first() {
+        topics(out, found);
+        if version >= 2 {
+            out.i16(code.number());
+        }
+    }
+    out.tags();
+    Ok(())
+}
+
+impl Asked {
+    fn found(&self, machine: &Machine, rights: &Rights) -> (Topics, Code) {
+        if let Err(code) = may(rights, READ, Verbs::READ, &self.group) {
+            return (self.failed(code), code);
+        }
+        let group = GroupName::from(self.group.as_str());
+        let Some(topics) = &self.topics else { return (all(machine, rights, &group), Code::None) };
+        let found = topics.iter().map(|(name, partitions)| {
+            let stream = stream_of(name);
+            let may = stream.as_ref().is_none_or(|stream| may_read(rights, READ, stream));
+            let code = if may { Code::None } else { Code::TopicAuthorizationFailed };
+            let mark = |number: &i32| {
+                let number = u32::try_from(*number).ok()?;
+                machine.committed_offset(&group, stream.as_ref().filter(|_| may)?, number).cloned()
+            };
+            let each = partitions.iter().map(|number| Found { number: *number, mark: mark(number), code });
+            (name.clone(), each.collect())
+        });
+        (found.collect(), Code::None)
+    }
+
+    fn failed(&self, code: Code) -> Topics {
+        let each = self.topics.iter().flatten().map(|(name, partitions)| {
+            let one = |number: &i32| Found { number: *number, mark: None, code };
+            (name.clone(), partitions.iter().map(one).collect())
+        });
+        each.collect()
+    }
+}
+
+/// All marks of a group that may be read.
+fn all(machine: &Machine, rights: &Rights, group: &GroupName) -> Topics {
+    let mut topics: Topics = Vec::new();
+    let is_told = |stream: &Key| topic_of(stream).is_some() && may_read(rights, READ, stream);
+    for (stream, partition, mark) in machine.committed_offsets(group) {
+        if !is_told(&stream) {
+            continue;
+        }
+        let name = topic_of(&stream).unwrap_or_default();
+        if topics.last().is_none_or(|(last, _)| last != name) {
+            topics.push((name.to_owned(), Vec::new()));
+        }
+        let found = Found { number: partition as i32, mark: Some(mark), code: Code::None };
+        if let Some((_, each)) = topics.last_mut() {
+            each.push(found);
+        }
+    }
+    topics
+}
+
+impl Found {
+    fn put(&self, version: i16, out: &mut Writer) {
+        out.i32(self.number);
+        out.i64(self.mark.as_ref().map_or(-1, |mark| mark.offset.0 as i64));
+        if version >= 5 {
+            let epoch = self.mark.as_ref().and_then(|mark| mark.epoch);
+            out.i32(epoch.map_or(-1, |epoch| epoch as i32));
+        }
+        out.text(&self.mark.as_ref().map_or(String::new(), |mark| text(&mark.metadata)));
+        out.i16(self.code.number());
+        out.tags();
+    }
+}
+
+/// OffsetDelete. A group with members keeps all its marks.
+pub(super) async fn delete(
+    gateway: &Gateway,
+    who: &Who,
+    body: &mut Reader,
+    out: &mut Writer,
+) -> Result<(), Malformed> {
+    let group = body.text()?;
+    let topics = body.list(|body| Ok((body.text()?, body.list(Reader::i32)?)))?;
+    let allowed = gateway.handle.allowed(|machine| {
+        let rights = machine.rights(&who.principal);
+        may(&rights, DESTROY, Verbs::WRITE, &group)?;
+        let topic = |name: &str| {
+            let stream = stream_of(name).filter(|stream| machine.stream(stream).is_some());
+            let stream = stream.ok_or(Code::UnknownTopicOrPartition)?;
+            if may_read(&rights, READ, &stream) { Ok(stream) } else { Err(Code::TopicAuthorizationFailed) }
+        };
+        Ok(topics.iter().map(|(name, _)| topic(name)).collect::<Vec<_>>())
+    });
+    let allowed = allowed.map_err(|why| error::runtime(&why)).and_then(|allowed| allowed);
+    let code = match &allowed {
+        Err(code) => error::of_group(*code),
+        Ok(streams) => {
+            let named = streams.iter().zip(&topics).filter_map(|(stream, topic)| {
+                let stream = stream.as_ref().ok()?;
+                Some(topic.1.iter().filter_map(|number| Some((stream.clone(), u32::try_from(*number).ok()?))))
+            });
+            let change =
+                MemberChange::Forget { group: group.as_str().into(), partitions: named.flatten().collect() };
+            let ops = vec![Op::Member { change: Box::new(change) }];
+            gateway.commit(who, Commit::of(ops)).await.err().map_or(Code::None, error::of_group)
+        }
+    };
+    out.i16(code.number());
+    out.i32(0);
+    let told = if code == Code::None { allowed.unwrap_or_default() } else { Vec::new() };
+    out.list(topics.iter().zip(told).collect::<Vec<_>>(), |out, ((name, partitions), stream)| {
+        out.text(name);
+        out.list(partitions, |out, number| {
+            out.i32(*number);
+            out.i16(stream.as_ref().map_or_else(|code| *code, |_| Code::None).number());
+        });
+    });
+    Ok(())
+}
