@@ -11,6 +11,16 @@ use support::quorate;
 
 #[test]
 fn what_a_kafka_client_was_told_outlives_the_leader() {
+    while_the_leader_dies("failover.py");
+}
+
+#[test]
+fn members_of_a_group_are_told_nothing_when_the_leader_dies() {
+    while_the_leader_dies("groups_failover.py");
+}
+
+/// Three nodes, and a program of a client's that says whom it takes for the leader: that one is killed then.
+fn while_the_leader_dies(program: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let folder = root.join("target/kafka-clients");
     let filled = Command::new(root.join("scripts/kafka-clients.sh")).arg(&folder).output().unwrap();
@@ -22,7 +32,7 @@ fn what_a_kafka_client_was_told_outlives_the_leader() {
     let said: Value = serde_json::from_str(&line).unwrap();
     let node = |n: usize, name: &str| said["nodes"][n][name].clone();
     let mut story = Command::new(folder.join("venv/bin/python"))
-        .arg(root.join("crates/gateways/kafka/tests/clients/failover.py"))
+        .arg(root.join("crates/gateways/kafka/tests/clients").join(program))
         .args((0..3).map(|n| node(n, "kafka").as_str().unwrap().to_owned()))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdout(Stdio::piped())

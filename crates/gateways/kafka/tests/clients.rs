@@ -34,6 +34,26 @@ async fn kafkajs_produces_and_administers() {
 }
 
 #[tokio::test]
+async fn consumers_of_confluent_kafka_share_a_topic() {
+    story("groups_confluent.py").await;
+}
+
+#[tokio::test]
+async fn consumers_of_kafka_python_share_a_topic() {
+    story("groups_kafka_python.py").await;
+}
+
+#[tokio::test]
+async fn consumers_of_aiokafka_share_a_topic() {
+    story("groups_aio.py").await;
+}
+
+#[tokio::test]
+async fn consumers_of_kafkajs_share_a_topic() {
+    story("groups_kafkajs.cjs").await;
+}
+
+#[tokio::test]
 async fn kcat_reads_what_it_wrote_and_what_others_wrote() {
     let server = Server::start().await;
     let address = server.address;
@@ -59,7 +79,25 @@ async fn kcat_reads_what_it_wrote_and_what_others_wrote() {
             );
         }
         assert!(kcat(&["-L"], "").contains("topic \"orders\" with 1 partitions"));
-        kcat(&["-t", "orders", "-C", "-e", "-q", "-f", "%o %k=%s %h\n"], "")
+        // As a member of a group, twice: the second finds nothing that the first has not read.
+        let read =
+            ["-G", "readers", "-X", "auto.offset.reset=earliest", "-c", "5", "-q", "-f", "%o\\n", "orders"];
+        assert_eq!(kcat(&read, "").lines().count(), 5);
+        kcat(&["-t", "orders", "-P"], "later\n");
+        let next = [
+            "-G",
+            "readers",
+            "-X",
+            "auto.offset.reset=earliest",
+            "-c",
+            "1",
+            "-q",
+            "-f",
+            "%o=%s\\n",
+            "orders",
+        ];
+        assert_eq!(kcat(&next, ""), "5=later\n");
+        kcat(&["-t", "orders", "-C", "-e", "-q", "-c", "5", "-f", "%o %k=%s %h\n"], "")
     });
     let wanted = ["none", "gzip", "snappy", "lz4", "zstd"].iter().enumerate();
     let wanted: Vec<String> = wanted.map(|(at, codec)| format!("{at} {codec}=value by=kcat")).collect();
