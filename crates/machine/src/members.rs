@@ -969,6 +969,11 @@ impl Machine {
         Some((row.lease, row.session))
     }
 
+    /// Leases that are the sessions of members, or of ids that were given out.
+    pub fn member_sessions(&self) -> impl Iterator<Item = LeaseId> {
+        self.members.leases.keys().copied()
+    }
+
     /// How far a group of members is in a partition.
     #[must_use]
     pub fn committed_offset(

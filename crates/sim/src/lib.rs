@@ -12,6 +12,7 @@
 
 mod calls;
 mod cluster;
+mod members;
 mod model;
 mod oracle;
 mod plant;
@@ -23,6 +24,6 @@ mod world;
 
 pub use cluster::{ClusterOptions, ClusterPlant, ClusterReport, run_cluster};
 pub use plant::Plant;
-pub use probes::{CLUSTER_PROBES, CLUSTER_RARE, PROBES, Probes, USER_PROBES};
+pub use probes::{CLUSTER_PROBES, CLUSTER_RARE, MEMBER_PROBES, PROBES, Probes, USER_PROBES};
 pub use workload::Scenario;
 pub use world::{Failure, Options, Report, durability_name, run};

@@ -6,6 +6,7 @@
 //! Called by: the oracle.
 
 use crate::calls::model::Calls;
+use crate::members::Members;
 use crate::probes::Probes;
 use crate::users::Users;
 use quorate_machine::{Due, Event, Machine, Outputs};
@@ -126,6 +127,9 @@ pub(crate) struct Model {
     expiries_max: u64,
     calls: Calls,
     users: Users,
+    members: Members,
+    /// Leases that have ended.
+    ended: BTreeSet<LeaseId>,
 }
 
 /// Events of an entry, taken as far as the commands have come.
@@ -244,7 +248,10 @@ impl Model {
                             ensure!(ttl == of, "lease {lease} was renewed for {ttl} ms, granted for {of}");
                             *deadline = self.time.plus(*ttl).max(*deadline);
                         }
-                        (Some(_), None) => return Err(format!("lease {lease} was renewed after its end")),
+                        (Some(_), None) => {
+                            // The session of a member: no answer has told of its lease.
+                            ensure!(!self.ended.contains(lease), "lease {lease} was renewed after its end");
+                        }
                         (None, Some((deadline, _))) => {
                             return Err(format!(
                                 "lease {lease} was gone at {}, its deadline is {deadline}",
@@ -512,7 +519,15 @@ impl Model {
             (Op::CreateStream { stream, settings } | Op::AlterStream { stream, settings }, _) => {
                 self.streams.insert(stream.clone(), settings.clone());
             }
-            (Op::DeleteStream { stream }, _) => self.drop_stream(stream),
+            (Op::DeleteStream { stream }, _) => {
+                self.drop_stream(stream);
+                self.members.drop_stream(stream);
+            }
+            (Op::CommitOffsets { .. } | Op::Member { .. }, _) => {
+                if let Some(probe) = self.members.take(op, result)? {
+                    probes.hit(probe);
+                }
+            }
             (Op::Append { append }, OpResult::Appended { partition, first, next }) => {
                 self.appended(append, *partition, first.0, next.0)?;
             }
@@ -726,6 +741,7 @@ impl Model {
 
     fn end_lease(&mut self, lease: LeaseId) {
         self.leases.remove(&lease);
+        self.ended.insert(lease);
         self.holds.retain(|_, (of, ..)| *of != lease);
         self.rows.retain(|_, row| row.lease != lease);
         self.memory
@@ -976,6 +992,9 @@ impl Model {
             }
             Refusal::Operation { error, .. } | Refusal::Command { error } => {
                 probes.hit("commit: an operation refused the commit");
+                if let Some(probe) = Members::refused(error) {
+                    probes.hit(probe);
+                }
                 match error {
                     OpError::LeaseMissing { lease } => {
                         ensure!(!live(lease), "lease {lease} was said to be gone while it lives");
@@ -1014,7 +1033,9 @@ impl Model {
         }
         self.agree_rows(machine)?;
         self.calls.agrees(machine)?;
-        let leases: Vec<LeaseId> = machine.leases().collect();
+        self.members.agrees(machine)?;
+        let sessions: BTreeSet<LeaseId> = machine.member_sessions().collect();
+        let leases: Vec<LeaseId> = machine.leases().filter(|lease| !sessions.contains(lease)).collect();
         ensure!(
             leases.iter().eq(self.leases.keys()),
             "leases: machine {leases:?}, model {:?}",

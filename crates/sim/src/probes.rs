@@ -132,6 +132,15 @@ pub const USER_PROBES: &[&str] = &[
     "users: a change of roles refused",
 ];
 
+/// Paths that a campaign of the scenario `members` must reach.
+pub const MEMBER_PROBES: &[&str] = &[
+    "groups: a generation was given",
+    "groups: another generation refused",
+    "groups: offsets kept",
+    "groups: one that is out refused",
+    "groups: told of the next generation",
+];
+
 /// How often each path was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Probes(BTreeMap<&'static str, u64>);
@@ -143,7 +152,9 @@ impl Probes {
     /// When the name is not listed: nobody would miss it.
     pub(crate) fn hit(&mut self, name: &'static str) {
         assert!(
-            [PROBES, CLUSTER_PROBES, CLUSTER_RARE, USER_PROBES].iter().any(|list| list.contains(&name)),
+            [PROBES, CLUSTER_PROBES, CLUSTER_RARE, USER_PROBES, MEMBER_PROBES]
+                .iter()
+                .any(|list| list.contains(&name)),
             "the probe {name:?} is not listed"
         );
         *self.0.entry(name).or_default() += 1;

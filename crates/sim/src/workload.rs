@@ -36,17 +36,27 @@ pub enum Scenario {
     Calls,
     /// Users and what they may do, beside a little of everything.
     Users,
+    /// Groups of members and their offsets, beside a little of everything.
+    Members,
 }
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 7] =
-        [Self::Mixed, Self::Keys, Self::Streams, Self::Locks, Self::Asks, Self::Calls, Self::Users];
+    pub const ALL: [Self; 8] = [
+        Self::Mixed,
+        Self::Keys,
+        Self::Streams,
+        Self::Locks,
+        Self::Asks,
+        Self::Calls,
+        Self::Users,
+        Self::Members,
+    ];
 
-    /// The scenario of a seed in a campaign. Users have a campaign of their own: seeds that are known for what they find keep finding it.
+    /// The scenario of a seed in a campaign. Users and members have campaigns of their own: seeds that are known for what they find keep finding it.
     #[must_use]
     pub fn of_seed(seed: u64) -> Self {
-        Self::ALL[(seed % (Self::ALL.len() as u64 - 1)) as usize]
+        Self::ALL[(seed % (Self::ALL.len() as u64 - 2)) as usize]
     }
 
     /// Its name on the command line.
@@ -60,6 +70,7 @@ impl Scenario {
             Self::Asks => "asks",
             Self::Calls => "calls",
             Self::Users => "users",
+            Self::Members => "members",
         }
     }
 
@@ -83,7 +94,7 @@ impl Scenario {
             Self::Locks => [3, 2, 2, 22, 44, 4, 3, 10, 4, 6, 2],
             Self::Asks => [3, 3, 2, 8, 4, 18, 18, 36, 1, 6, 2],
             Self::Calls => [3, 2, 1, 2, 2, 1, 1, 8, 0, 2, 70],
-            Self::Users => [20, 8, 4, 6, 8, 4, 4, 12, 2, 6, 6],
+            Self::Users | Self::Members => [20, 8, 4, 6, 8, 4, 4, 12, 2, 6, 6],
         }
     }
 }
@@ -294,6 +305,12 @@ impl Client {
         {
             let (body, principal) = crate::users::act(random);
             return (body, principal, Hope::Nothing);
+        }
+        if scenario == Scenario::Members
+            && view.machine.version() >= quorate_machine::CALLS_SINCE
+            && !random.chance(3)
+        {
+            return (crate::members::act(random, view.machine), self.principal.clone(), Hope::Nothing);
         }
         let (body, hope) = self.choose(scenario, random, view);
         // What only a busy client's answer could tell is not asked while it waits for another.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test may panic.
 
 use quorate_engine::Durability;
-use quorate_sim::{Options, Plant, Probes, Scenario, USER_PROBES, run};
+use quorate_sim::{MEMBER_PROBES, Options, Plant, Probes, Scenario, USER_PROBES, run};
 
 #[test]
 fn a_campaign_finds_nothing_and_reaches_every_probe() {
@@ -65,4 +65,17 @@ fn users_are_held_to_the_rights_that_the_log_gives_them() {
         }
     }
     assert_eq!(probes.missing_of(USER_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
+}
+
+#[test]
+fn groups_of_members_keep_their_offsets_and_what_they_were_given() {
+    let mut probes = Probes::default();
+    for seed in 6000..6030 {
+        let options = Options { scenario: Scenario::Members, ..Options::default() };
+        match run(seed, 4_000, options) {
+            Ok(report) => probes.merge(&report.probes),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert_eq!(probes.missing_of(MEMBER_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
 }
