@@ -14,7 +14,9 @@ use crate::locks::{self, Asked};
 use crate::rows::Slot;
 use crate::services;
 use crate::tasks::{Due, Task};
-use crate::{Event, Machine, Now, Outputs, groups, limits, lock_row, members, offsets, streams, xgroups};
+use crate::{
+    Event, Machine, Now, Outputs, groups, limits, lock_row, members, offsets, producers, streams, xgroups,
+};
 use quorate_calls::{COMMIT_TOUCH_MAX, OPERATION};
 use quorate_types::{
     Append, Branch, Commit, Committed, FencingToken, GroupMode, Guard, GuardFailed, Key, KeyField, KeyValue,
@@ -38,6 +40,7 @@ struct Savepoint {
     producers: xgroups::Mark,
     offsets: offsets::Mark,
     members: members::Mark,
+    numbered: producers::Mark,
     groups: groups::Mark,
     moved: bool,
     touched: usize,
@@ -643,6 +646,7 @@ impl Machine {
                 Ok(OpResult::Done {})
             }
             Op::Append { append } => self.append(append, now, out),
+            Op::Produce { produce } => self.produce(context, produce, out),
             Op::Trim { stream, partition, before } => {
                 self.streams.trim(stream, *partition, *before)?;
                 self.revision_now();
@@ -985,6 +989,7 @@ impl Machine {
             producers: self.producers.mark(),
             offsets: self.offsets.mark(),
             members: self.members.mark(),
+            numbered: self.numbered.mark(),
             groups: self.groups.mark(),
             moved: self.moved,
             touched: self.touched.len(),
@@ -1007,6 +1012,7 @@ impl Machine {
         self.producers.rollback(&to.producers);
         self.offsets.rollback(&to.offsets);
         self.members.rollback(&to.members);
+        self.numbered.rollback(&to.numbered);
         self.groups.rollback(to.groups);
         self.moved = to.moved;
         self.touched.truncate(to.touched);

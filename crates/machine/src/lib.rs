@@ -22,6 +22,7 @@ mod locks;
 mod members;
 mod memory;
 mod offsets;
+mod producers;
 mod reads;
 mod recency;
 mod roles;
@@ -206,6 +207,8 @@ pub struct Machine {
     /// What streams remember of their producers: those are the groups, their messages the consumers, and the records what is pending.
     producers: xgroups::XGroups,
     bodies: bodies::Bodies,
+    /// Producers that number their batches.
+    numbered: producers::Producers,
     /// Scripts that EVALSHA may name, by the SHA-1 of their text.
     scripts: table::Table<Blob, Blob>,
     /// Libraries of functions.
@@ -265,6 +268,7 @@ impl Machine {
             keys: keys::Keys::new(hash_seed),
             producers: xgroups::XGroups::default(),
             bodies: bodies::Bodies::default(),
+            numbered: producers::Producers::default(),
             scripts: table::Table::default(),
             libraries: libraries::Libraries::default(),
             limits_of_memory: table::Table::default(),
@@ -435,6 +439,7 @@ impl Machine {
             self.users.given.next_due(),
             self.offsets.next_due(),
             self.members.next_due(),
+            self.numbered.next_due(),
         ];
         let task_wall = self.tasks.next_due_wall().map(|(time, _)| *time);
         let wall = [key_wall, field_wall, task_wall, self.streams.next_due_wall()];
@@ -710,6 +715,7 @@ impl Machine {
                 self.users.given.next_due().map(|time| (time, 7)),
                 self.offsets.next_due().map(|time| (time, 8)),
                 self.members.next_due().map(|time| (time, 9)),
+                self.numbered.next_due().map(|time| (time, 10)),
             ];
             let Some((_, kind)) = due.into_iter().flatten().filter(|(time, _)| *time <= now.time).min()
             else {
@@ -750,6 +756,7 @@ impl Machine {
                 7 => self.users.given.expire_next(),
                 8 => self.offsets.expire_next(),
                 9 => self.end_phase(now, out),
+                10 => self.numbered.expire_next(),
                 _ => {
                     let name = self.tasks.next_due_log().expect("it is due").1.clone();
                     self.fire(&name, now, out);
@@ -889,6 +896,7 @@ impl Machine {
         self.offsets.forget();
         self.members.forget();
         self.producers.forget();
+        self.numbered.forget();
         self.groups.forget();
     }
 }

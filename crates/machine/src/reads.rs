@@ -344,6 +344,7 @@ impl Machine {
         self.tasks.check();
         self.streams.check();
         self.groups.check();
+        self.numbered.check();
         self.xgroups.check(|id| self.streams.is_stream(id));
         self.producers.check(|id| self.streams.is_stream(id));
         self.offsets.check(|id| self.streams.is_stream(id));

@@ -42,7 +42,10 @@ const TOKENS: u64 = 20;
 const ACCESS: u64 = 21;
 const OFFSETS: u64 = 22;
 const MEMBERS: u64 = 23;
-const END: u64 = 24;
+const SENT: u64 = 24;
+const PRODUCER_NUMBERS: u64 = 25;
+const NUMBERS_GIVEN: u64 = 26;
+const END: u64 = 27;
 /// Where the first two versions ended, and the third.
 const END_FIRST: u64 = 12;
 const END_THIRD: u64 = 22;
@@ -163,6 +166,7 @@ impl Machine {
         self.producers.walk_begin();
         self.offsets.walk_begin();
         self.members.walk_begin();
+        self.numbered.walk_begin();
         let mut fallen = Writer::default();
         if self.keys.sweeps() {
             self.keys.put_fallen(&mut fallen);
@@ -212,6 +216,7 @@ impl Machine {
         self.producers.walk_end();
         self.offsets.walk_end();
         self.members.walk_end();
+        self.numbered.walk_end();
     }
 
     fn slice(&mut self, progress: &Progress, rows: usize, out: &mut Writer) -> (usize, bool) {
@@ -248,6 +253,9 @@ impl Machine {
             OFFSETS => (0, self.offsets.walk_next(rows, out)),
             MEMBERS => (0, self.members.walk_next(rows, out)),
             MEMORY => full(self.limits_of_memory.walk_next(rows, out)),
+            SENT => full(self.numbered.walk_sent(rows, out)),
+            PRODUCER_NUMBERS => full(self.numbered.walk_count(rows, out)),
+            NUMBERS_GIVEN => full(self.numbered.walk_given(rows, out)),
             _ => (0, true),
         }
     }
@@ -263,6 +271,7 @@ impl Machine {
         self.locks.verify(live, self.revision)?;
         self.idempotency.verify(live, self.time)?;
         self.limits.verify(live)?;
+        self.numbered.verify()?;
         if self.rows_fit_streams() { Ok(()) } else { Err("rows of streams") }
     }
 
@@ -283,6 +292,7 @@ impl Machine {
     pub fn digest(&self) -> u128 {
         let mut scratch = Writer::default();
         let [users, roles, given, counts] = self.users.digests(&mut scratch);
+        let [sent, producer_numbers, numbers_given] = self.numbered.digests(&mut scratch);
         let parts = [
             self.keys.digest(&mut scratch),
             self.bodies.digest(self.keys.bodied(), &mut scratch),
@@ -304,6 +314,9 @@ impl Machine {
             self.producers.digest(&mut scratch),
             self.offsets.digest(&mut scratch),
             self.members.digest(&mut scratch),
+            sent,
+            producer_numbers,
+            numbers_given,
         ];
         scratch.clear();
         for part in parts {
@@ -409,6 +422,9 @@ impl Restorer {
                         SCRIPTS => drop(machine.scripts.restore_row(&mut from)?),
                         LIBRARIES => machine.libraries.restore_row(&mut from)?,
                         MEMORY => drop(machine.limits_of_memory.restore_row(&mut from)?),
+                        SENT => machine.numbered.restore_sent(&mut from)?,
+                        PRODUCER_NUMBERS => machine.numbered.restore_count(&mut from)?,
+                        NUMBERS_GIVEN => machine.numbered.restore_given(&mut from)?,
                         found => return Err(DecodeError::Tag { what: "snapshot section", found }.into()),
                     }
                 }

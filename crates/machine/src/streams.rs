@@ -439,6 +439,14 @@ impl Streams {
         Ok(OpResult::Stream { partitions })
     }
 
+    /// A partition.
+    ///
+    /// # Errors
+    /// [`OpError::StreamMissing`], [`OpError::PartitionMissing`].
+    pub(crate) fn place(&self, stream: &Key, partition: u32) -> Result<PartKey, OpError> {
+        self.part_key(stream, partition)
+    }
+
     /// The offset that the next record of a partition takes; 0 when there is no such partition.
     pub(crate) fn next_offset(&self, stream: &Key, partition: u32) -> Offset {
         self.part_key(stream, partition).map_or(Offset::ZERO, |key| self.part(key).head.next)

@@ -870,6 +870,10 @@ fn op_named(rights: &Rights, op: &Op) -> Result<(), Denied> {
             key("q.stream", Verbs::WRITE, stream)
         }
         Op::Append { append } => key("xadd", Verbs::WRITE, &append.stream),
+        Op::Produce { produce } => match produce.append() {
+            Some(append) => key("xadd", Verbs::WRITE, &append.stream),
+            None => rights.command("xadd"),
+        },
         Op::Trim { stream, .. } => key("xtrim", Verbs::WRITE, stream),
         Op::StreamInfo { stream } => key("xinfo|stream", Verbs::READ, stream),
         Op::CreateGroup { stream, settings, .. } => {

@@ -94,6 +94,10 @@ struct Model {
     slots: BTreeSet<(String, u64, String)>,
     tasks: BTreeMap<String, Task>,
     streams: BTreeMap<Key, u64>,
+    /// Numbers given to producers.
+    producers: u64,
+    /// Every batch that a producer has numbered, ever: stream, producer, epoch, first record, records, offset.
+    numbered: Vec<(Key, u64, u16, u32, u32, u64)>,
     moved: bool,
     freed: BTreeSet<String>,
     granted: Vec<String>,
@@ -144,6 +148,8 @@ fn plain(committed: &Committed) -> Committed {
 fn wordless(result: &mut OpResult) {
     match result {
         OpResult::Failed { error } => *error = no_error(),
+        // Which one it is is drawn; the order in which they are given is not.
+        OpResult::Producer { producer, .. } => producer.0 = producer.0 >> 20 << 20,
         OpResult::Nested { results, .. } => results.iter_mut().for_each(wordless),
         _ => {}
     }
@@ -710,8 +716,16 @@ impl Model {
                 self.events.push(Event::StreamAppended { stream: append.stream.clone(), partition: 0 });
                 Ok(OpResult::Appended { partition: 0, first, next })
             }
+            Op::Produce { produce } => match &**produce {
+                Produce::Begin {} => {
+                    self.producers += 1;
+                    Ok(OpResult::Producer { producer: ProducerId((self.producers - 1) << 20), epoch: 0 })
+                }
+                Produce::Append { append, by } => self.append_once(principal, append, *by),
+            },
             Op::DeleteStream { stream } => {
                 self.streams.remove(stream).ok_or(())?;
+                self.numbered.retain(|(of, ..)| of != stream);
                 self.next_revision();
                 done
             }
@@ -818,6 +832,33 @@ impl Model {
             }
             other => unreachable!("the generator makes no {other:?}"),
         }
+    }
+
+    /// By all that was ever sent: no row, no epoch in force, nothing forgotten but what is further back than five batches.
+    fn append_once(&mut self, principal: &str, append: &Append, by: Numbered) -> Result<OpResult, ()> {
+        let (stream, producer) = (&append.stream, by.producer.0);
+        if producer >> 20 >= self.producers || !self.streams.contains_key(stream) {
+            return Err(());
+        }
+        let mine = |batch: &&(Key, u64, u16, u32, u32, u64)| (&batch.0, batch.1) == (stream, producer);
+        let newest = self.numbered.iter().filter(mine).map(|batch| batch.2).max();
+        if newest.is_some_and(|newest| by.epoch < newest) {
+            return Err(());
+        }
+        let alike: Vec<_> = self.numbered.iter().filter(mine).filter(|batch| batch.2 == by.epoch).collect();
+        let again = alike.iter().rev().take(5).find(|batch| (batch.3, batch.4) == (by.first, append.records));
+        if let Some((.., first)) = again {
+            let next = Offset(first + u64::from(append.records));
+            return Ok(OpResult::Appended { partition: 0, first: Offset(*first), next });
+        }
+        if by.first != alike.last().map_or(0, |last| last.3 + last.4) {
+            return Err(());
+        }
+        let result = self.op(principal, &Op::Append { append: append.clone() }, None)?;
+        if let OpResult::Appended { first, .. } = result {
+            self.numbered.push((stream.clone(), producer, by.epoch, by.first, append.records, first.0));
+        }
+        Ok(result)
     }
 
     fn keep_alive(&mut self, lease: u64) -> Option<u64> {
@@ -1303,11 +1344,42 @@ impl Chooser<'_> {
         Commit { idempotency: None, guards, then, otherwise, mode: Mode::Foreseen }
     }
 
+    /// A batch of a producer: mostly the next one, now and then one that was sent before, or one that does not follow.
+    fn produce(&mut self) -> Op {
+        if self.below(4) == 0 {
+            return Op::Produce { produce: Box::new(Produce::Begin {}) };
+        }
+        let (stream, producer) =
+            (Key::from(self.one(&["s", "t", "t"])), self.below(self.model.producers + 1) << 20);
+        let sent: Vec<_> =
+            self.model.numbered.iter().filter(|batch| batch.0 == stream && batch.1 == producer).collect();
+        let last = sent.last().map_or((0, 0), |last| (last.2, last.3 + last.4));
+        let (epoch, first) = match self.below(8) {
+            0..=3 => last,
+            4 | 5 if !sent.is_empty() => {
+                let batch = self.one(&sent);
+                (batch.2, batch.3)
+            }
+            6 => (last.0 + 1, 0),
+            _ => (self.below(3) as u16, self.below(12) as u32),
+        };
+        let Op::Append { mut append } = append("", "text") else { unreachable!() };
+        let one = quorate_types::Record { key: None, value: None, headers: vec![] };
+        append.records = 1 + self.below(2) as u32;
+        append.payload = record::encode(&vec![one; append.records as usize]);
+        let append =
+            Append { stream, partition: PartitionChoice::Number { partition: 0 }, create: false, ..append };
+        let by = Numbered { producer: ProducerId(producer), epoch, first };
+        Op::Produce { produce: Box::new(Produce::Append { append, by }) }
+    }
+
     fn op(&mut self, depth: u32) -> Op {
         let lease = LeaseId(self.lease());
         let prev = self.below(2) == 0;
-        match self.below(if depth == 0 { 27 } else { 33 }) {
+        match self.below(if depth == 0 { 30 } else { 36 }) {
             25 | 26 => self.plain_op(),
+            33..=35 if depth > 0 => self.produce(),
+            27..=29 if depth == 0 => self.produce(),
             0..=2 => {
                 Op::Put { key: self.key(), value: self.value(), lease: LeaseId(self.lease_or_none()), prev }
             }
@@ -1338,8 +1410,14 @@ impl Chooser<'_> {
             },
             21 => Op::Deregister { service: "svc".into(), instance: "c".into() },
             22 => {
-                let fingerprint = u128::from(self.below(2));
-                claim(&self.idempotency_key(), self.lease_or_none(), fingerprint)
+                // What was claimed and completed is claimed again now and then.
+                let records = &self.model.records;
+                let done = records.iter().find(|(_, record)| matches!(record.kept, Kept::Done(_)));
+                let (key, fingerprint) = match done {
+                    Some(((_, key), record)) if prev => (key.clone(), record.fingerprint.0),
+                    _ => (self.idempotency_key(), u128::from(self.below(2))),
+                };
+                claim(&key, self.lease_or_none(), fingerprint)
             }
             23 => {
                 let claims: Vec<(String, u64)> = self
@@ -1549,6 +1627,7 @@ fn mark(driver: &Driver, outcomes: &[Outcome], marks: &mut BTreeSet<&'static str
                     OpResult::Failed { .. } => "one operation of each failed",
                     OpResult::Nested { branch: Branch::Else, .. } => "an inner else list ran",
                     OpResult::Token { .. } => "a token was given",
+                    OpResult::Producer { .. } => "a producer was given a number",
                     _ => continue,
                 });
             }
@@ -1564,7 +1643,7 @@ fn the_random_commands_reach_the_rare_paths() {
         let seeds: Vec<u64> = (0..100).map(|_| chooser.below(u64::MAX)).collect();
         reached.extend(run(&seeds));
     }
-    assert_eq!(reached.len(), 23, "every mark is reached: {reached:#?}");
+    assert_eq!(reached.len(), 24, "every mark is reached: {reached:#?}");
 }
 
 proptest! {

@@ -144,6 +144,7 @@ fn adds(commit: &Commit) -> bool {
             | Op::CreateStream { .. }
             | Op::AlterStream { .. }
             | Op::Append { .. }
+            | Op::Produce { .. }
             | Op::CreateGroup { .. }
             | Op::LeaseGrant { .. }
             | Op::Acquire { .. }

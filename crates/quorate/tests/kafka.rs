@@ -11,16 +11,21 @@ use support::quorate;
 
 #[test]
 fn what_a_kafka_client_was_told_outlives_the_leader() {
-    while_the_leader_dies("failover.py");
+    while_the_leader_dies("failover.py", &["plain"]);
+}
+
+#[test]
+fn a_producer_that_numbers_its_batches_loses_doubles_and_swaps_nothing_when_the_leader_is_killed() {
+    while_the_leader_dies("failover.py", &["idempotent"]);
 }
 
 #[test]
 fn members_of_a_group_are_told_nothing_when_the_leader_dies() {
-    while_the_leader_dies("groups_failover.py");
+    while_the_leader_dies("groups_failover.py", &[]);
 }
 
 /// Three nodes, and a program of a client's that says whom it takes for the leader: that one is killed then.
-fn while_the_leader_dies(program: &str) {
+fn while_the_leader_dies(program: &str, arguments: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let folder = root.join("target/kafka-clients");
     let filled = Command::new(root.join("scripts/kafka-clients.sh")).arg(&folder).output().unwrap();
@@ -33,6 +38,7 @@ fn while_the_leader_dies(program: &str) {
     let node = |n: usize, name: &str| said["nodes"][n][name].clone();
     let mut story = Command::new(folder.join("venv/bin/python"))
         .arg(root.join("crates/gateways/kafka/tests/clients").join(program))
+        .args(arguments)
         .args((0..3).map(|n| node(n, "kafka").as_str().unwrap().to_owned()))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdout(Stdio::piped())

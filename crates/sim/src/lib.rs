@@ -24,6 +24,6 @@ mod world;
 
 pub use cluster::{ClusterOptions, ClusterPlant, ClusterReport, run_cluster};
 pub use plant::Plant;
-pub use probes::{CLUSTER_PROBES, CLUSTER_RARE, MEMBER_PROBES, PROBES, Probes, USER_PROBES};
+pub use probes::{CLUSTER_PROBES, CLUSTER_RARE, MEMBER_PROBES, PROBES, PRODUCER_PROBES, Probes, USER_PROBES};
 pub use workload::Scenario;
 pub use world::{Failure, Options, Report, durability_name, run};

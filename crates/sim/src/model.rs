@@ -13,9 +13,9 @@ use quorate_machine::{Due, Event, Machine, Outputs};
 use quorate_types::{
     Append, Blob, Branch, Command, CommandBody, Commit, Committed, Entry, Fingerprint, GroupMode, GroupName,
     GroupSettings, Guard, GuardFailed, IdempotencyKey, Key, KeyField, KeyRange, KeyValue, LeaseId, LimitName,
-    LimitPolicy, LockMode, LockName, LogIndex, LogTime, Millis, Mode, OnRefused, Op, OpError, OpResult,
-    Outcome, PayloadRef, Principal, RangeRead, Refusal, Resolution, Revision, StreamSettings, TaskName,
-    WallTime, When,
+    LimitPolicy, LockMode, LockName, LogIndex, LogTime, Millis, Mode, Numbered, OnRefused, Op, OpError,
+    OpResult, Outcome, PayloadRef, Principal, Produce, ProduceError, ProducerId, RangeRead, Refusal,
+    Resolution, Revision, StreamSettings, TaskName, WallTime, When,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -99,6 +99,8 @@ struct Taken {
 }
 
 type Record = (Key, GroupName, u32, u64);
+/// Stream, partition, producer, epoch.
+type Line = (Key, u32, ProducerId, u16);
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -124,6 +126,12 @@ pub(crate) struct Model {
     next: BTreeMap<(Key, u32), u64>,
     groups: BTreeMap<(Key, GroupName), GroupSettings>,
     delivered: BTreeMap<Record, Delivered>,
+    /// Numbers given to producers: each is given once.
+    producers: BTreeSet<ProducerId>,
+    /// Those of before this entry.
+    producers_before: BTreeSet<ProducerId>,
+    /// Where each batch went that a producer has numbered, by stream, partition, producer, epoch and its first record.
+    numbered: BTreeMap<Line, BTreeMap<u32, (u32, u64)>>,
     expiries_max: u64,
     calls: Calls,
     users: Users,
@@ -189,6 +197,7 @@ impl Model {
         );
         (self.index, self.time, self.wall) = (entry.index, entry.time, entry.wall);
         self.calls.begin(entry.wall, entry.time);
+        self.producers_before.clone_from(&self.producers);
         let held_before = self.holds.clone();
         let live_before: BTreeSet<LeaseId> = self.leases.keys().copied().collect();
         let mut happened = Happened { events: &out.events, revoked_later: revoked(entry, out), expired: 0 };
@@ -531,6 +540,7 @@ impl Model {
             (Op::Append { append }, OpResult::Appended { partition, first, next }) => {
                 self.appended(append, *partition, first.0, next.0)?;
             }
+            (Op::Produce { produce }, result) => self.produced(produce, result, probes)?,
             (Op::CreateGroup { stream, group, settings }, _) => {
                 self.groups.insert((stream.clone(), group.clone()), settings.clone());
             }
@@ -873,6 +883,7 @@ impl Model {
         self.streams.remove(stream);
         self.batches.retain(|(of, _), _| of != stream);
         self.next.retain(|(of, _), _| of != stream);
+        self.numbered.retain(|(of, ..), _| of != stream);
         self.groups.retain(|(of, _), _| of != stream);
         self.delivered.retain(|(of, ..), _| of != stream);
     }
@@ -892,6 +903,37 @@ impl Model {
         *expected = next;
         self.batches.entry((stream.clone(), partition)).or_default().insert(first, Batch { at, records });
         Ok(())
+    }
+
+    /// A number is given once; a batch is appended once, after those before it, or answered as it was.
+    fn produced(&mut self, produce: &Produce, result: &OpResult, probes: &mut Probes) -> Check {
+        let (append, by, partition, first, next) = match (produce, result) {
+            (Produce::Begin {}, OpResult::Producer { producer, epoch }) => {
+                ensure!(self.producers.insert(*producer) && *epoch == 0, "number {producer} was given twice");
+                return Ok(());
+            }
+            (Produce::Append { append, by }, OpResult::Appended { partition, first, next }) => {
+                (append, by, *partition, first.0, next.0)
+            }
+            other => return Err(format!("{other:?} is no answer of a producer's")),
+        };
+        let Numbered { producer, epoch, first: number } = *by;
+        let line = (append.stream.clone(), partition, producer, epoch);
+        let sent = self.numbered.entry(line).or_default();
+        if let Some((records, base)) = sent.get(&number) {
+            let same = (*records, *base) == (append.records, first);
+            ensure!(same, "{by:?} was appended at {base} with {records} records, then at {first}");
+            probes.hit("producer: a batch that came again");
+            return Ok(());
+        }
+        let follows = sent.last_key_value().map_or(0, |(last, (records, _))| last + records);
+        ensure!(number == follows, "{by:?} was appended, record {follows} is missing");
+        sent.insert(number, (append.records, first));
+        let (stream, of) = (append.stream.clone(), (producer, epoch));
+        let later =
+            (stream.clone(), partition, producer, epoch + 1)..=(stream, partition, producer, u16::MAX);
+        ensure!(self.numbered.range(later).next().is_none(), "{of:?} appended after a later life");
+        self.appended(append, partition, first, next)
     }
 
     fn delivered(
@@ -1001,6 +1043,7 @@ impl Model {
                     }
                     OpError::ClaimHeld { .. } => probes.hit("ask: a claim held by another"),
                     OpError::IdempotencyFull { .. } => probes.hit("ask: idempotency memory full"),
+                    OpError::Produce { why } => self.producer_refused(why, probes)?,
                     _ => {}
                 }
             }
@@ -1015,6 +1058,25 @@ impl Model {
             | Refusal::Denied { .. }
             | Refusal::LockOut {}
             | Refusal::Access { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn producer_refused(&self, why: &ProduceError, probes: &mut Probes) -> Check {
+        match why {
+            ProduceError::Unknown { producer } => {
+                ensure!(
+                    !self.producers_before.contains(producer),
+                    "number {producer} was given, and refused"
+                );
+            }
+            ProduceError::Epoch { producer, found, .. } => {
+                let lives = self.numbered.keys().any(|(_, _, of, epoch)| (of, epoch) == (producer, found));
+                ensure!(lives, "producer {producer} has no life {found}");
+                probes.hit("producer: an earlier life fenced off");
+            }
+            ProduceError::Order { .. } => probes.hit("producer: a batch that does not follow"),
+            ProduceError::Full { .. } => return Err("there is room for all producers".into()),
         }
         Ok(())
     }

@@ -141,6 +141,13 @@ pub const MEMBER_PROBES: &[&str] = &[
     "groups: told of the next generation",
 ];
 
+/// Paths that a campaign of the scenario `producers` must reach.
+pub const PRODUCER_PROBES: &[&str] = &[
+    "producer: a batch that came again",
+    "producer: a batch that does not follow",
+    "producer: an earlier life fenced off",
+];
+
 /// How often each path was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Probes(BTreeMap<&'static str, u64>);
@@ -152,7 +159,7 @@ impl Probes {
     /// When the name is not listed: nobody would miss it.
     pub(crate) fn hit(&mut self, name: &'static str) {
         assert!(
-            [PROBES, CLUSTER_PROBES, CLUSTER_RARE, USER_PROBES, MEMBER_PROBES]
+            [PROBES, CLUSTER_PROBES, CLUSTER_RARE, USER_PROBES, MEMBER_PROBES, PRODUCER_PROBES]
                 .iter()
                 .any(|list| list.contains(&name)),
             "the probe {name:?} is not listed"

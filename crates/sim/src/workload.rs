@@ -13,9 +13,10 @@ use quorate_machine::Machine;
 use quorate_types::{
     Append, Blob, Command, CommandBody, Commit, Compare, Delivery, FencingToken, Fingerprint, Format,
     GroupMode, GroupName, GroupSettings, Guard, Idempotency, IdempotencyKey, Instance, Key, KeyField,
-    KeyRange, LeaseId, LimitName, LimitPolicy, LockMode, LockName, LogTime, Millis, Mode, OnRefused, Op,
-    OpResult, Outcome, PartitionChoice, Principal, RangeRead, Record, Refusal, Resolution, Retention,
-    Revision, Select, StreamSettings, TaskName, WaitRequest, WallTime, When, record,
+    KeyRange, LeaseId, LimitName, LimitPolicy, LockMode, LockName, LogTime, Millis, Mode, Numbered,
+    OnRefused, Op, OpResult, Outcome, PartitionChoice, Principal, Produce, ProducerId, RangeRead, Record,
+    Refusal, Resolution, Retention, Revision, Select, StreamSettings, TaskName, WaitRequest, WallTime, When,
+    record,
 };
 
 /// What the workload dwells on.
@@ -38,11 +39,13 @@ pub enum Scenario {
     Users,
     /// Groups of members and their offsets, beside a little of everything.
     Members,
+    /// Producers that number their batches, beside a little of everything.
+    Producers,
 }
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Mixed,
         Self::Keys,
         Self::Streams,
@@ -51,12 +54,15 @@ impl Scenario {
         Self::Calls,
         Self::Users,
         Self::Members,
+        Self::Producers,
     ];
+    /// How many of them campaigns choose from. The others have campaigns of their own: seeds that are known for what they find keep finding it.
+    const CHOSEN: usize = 6;
 
-    /// The scenario of a seed in a campaign. Users and members have campaigns of their own: seeds that are known for what they find keep finding it.
+    /// The scenario of a seed in a campaign.
     #[must_use]
     pub fn of_seed(seed: u64) -> Self {
-        Self::ALL[(seed % (Self::ALL.len() as u64 - 2)) as usize]
+        Self::ALL[(seed % Self::CHOSEN as u64) as usize]
     }
 
     /// Its name on the command line.
@@ -71,6 +77,7 @@ impl Scenario {
             Self::Calls => "calls",
             Self::Users => "users",
             Self::Members => "members",
+            Self::Producers => "producers",
         }
     }
 
@@ -95,6 +102,7 @@ impl Scenario {
             Self::Asks => [3, 3, 2, 8, 4, 18, 18, 36, 1, 6, 2],
             Self::Calls => [3, 2, 1, 2, 2, 1, 1, 8, 0, 2, 70],
             Self::Users | Self::Members => [20, 8, 4, 6, 8, 4, 4, 12, 2, 6, 6],
+            Self::Producers => [8, 10, 4, 4, 4, 2, 4, 12, 1, 4, 4],
         }
     }
 }
@@ -113,6 +121,10 @@ pub(crate) enum Hope {
     Claim(IdempotencyKey),
     /// That this element was pushed into a queue; or to be given one.
     Queue(Option<Blob>),
+    /// A number to produce with.
+    Producer,
+    /// That its batch is appended.
+    Batch,
 }
 
 /// An increment that must happen once.
@@ -147,6 +159,7 @@ pub(crate) struct Client {
     claim: Option<(IdempotencyKey, FencingToken)>,
     must: Option<Must>,
     pub(crate) caller: Caller,
+    producing: Producing,
     next: u64,
     /// The proposal it waits for, and why.
     pub(crate) busy: Option<(OpId, Hope)>,
@@ -173,6 +186,7 @@ impl Client {
             claim: None,
             must: None,
             caller: Caller::new(number, scripts),
+            producing: Producing::default(),
             next: 0,
             busy: None,
             acked: 0,
@@ -237,6 +251,12 @@ impl Client {
                     self.claim = Some((key.clone(), *token));
                 }
             }
+            (Hope::Producer, Outcome::Committed { committed }) => {
+                if let Some(OpResult::Producer { producer, epoch }) = committed.results.first() {
+                    self.producing = Producing { number: Some((*producer, *epoch)), ..Producing::default() };
+                }
+            }
+            (Hope::Batch, outcome) => self.producing.answered(outcome),
             _ => {}
         }
         if self.tokens.len() > 6 {
@@ -311,6 +331,11 @@ impl Client {
             && !random.chance(3)
         {
             return (crate::members::act(random, view.machine), self.principal.clone(), Hope::Nothing);
+        }
+        let knows = view.machine.version() >= quorate_machine::CALLS_SINCE;
+        if scenario == Scenario::Producers && knows && self.busy.is_none() && random.chance(2) {
+            let (body, hope) = self.produce(random, view);
+            return (body, self.principal.clone(), hope);
         }
         let (body, hope) = self.choose(scenario, random, view);
         // What only a busy client's answer could tell is not asked while it waits for another.
@@ -537,6 +562,44 @@ impl Client {
             }
         };
         commit(vec![op])
+    }
+
+    /// A batch in its turn, sent until it is answered; now and then one that was answered, or the first of another life.
+    fn produce(&mut self, random: &mut Random, view: &View<'_>) -> (CommandBody, Hope) {
+        if view.machine.stream(&"s/plain".into()).is_none() {
+            return (commit(declarations()), Hope::Nothing);
+        }
+        let Some((producer, epoch)) = self.producing.number else {
+            return (produce(Produce::Begin {}), Hope::Producer);
+        };
+        if self.producing.batch.is_none() {
+            if random.chance(40) {
+                // What it sent in this life may still come again.
+                let sent = std::mem::take(&mut self.producing.sent);
+                self.producing =
+                    Producing { number: Some((producer, epoch + 1)), sent, ..Producing::default() };
+            } else if random.chance(60) {
+                self.producing.number = None;
+            }
+        }
+        let Some((producer, epoch)) = self.producing.number else {
+            return (produce(Produce::Begin {}), Hope::Producer);
+        };
+        if let Some(sent) = random.pick(&self.producing.sent).filter(|_| random.chance(6)).cloned() {
+            return (produce(sent), Hope::Nothing);
+        }
+        if self.producing.batch.is_none() {
+            let records: Vec<Record> = (0..random.between(1, 3)).map(|_| self.record(None, 30)).collect();
+            let Op::Append { append } =
+                append("s/plain", records, PartitionChoice::Number { partition: self.number as u32 % 2 })
+            else {
+                unreachable!("append makes an append")
+            };
+            let by = Numbered { producer, epoch, first: self.producing.next };
+            self.producing.batch = Some(Produce::Append { append, by });
+        }
+        let batch = self.producing.batch.clone().expect("it was just set");
+        (produce(batch), Hope::Batch)
     }
 
     fn groups(&mut self, random: &mut Random) -> (CommandBody, Hope) {
@@ -780,6 +843,40 @@ impl Client {
         let mode = if random.chance(3) { Mode::Each } else { Mode::Atomic };
         body(Commit { then: ops, mode, ..Commit::default() })
     }
+}
+
+/// What a client produces that numbers its batches.
+#[derive(Default)]
+struct Producing {
+    number: Option<(ProducerId, u16)>,
+    /// Number of the next record.
+    next: u32,
+    /// The batch that is not answered yet.
+    batch: Option<Produce>,
+    /// The last that were.
+    sent: Vec<Produce>,
+}
+
+impl Producing {
+    fn answered(&mut self, outcome: &Outcome) {
+        let Outcome::Committed { .. } = outcome else {
+            // A member that was restored from before the batch, or has another view of who is let in: begin anew.
+            *self = Self::default();
+            return;
+        };
+        let Some(batch) = self.batch.take() else { return };
+        if let Produce::Append { append, by } = &batch {
+            self.next = Numbered::after(by.first, append.records);
+        }
+        self.sent.push(batch);
+        if self.sent.len() > 5 {
+            self.sent.remove(0);
+        }
+    }
+}
+
+fn produce(produce: Produce) -> CommandBody {
+    commit(vec![Op::Produce { produce: Box::new(produce) }])
 }
 
 /// A command as a proposal is sent: the client's name is the proposal's number.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test may panic.
 
 use quorate_engine::Durability;
-use quorate_sim::{MEMBER_PROBES, Options, Plant, Probes, Scenario, USER_PROBES, run};
+use quorate_sim::{MEMBER_PROBES, Options, PRODUCER_PROBES, Plant, Probes, Scenario, USER_PROBES, run};
 
 #[test]
 fn a_campaign_finds_nothing_and_reaches_every_probe() {
@@ -78,4 +78,17 @@ fn groups_of_members_keep_their_offsets_and_what_they_were_given() {
         }
     }
     assert_eq!(probes.missing_of(MEMBER_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
+}
+
+#[test]
+fn what_a_producer_sends_again_is_appended_once() {
+    let mut probes = Probes::default();
+    for seed in 7000..7030 {
+        let options = Options { scenario: Scenario::Producers, ..Options::default() };
+        match run(seed, 4_000, options) {
+            Ok(report) => probes.merge(&report.probes),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert_eq!(probes.missing_of(PRODUCER_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
 }

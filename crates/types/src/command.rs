@@ -181,7 +181,7 @@ impl Command {
             commit.for_each_op(&mut |op| {
                 calls |= match op {
                     Op::Call { .. } | Op::Select { .. } | Op::Write { .. } | Op::Erase { .. } => true,
-                    Op::CommitOffsets { .. } | Op::Member { .. } => true,
+                    Op::CommitOffsets { .. } | Op::Member { .. } | Op::Produce { .. } => true,
                     Op::Nested { commit } | Op::Schedule { commit, .. } => commit.is_of_calls(),
                     _ => false,
                 };

@@ -9,6 +9,7 @@
 use crate::blob::Blob;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::membership::{MemberChange, OffsetCommit};
+use crate::producers::Produce;
 use crate::units::{
     FencingToken, Fingerprint, GroupName, IdempotencyKey, InstanceName, Key, Keyspace, LeaseId, LimitName,
     LockName, LogIndex, Millis, Offset, Revision, ServiceName, TaskName, WallTime,
@@ -73,6 +74,11 @@ impl Commit {
             match op {
                 Op::Append { append } => visit(&mut append.payload),
                 Op::Call { record: Some(record), .. } => visit(record),
+                Op::Produce { produce } => {
+                    if let Some(append) = produce.append_mut() {
+                        visit(&mut append.payload);
+                    }
+                }
                 Op::Nested { commit } => commit.for_each_payload(visit),
                 Op::Schedule { commit, on_refused, .. } => {
                     commit.for_each_payload(visit);
@@ -714,6 +720,11 @@ pub enum Op {
         /// The change.
         change: Box<MemberChange>,
     },
+    /// What a producer that numbers its batches asks for.
+    Produce {
+        /// What it asks for.
+        produce: Box<Produce>,
+    },
 }
 wire_enum!(Op {
     1 = Get { key },
@@ -760,6 +771,7 @@ wire_enum!(Op {
     42 = Erase { range, prev },
     43 = CommitOffsets { commit },
     44 = Member { change },
+    45 = Produce { produce },
 });
 
 impl Wire for Box<Select> {

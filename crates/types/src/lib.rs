@@ -15,6 +15,7 @@ pub mod geo;
 pub mod limits;
 pub mod membership;
 pub mod outcome;
+pub mod producers;
 pub mod record;
 pub mod reply;
 pub mod roles;
@@ -40,6 +41,7 @@ pub use outcome::{
     Branch, Committed, GuardFailed, Holder, KeyValue, LimitReport, OpError, OpResult, Outcome, Refusal,
     Refused, Registered, Resolution, Taken,
 };
+pub use producers::{EPOCH_MAX, Numbered, Produce, ProduceError, ProducerId, SEQUENCE_MAX};
 pub use record::{Header, Record, RecordId};
 pub use reply::{Replies, Reply};
 pub use roles::{AccessChange, AccessRefusal, ROOT, RangeRule, Role, TOKENS_MAX, Token};

@@ -10,6 +10,7 @@ use crate::commit::{
 use crate::membership::{
     MEMBERS_MAX, METADATA_BYTES_MAX, MemberChange, Membership, OFFSETS_MAX, OffsetCommit, PROTOCOLS_MAX,
 };
+use crate::producers::{EPOCH_MAX, Numbered, Produce, SEQUENCE_MAX};
 use crate::units::{Key, Millis};
 use crate::users::UserChange;
 
@@ -267,6 +268,7 @@ impl Limits {
                 self.writable(stream)
             }
             Op::Append { append } => self.append(append),
+            Op::Produce { produce } => self.produce(produce),
             Op::CreateGroup { stream, group, settings } => {
                 self.writable(stream)?;
                 self.name("group name", &group.0)?;
@@ -422,6 +424,21 @@ impl Limits {
         }
     }
 
+    fn produce(&self, produce: &Produce) -> Result<(), Invalid> {
+        match produce {
+            Produce::Begin {} => Ok(()),
+            Produce::Append { append, by } => {
+                self.numbered(by)?;
+                self.append(append)
+            }
+        }
+    }
+
+    fn numbered(&self, by: &Numbered) -> Result<(), Invalid> {
+        bound("epoch of a producer", u64::from(by.epoch), 0, u64::from(EPOCH_MAX))?;
+        bound("number of a record", u64::from(by.first), 0, u64::from(SEQUENCE_MAX))
+    }
+
     fn append(&self, append: &Append) -> Result<(), Invalid> {
         self.writable(&append.stream)?;
         bound("records of a batch", u64::from(append.records), 1, u64::from(u32::MAX))?;
@@ -492,6 +509,7 @@ fn op_bytes(op: &Op) -> u64 {
         | Op::Trim { stream, .. }
         | Op::StreamInfo { stream } => stream.name.len(),
         Op::Append { append } => append_bytes(append),
+        Op::Produce { produce } => produce.append().map_or(0, append_bytes) + 32,
         Op::CreateGroup { stream, group, settings } => {
             let letters = match &settings.mode {
                 GroupMode::Shared { dead_letter: Some(letters), .. } => letters.name.len(),

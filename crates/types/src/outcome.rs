@@ -5,6 +5,7 @@
 use crate::blob::Blob;
 use crate::commit::{Compare, Delivery, Instance, KeyField, LockMode, PayloadRef};
 use crate::membership::{GroupFault, MemberAnswer};
+use crate::producers::{ProduceError, ProducerId};
 use crate::reply::Reply;
 use crate::roles::AccessRefusal;
 use crate::units::{
@@ -212,6 +213,13 @@ pub enum OpResult {
         /// What became of it.
         answer: MemberAnswer,
     },
+    /// A producer was given a number, or another life.
+    Producer {
+        /// The number.
+        producer: ProducerId,
+        /// The life.
+        epoch: u16,
+    },
 }
 wire_enum!(OpResult {
     0 = Done {},
@@ -234,6 +242,7 @@ wire_enum!(OpResult {
     17 = Reply { reply },
     18 = Kept { missing },
     19 = Member { answer },
+    20 = Producer { producer, epoch },
 });
 
 /// A key with its numbers.
@@ -920,6 +929,12 @@ pub enum OpError {
         /// Why.
         why: GroupFault,
     },
+    /// A producer that numbers its batches is refused.
+    #[error("{why}")]
+    Produce {
+        /// Why.
+        why: ProduceError,
+    },
 }
 wire_enum!(OpError {
     1 = LeaseMissing { lease },
@@ -960,6 +975,7 @@ wire_enum!(OpError {
     36 = Denied { denied },
     37 = KeyMissing { key },
     38 = Group { group, why },
+    39 = Produce { why },
 });
 
 impl crate::codec::Wire for Box<OpError> {

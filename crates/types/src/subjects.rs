@@ -140,6 +140,10 @@ fn of_op(op: &Op, found: &mut BTreeSet<Subject>) {
         | Op::Nack { stream, .. }
         | Op::Extend { stream, .. } => Subject::stream(stream),
         Op::Append { append } => Subject::stream(&append.stream),
+        Op::Produce { produce } => match produce.append() {
+            Some(append) => Subject::stream(&append.stream),
+            None => return,
+        },
         Op::LeaseGrant { lease, .. } | Op::LeaseKeepAlive { lease } | Op::LeaseRevoke { lease } => {
             Subject::Lease { lease: *lease }
         }

@@ -150,6 +150,7 @@ pub(crate) fn op(error: &OpError) -> Status {
         | OpError::PartitionsRemoved { .. }
         | OpError::OffsetOutOfRange { .. }
         | OpError::KeylessRecord { .. }
+        | OpError::Produce { .. }
         | OpError::BadPayload { .. }
         | OpError::GroupMissing { .. }
         | OpError::GroupExists { .. }

@@ -460,6 +460,7 @@ fn op_row(error: &OpError) -> (&'static str, u16, Retry) {
             ("offset_out_of_range", if asked < first { 410 } else { 416 }, Retry::No)
         }
         OpError::KeylessRecord { .. } => ("keyless_record", 409, Retry::No),
+        OpError::Produce { .. } => ("producer_refused", 409, Retry::No),
         OpError::BadPayload { .. } => ("bad_payload", 400, Retry::No),
         OpError::GroupMissing { .. } => ("group_missing", 404, Retry::No),
         OpError::GroupExists { .. } => ("group_exists", 409, Retry::No),
@@ -521,6 +522,7 @@ fn op_sides(error: &OpError) -> (Option<String>, Option<String>) {
         | OpError::StreamMissing { .. }
         | OpError::StreamExists { .. }
         | OpError::KeylessRecord { .. }
+        | OpError::Produce { .. }
         | OpError::BadPayload { .. }
         | OpError::GroupMissing { .. }
         | OpError::GroupExists { .. }

@@ -5,7 +5,7 @@
 
 use quorate_batch::Bad;
 use quorate_runtime::RuntimeError;
-use quorate_types::{GroupFault, OpError, Refusal};
+use quorate_types::{GroupFault, OpError, ProduceError, Refusal};
 
 macro_rules! codes {
     ($($name:ident = $code:literal)*) => {
@@ -28,6 +28,7 @@ codes! {
     RequestTimedOut = 7
     MessageTooLarge = 10
     OffsetMetadataTooLarge = 12
+    CoordinatorLoadInProgress = 14
     CoordinatorNotAvailable = 15
     NotCoordinator = 16
     InvalidTopicException = 17
@@ -50,6 +51,8 @@ codes! {
     InvalidReplicaAssignment = 39
     InvalidConfig = 40
     InvalidRequest = 42
+    OutOfOrderSequenceNumber = 45
+    InvalidProducerEpoch = 47
     InvalidTxnState = 48
     KafkaStorageError = 56
     SaslAuthenticationFailed = 58
@@ -114,6 +117,7 @@ pub(crate) fn op(error: &OpError) -> Code {
         OpError::PartitionsRemoved { .. } | OpError::Range { .. } => Code::InvalidPartitions,
         OpError::Denied { .. } => Code::TopicAuthorizationFailed,
         OpError::Group { why, .. } => fault(*why),
+        OpError::Produce { why } => producer(why),
         // None of these comes of what this gateway sends.
         _ => Code::UnknownServerError,
     }
@@ -140,6 +144,27 @@ pub(crate) fn of_group(code: Code) -> Code {
         Code::NotEnoughReplicas | Code::RequestTimedOut => Code::CoordinatorNotAvailable,
         Code::NotLeaderOrFollower => Code::NotCoordinator,
         Code::TopicAuthorizationFailed => Code::GroupAuthorizationFailed,
+        other => other,
+    }
+}
+
+/// Of a producer that is refused.
+fn producer(why: &ProduceError) -> Code {
+    match why {
+        ProduceError::Unknown { .. } => Code::UnknownProducerId,
+        ProduceError::Epoch { .. } => Code::InvalidProducerEpoch,
+        ProduceError::Order { .. } => Code::OutOfOrderSequenceNumber,
+        // It did not happen, and may work later.
+        ProduceError::Full { .. } => Code::NotEnoughReplicas,
+    }
+}
+
+/// Of a request that is the coordinator's of a producer: there clients know another word for "try again", and trying again does no harm.
+pub(crate) fn coordinator(code: Code) -> Code {
+    match code {
+        Code::NotEnoughReplicas | Code::NotLeaderOrFollower | Code::RequestTimedOut => {
+            Code::CoordinatorLoadInProgress
+        }
         other => other,
     }
 }

@@ -11,7 +11,7 @@ use quorate_types::{
     Record, StreamSettings, UserChange, Verbs, record,
 };
 use std::time::{Duration, Instant};
-use support::{Server, base, batch, fetch, produce, split, topic};
+use support::{Server, base, batch, fetch, mended, produce, split, topic};
 
 /// Kafka's numbers for errors.
 mod code {
@@ -41,18 +41,7 @@ mod code {
 /// The whole numbers of a batch whose head was changed, with its checksum mended.
 fn changed(mut batch: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     batch[at..at + bytes.len()].copy_from_slice(bytes);
-    let crc = crc32(&batch[21..]);
-    batch[17..21].copy_from_slice(&crc.to_be_bytes());
-    batch
-}
-
-/// CRC-32C, bit by bit (RFC 3720, appendix B.4).
-fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, byte: &u8| {
-        (0..8)
-            .fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (0u32.wrapping_sub(crc & 1))))
-    };
-    !bytes.iter().fold(!0, step)
+    mended(batch)
 }
 
 #[tokio::test]
@@ -189,7 +178,13 @@ async fn batches_that_are_wrong_are_refused_each_for_itself() {
         ("t", 0, changed(good.clone(), 21, &5i16.to_be_bytes()), code::UNSUPPORTED_CODEC),
         ("t", 0, changed(good.clone(), 21, &16i16.to_be_bytes()), code::INVALID_TXN_STATE),
         ("t", 0, changed(good.clone(), 21, &32i16.to_be_bytes()), code::INVALID_RECORD),
-        ("t", 0, changed(good.clone(), 43, &9i64.to_be_bytes()), code::UNKNOWN_PRODUCER),
+        ("t", 0, changed(good.clone(), 43, &9i64.to_be_bytes()), code::INVALID_RECORD),
+        (
+            "t",
+            0,
+            changed(good.clone(), 43, &[0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0]),
+            code::UNKNOWN_PRODUCER,
+        ),
         ("t", 0, large, code::TOO_LARGE),
         ("t", 1, good.clone(), code::UNKNOWN_TOPIC),
         ("t", -1, good.clone(), code::UNKNOWN_TOPIC),

@@ -16,6 +16,7 @@ mod limits;
 mod locks;
 mod members;
 mod memory;
+mod producers;
 mod roles;
 mod snapshots;
 mod streams;

@@ -100,6 +100,9 @@ pub fn result(result: &OpResult, payloads: &Payloads, values: Values) -> String 
         OpResult::Reply { reply: answer } => object.json("reply", reply(answer)),
         OpResult::Kept { missing } => object.plain("missing", missing.len()),
         OpResult::Member { answer } => member(object, answer),
+        OpResult::Producer { producer, epoch } => {
+            object.plain("producer", producer.0).plain("epoch", u32::from(*epoch))
+        }
     }
     .done()
 }
@@ -376,6 +379,7 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::Erase { .. } => "erase",
         Op::CommitOffsets { .. } => "commit_offsets",
         Op::Member { .. } => "member",
+        Op::Produce { .. } => "produce",
     }
 }
 

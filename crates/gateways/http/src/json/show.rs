@@ -9,7 +9,7 @@ use super::units::{duration_text, time_text};
 use super::write::{Object, Values, list};
 use quorate_types::{
     Append, Commit, Compare, Delivery, GroupMode, Guard, Key, KeyField, KeyRange, LimitPolicy, Millis, Mode,
-    OnRefused, Op, Order, PartitionChoice, RangeRead, Sort, StreamSettings, When, record,
+    OnRefused, Op, Order, PartitionChoice, Produce, RangeRead, Sort, StreamSettings, When, record,
 };
 
 /// A commit, as `POST /v1/commit` takes it.
@@ -327,6 +327,13 @@ fn operation(op: &Op, values: Values) -> String {
         Op::Call { space, words, .. } => shown
             .nonzero("keyspace", u64::from(space.0))
             .with(|object| object.list("words", words.iter().map(|word| super::answer::word(word)))),
+        Op::Produce { produce } => match &**produce {
+            Produce::Begin {} => shown,
+            Produce::Append { append: one, by } => append(shown, one)
+                .number("producer", by.producer.0)
+                .number("epoch", u32::from(by.epoch))
+                .number("first", by.first),
+        },
         Op::Nested { commit: inner } => return Object::new().json(tag, commit(inner, values)).done(),
     }
     .tagged(tag)

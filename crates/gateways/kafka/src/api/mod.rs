@@ -13,6 +13,7 @@ mod members;
 mod metadata;
 mod offsets;
 mod produce;
+mod producers;
 mod sasl;
 mod topics;
 mod versions;
@@ -45,6 +46,7 @@ pub(crate) enum Api {
     Versions,
     CreateTopics,
     DeleteTopics,
+    InitProducerId,
     OffsetForLeaderEpoch,
     SaslAuthenticate,
     DeleteGroups,
@@ -82,6 +84,7 @@ const APIS: &[Row] = &[
     row(Api::Versions, 18, 0, 4, 3),
     row(Api::CreateTopics, 19, 2, 7, 5),
     row(Api::DeleteTopics, 20, 1, 6, 4),
+    row(Api::InitProducerId, 22, 0, 4, 2),
     row(Api::OffsetForLeaderEpoch, 23, 2, 4, 4),
     row(Api::SaslAuthenticate, 36, 0, 2, 2),
     row(Api::DeleteGroups, 42, 0, 2, 2),
@@ -171,6 +174,7 @@ pub(crate) async fn answer(
         Api::Versions => versions::answer(version, body, &mut out)?,
         Api::CreateTopics => topics::create(gateway, &who, version, body, &mut out).await?,
         Api::DeleteTopics => topics::delete(gateway, &who, version, body, &mut out).await?,
+        Api::InitProducerId => producers::init(gateway, &who, version, body, &mut out).await?,
         Api::OffsetForLeaderEpoch => offsets::for_epoch(gateway, &who, version, body, &mut out).await?,
         Api::SaslAuthenticate => sasl::authenticate(gateway, session, version, body, &mut out).await?,
         Api::DescribeCluster => cluster::describe(gateway, version, body, &mut out)?,

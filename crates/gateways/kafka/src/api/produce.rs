@@ -4,6 +4,8 @@
 //! broker has it. A request that is larger than a commit may be is several, in order. The commit is under way before the next request is
 //! taken, so appends of a connection stay in order.
 //!
+//! A batch of a producer that numbers its batches is appended once, however often it comes; the machine tells.
+//!
 //! Invariant: a batch is stored only when its checksum, length and count are right, and is never changed but for its first eight bytes.
 //! Invariant: on a compacted topic records are stored, not batches: the machine goes by their keys.
 
@@ -17,8 +19,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use quorate_batch::Codec;
 use quorate_types::{
-    Append, Commit, Committed, Format, Key, Mode, Offset, Op, OpResult, PartitionChoice, Payload,
-    StreamSettings, record,
+    Append, Commit, Committed, Format, Key, Mode, Numbered, Offset, Op, OpResult, PartitionChoice, Payload,
+    Produce, ProducerId, StreamSettings, record,
 };
 use std::pin::Pin;
 use std::sync::Arc;
@@ -86,7 +88,7 @@ pub(crate) fn launch(
         let each = batches.into_iter().map(|batch| {
             let append = topic.as_ref().map_err(|code| *code);
             let slot = match append.and_then(|topic| append_of(gateway, head.version, topic, &batch)) {
-                Ok(append) => commits.push(gateway, append),
+                Ok((append, by)) => commits.push(gateway, append, by),
                 Err(code) => Slot::Refused(code),
             };
             (batch.partition, slot)
@@ -135,7 +137,7 @@ struct Commits {
 }
 
 impl Commits {
-    fn push(&mut self, gateway: &Gateway, append: Append) -> Slot {
+    fn push(&mut self, gateway: &Gateway, append: Append, by: Option<Numbered>) -> Slot {
         let bytes = append.payload.bytes.len() as u64 + APPEND_BYTES;
         let limits = &gateway.limits;
         let fits = self.all.last().is_some_and(|ops| {
@@ -147,7 +149,10 @@ impl Commits {
         }
         self.bytes += bytes;
         let commit = self.all.len() - 1;
-        self.all[commit].push(Op::Append { append });
+        self.all[commit].push(match by {
+            Some(by) => Op::Produce { produce: Box::new(Produce::Append { append, by }) },
+            None => Op::Append { append },
+        });
         Slot::In(commit, self.all[commit].len() - 1)
     }
 }
@@ -161,13 +166,13 @@ fn topic_of(gateway: &Gateway, topic: &str) -> Result<(Key, StreamSettings), Cod
     Ok((stream, settings))
 }
 
-/// The append that a batch is.
+/// The append that a batch is, and which of its producer's, if that says so.
 fn append_of(
     gateway: &Gateway,
     version: i16,
     (stream, settings): &(Key, StreamSettings),
     batch: &Batch,
-) -> Result<Append, Code> {
+) -> Result<(Append, Option<Numbered>), Code> {
     let partition = u32::try_from(batch.partition).ok().filter(|number| *number < settings.partitions);
     let partition = partition.ok_or(Code::UnknownTopicOrPartition)?;
     let bytes = batch.bytes.as_ref().ok_or(Code::InvalidRecord)?;
@@ -181,10 +186,7 @@ fn append_of(
     if header.is_transactional() {
         return Err(Code::InvalidTxnState);
     }
-    if header.producer_id >= 0 {
-        // Nobody was given such a number here.
-        return Err(Code::UnknownProducerId);
-    }
+    let by = numbered(&header)?;
     let codec = header.codec().map_err(|bad| error::batch(&bad))?;
     if codec == Codec::Zstd && version < ZSTD_SINCE {
         return Err(Code::UnsupportedCompressionType);
@@ -207,7 +209,15 @@ fn append_of(
     };
     let records = u32::try_from(header.count).map_err(|_| Code::InvalidRecord)?;
     let partition = PartitionChoice::Number { partition };
-    Ok(Append { stream: stream.clone(), partition, format, records, payload, create: false })
+    Ok((Append { stream: stream.clone(), partition, format, records, payload, create: false }, by))
+}
+
+/// Which batch of its producer it is; nothing where nobody counts.
+fn numbered(header: &quorate_batch::Header) -> Result<Option<Numbered>, Code> {
+    let Ok(producer) = u64::try_from(header.producer_id) else { return Ok(None) };
+    let epoch = u16::try_from(header.producer_epoch).map_err(|_| Code::InvalidRecord)?;
+    let first = u32::try_from(header.base_sequence).map_err(|_| Code::InvalidRecord)?;
+    Ok(Some(Numbered { producer: ProducerId(producer), epoch, first }))
 }
 
 fn put(slots: &[(String, Vec<(i32, Slot)>)], outcomes: &[Outcome], version: i16, out: &mut Writer) {

@@ -10,7 +10,8 @@ server = sys.argv[1]
 async def main():
     values = []
     for codec in [None, "gzip", "snappy", "lz4", "zstd"]:
-        async with AIOKafkaProducer(bootstrap_servers=server, compression_type=codec, acks="all") as producer:
+        settings = {"compression_type": codec, "acks": "all", "enable_idempotence": codec != "gzip"}
+        async with AIOKafkaProducer(bootstrap_servers=server, **settings) as producer:
             for number in range(100):
                 value = f"{codec} {number} ".encode() * 10
                 values.append(value)

@@ -11,7 +11,7 @@ assert "made" in admin.list_topics()
 
 values = []
 for codec in [None, "gzip", "snappy", "lz4", "zstd"]:
-    producer = KafkaProducer(bootstrap_servers=server, compression_type=codec, enable_idempotence=False, acks="all", linger_ms=5)
+    producer = KafkaProducer(bootstrap_servers=server, compression_type=codec, enable_idempotence=codec != "gzip", acks="all", linger_ms=5)
     for number in range(100):
         value = f"{codec} {number} ".encode() * 10
         values.append(value)

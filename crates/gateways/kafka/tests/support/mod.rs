@@ -229,6 +229,27 @@ pub(crate) fn batch(values: &[&str]) -> Vec<u8> {
     out
 }
 
+/// The same of a producer that numbers its records.
+pub(crate) fn numbered(values: &[&str], producer: i64, epoch: i16, first: i32) -> Vec<u8> {
+    let mut bytes = batch(values);
+    bytes[43..51].copy_from_slice(&producer.to_be_bytes());
+    bytes[51..53].copy_from_slice(&epoch.to_be_bytes());
+    bytes[53..57].copy_from_slice(&first.to_be_bytes());
+    mended(bytes)
+}
+
+/// A batch whose bytes were changed, with its checksum mended.
+pub(crate) fn mended(mut batch: Vec<u8>) -> Vec<u8> {
+    // CRC-32C, bit by bit (RFC 3720, appendix B.4).
+    let step = |crc: u32, byte: &u8| {
+        (0..8)
+            .fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (0u32.wrapping_sub(crc & 1))))
+    };
+    let crc = !batch[21..].iter().fold(!0, step);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch
+}
+
 pub(crate) fn produce(acks: i16, batches: &[(&str, i32, Vec<u8>)]) -> ProduceRequest {
     use produce_request::{PartitionProduceData, TopicProduceData};
     let topics = batches.iter().map(|(name, partition, batch)| {

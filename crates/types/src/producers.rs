@@ -1,0 +1,153 @@
+//! Producers that number what they send, so that a batch which is sent again is appended once.
+//!
+//! A producer is given a number of its own and counts its records in every partition. Source: KIP-98 (Kafka's idempotent producers).
+
+use crate::codec::{DecodeError, Reader, Wire, Writer};
+use crate::commit::Append;
+use crate::{wire_enum, wire_struct};
+
+/// Records are counted from 0 up to this, then from 0 again.
+pub const SEQUENCE_MAX: u32 = i32::MAX as u32;
+/// The last life that a producer's number has.
+pub const EPOCH_MAX: u16 = i16::MAX as u16;
+
+/// Number of a producer, given once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProducerId(pub u64);
+
+impl Wire for ProducerId {
+    fn put(&self, out: &mut Writer) {
+        out.varint(self.0);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(from.varint()?))
+    }
+}
+
+impl std::fmt::Display for ProducerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which batch this is among those of its producer for a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbered {
+    /// Who sends it.
+    pub producer: ProducerId,
+    /// In which of its lives, at most [`EPOCH_MAX`].
+    pub epoch: u16,
+    /// Number of its first record, at most [`SEQUENCE_MAX`].
+    pub first: u32,
+}
+wire_struct!(Numbered { producer, epoch, first });
+
+impl Numbered {
+    /// The number of the record that comes so many after one.
+    #[must_use]
+    pub fn after(number: u32, records: u32) -> u32 {
+        ((u64::from(number) + u64::from(records)) % (u64::from(SEQUENCE_MAX) + 1)) as u32
+    }
+}
+
+/// What a producer that numbers its batches asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Produce {
+    /// To be given a number.
+    Begin {},
+    /// To append a batch once: sent again, it is answered as it was the first time.
+    Append {
+        /// What to append, and to which partition, by number.
+        append: Append,
+        /// Which batch it is.
+        by: Numbered,
+    },
+}
+wire_enum!(Produce { 1 = Begin {}, 2 = Append { append, by } });
+
+impl Produce {
+    /// What it appends, if it does.
+    #[must_use]
+    pub fn append(&self) -> Option<&Append> {
+        match self {
+            Self::Append { append, .. } => Some(append),
+            Self::Begin {} => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn append_mut(&mut self) -> Option<&mut Append> {
+        match self {
+            Self::Append { append, .. } => Some(append),
+            Self::Begin {} => None,
+        }
+    }
+}
+
+impl Wire for Box<Produce> {
+    fn put(&self, out: &mut Writer) {
+        (**self).put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self::new(Produce::take(from)?))
+    }
+}
+
+/// Why a producer is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProduceError {
+    /// Nobody was given this number.
+    #[error("nobody was given producer number {producer}: ask for one first")]
+    Unknown {
+        /// The number.
+        producer: ProducerId,
+    },
+    /// A later life of the producer has been here.
+    #[error(
+        "producer {producer} is in its life {found}, this is of life {offered}: another has taken its place"
+    )]
+    Epoch {
+        /// Its number.
+        producer: ProducerId,
+        /// The newest life.
+        found: u16,
+        /// The one that asks.
+        offered: u16,
+    },
+    /// A batch is missing before this one, or it was sent so long ago that nobody knows any more what became of it.
+    #[error("producer {producer} sent record {offered}, the next is {wanted}: send what is missing first")]
+    Order {
+        /// Its number.
+        producer: ProducerId,
+        /// The number that would follow.
+        wanted: u32,
+        /// The number that came.
+        offered: u32,
+    },
+    /// There is no memory for one more.
+    #[error(
+        "{kept} numbered producers of partitions are remembered, and each has sent something lately: try again later"
+    )]
+    Full {
+        /// How many.
+        kept: u64,
+    },
+}
+wire_enum!(ProduceError {
+    1 = Unknown { producer },
+    2 = Epoch { producer, found, offered },
+    3 = Order { producer, wanted, offered },
+    4 = Full { kept },
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_counted_from_0_again_after_the_last_number() {
+        assert_eq!(Numbered::after(7, 3), 10);
+        assert_eq!(Numbered::after(SEQUENCE_MAX, 1), 0);
+        assert_eq!(Numbered::after(SEQUENCE_MAX - 1, 4), 2);
+    }
+}
