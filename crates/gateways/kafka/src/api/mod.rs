@@ -6,12 +6,14 @@
 
 mod cluster;
 mod committed;
+mod configs;
 mod coordinator;
 mod fetch;
 mod groups;
 mod members;
 mod metadata;
 mod offsets;
+mod partitions;
 mod produce;
 mod producers;
 mod sasl;
@@ -46,10 +48,15 @@ pub(crate) enum Api {
     Versions,
     CreateTopics,
     DeleteTopics,
+    DeleteRecords,
     InitProducerId,
     OffsetForLeaderEpoch,
+    DescribeConfigs,
+    AlterConfigs,
     SaslAuthenticate,
+    CreatePartitions,
     DeleteGroups,
+    IncrementalAlterConfigs,
     OffsetDelete,
     DescribeCluster,
 }
@@ -84,10 +91,15 @@ const APIS: &[Row] = &[
     row(Api::Versions, 18, 0, 4, 3),
     row(Api::CreateTopics, 19, 2, 7, 5),
     row(Api::DeleteTopics, 20, 1, 6, 4),
+    row(Api::DeleteRecords, 21, 0, 2, 2),
     row(Api::InitProducerId, 22, 0, 4, 2),
     row(Api::OffsetForLeaderEpoch, 23, 2, 4, 4),
+    row(Api::DescribeConfigs, 32, 1, 4, 4),
+    row(Api::AlterConfigs, 33, 0, 2, 2),
     row(Api::SaslAuthenticate, 36, 0, 2, 2),
+    row(Api::CreatePartitions, 37, 0, 3, 2),
     row(Api::DeleteGroups, 42, 0, 2, 2),
+    row(Api::IncrementalAlterConfigs, 44, 0, 1, 1),
     row(Api::OffsetDelete, 47, 0, 0, i16::MAX),
     row(Api::DescribeCluster, 60, 0, 1, 0),
 ];
@@ -169,6 +181,11 @@ pub(crate) async fn answer(
         Api::SyncGroup => members::sync(gateway, &who, version, body, &mut out).await?,
         Api::DescribeGroups => groups::describe(gateway, &who, version, body, &mut out).await?,
         Api::ListGroups => groups::list(gateway, &who, version, body, &mut out).await?,
+        Api::DeleteRecords => partitions::delete_records(gateway, &who, body, &mut out).await?,
+        Api::CreatePartitions => partitions::create(gateway, &who, body, &mut out).await?,
+        Api::DescribeConfigs => configs::describe(gateway, &who, version, body, &mut out).await?,
+        Api::AlterConfigs => configs::alter(gateway, &who, false, body, &mut out).await?,
+        Api::IncrementalAlterConfigs => configs::alter(gateway, &who, true, body, &mut out).await?,
         Api::DeleteGroups => groups::delete(gateway, &who, body, &mut out).await?,
         Api::OffsetDelete => committed::delete(gateway, &who, body, &mut out).await?,
         Api::Versions => versions::answer(version, body, &mut out)?,

@@ -163,7 +163,7 @@ fn settings_of(gateway: &Gateway, topic: &New) -> Result<(Key, StreamSettings), 
 }
 
 /// Sets what a topic's configuration says. What says that which holds anyhow is taken; what would change anything else is refused.
-fn config(settings: &mut StreamSettings, name: &str, value: &str) -> Result<(), &'static str> {
+pub(super) fn config(settings: &mut StreamSettings, name: &str, value: &str) -> Result<(), &'static str> {
     let bound = || match value {
         "-1" => Ok(None),
         digits => digits.parse().map(Some).map_err(|_| "wanted a number, or -1 for no bound"),

@@ -7,7 +7,7 @@ import sys
 import time
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
 
 server = sys.argv[1]
 
@@ -125,3 +125,16 @@ assert admin.list_consumer_group_offsets(asked)["g"].result(10).topic_partitions
 admin.delete_consumer_groups(["g"])["g"].result(10)
 gone = admin.delete_consumer_groups(["g"])["g"].exception(10)
 assert gone.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND, gone
+
+# And after topics: settings, partitions, records.
+topic = ConfigResource(ResourceType.TOPIC, "jobs")
+shown = admin.describe_configs([topic])[topic].result(10)
+assert shown["retention.ms"].value == "-1" and shown["retention.ms"].is_default, shown["retention.ms"]
+entry = ConfigEntry("retention.ms", "3600000", incremental_operation=AlterConfigOpType.SET)
+change = ConfigResource(ResourceType.TOPIC, "jobs", incremental_configs=[entry])
+admin.incremental_alter_configs([change])[change].result(10)
+assert admin.describe_configs([topic])[topic].result(10)["retention.ms"].value == "3600000"
+admin.create_partitions([NewPartitions("jobs", 6)])["jobs"].result(10)
+assert len(admin.list_topics("jobs", timeout=10).topics["jobs"].partitions) == 6
+gone = admin.delete_records([TopicPartition("jobs", 0, 50)])
+assert [future.result(10).low_watermark for future in gone.values()] == [50]
