@@ -20,6 +20,7 @@
 
 use crate::bodies::BodyId;
 use crate::memory::KEY_BYTES;
+use crate::names::{Leaves, Names};
 use crate::recency::{Recency, Use};
 use crate::rows::{Rows, Slot};
 use crate::table_digest;
@@ -29,7 +30,6 @@ use quorate_types::{
     Blob, DecodeError, Key, KeyRange, KeyValue, Keyspace, LeaseId, LogTime, OpError, Order, RangeRead,
     Revision, Select, Sort, Version, WallTime,
 };
-use std::collections::btree_map::IntoIter;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
@@ -226,7 +226,7 @@ pub(crate) struct Window {
 
 pub(crate) struct Keys {
     rows: Rows<Key, Row>,
-    ordered: BTreeMap<Keyspace, BTreeMap<Blob, Slot>>,
+    ordered: BTreeMap<Keyspace, Names>,
     by_lease: BTreeSet<(LeaseId, Slot)>,
     /// Keys with a deadline, soonest first. Ties end in the order of slots, which are the same everywhere.
     due_log: BTreeSet<(LogTime, Slot)>,
@@ -248,7 +248,7 @@ pub(crate) struct Keys {
     /// What the history does not tell of the command in hand.
     notes: Vec<Note>,
     /// Names of emptied keyspaces: nobody sees them any more, their memory is freed in slices.
-    dead: Vec<IntoIter<Blob, Slot>>,
+    dead: Vec<Leaves>,
 }
 
 /// How far the search for fallen rows is: round all slots, from where the last search stood, so that none waits forever.
@@ -271,7 +271,7 @@ enum Noted {
     Emptied {
         space: Keyspace,
         since: Option<u64>,
-        names: Option<BTreeMap<Blob, Slot>>,
+        names: Option<Names>,
         live: Option<u64>,
         bytes: Option<u64>,
         /// How many changes of elements' bytes came before.
@@ -470,16 +470,11 @@ impl Keys {
     /// The slots of up to `max` keys of a keyspace after a name, in order of names and round again; the name goes on.
     pub(crate) fn next_names(&self, space: Keyspace, after: &mut Blob, max: usize) -> Vec<Slot> {
         let Some(names) = self.ordered.get(&space) else { return Vec::new() };
-        let from = (Bound::Excluded(after.clone()), Bound::Unbounded);
-        let next = names.range::<Blob, _>(from).chain(names.range::<Blob, _>(..=after.clone()));
-        let mut last = None;
-        let slots = next.take(max).map(|(name, slot)| {
-            last = Some(name);
-            *slot
-        });
-        let slots = slots.collect();
-        if let Some(last) = last {
-            *after = last.clone();
+        let beyond = names.range(Bound::Excluded(after), Bound::Unbounded, self.named());
+        let round = names.range(Bound::Unbounded, Bound::Included(after), self.named());
+        let slots: Vec<Slot> = beyond.chain(round).take(max).collect();
+        if let Some(last) = slots.last() {
+            *after = self.rows.at(*last).0.name.clone();
         }
         slots
     }
@@ -549,9 +544,9 @@ impl Keys {
     /// The first key that exists at or after a name, in order of names, or else the first of all.
     pub(crate) fn some_key(&self, space: Keyspace, near: &Blob) -> Option<Slot> {
         let names = self.ordered.get(&space)?;
-        let live = |(_, slot): &(&Blob, &Slot)| self.rows.at(**slot).1.version > 0;
-        let after = names.range::<Blob, _>(near..).find(live);
-        after.or_else(|| names.iter().find(live)).map(|(_, slot)| *slot)
+        let live = |slot: &Slot| self.rows.at(*slot).1.version > 0;
+        let after = names.range(Bound::Included(near), Bound::Unbounded, self.named()).find(live);
+        after.or_else(|| names.range(Bound::Unbounded, Bound::Excluded(near), self.named()).find(live))
     }
 
     /// What lies at a slot, if a key that exists does.
@@ -1035,8 +1030,8 @@ impl Keys {
                 self.unindex(&key);
             }
             if before == Row::default() {
-                let key = self.rows.take_back(slot);
                 self.unindex(&key);
+                self.rows.take_back(slot);
             } else {
                 self.rows.swap(slot, before);
             }
@@ -1057,7 +1052,7 @@ impl Keys {
         self.rows.forget();
         for note in self.notes.drain(..) {
             if let Noted::Emptied { names: Some(names), .. } = note.what {
-                self.dead.push(names.into_iter());
+                self.dead.push(names.into_leaves());
             }
         }
     }
@@ -1219,8 +1214,8 @@ impl Keys {
         for (slot, key, row) in self.rows.iter() {
             let fell = self.has_fallen(key.space, row);
             assert_eq!(
-                self.ordered.get(&key.space).and_then(|names| names.get(&key.name)),
-                (!fell).then_some(&slot),
+                self.ordered.get(&key.space).and_then(|names| names.get(&key.name, self.named())),
+                (!fell).then_some(slot),
                 "ordered names {key}"
             );
             fallen += usize::from(fell);
@@ -1257,7 +1252,7 @@ impl Keys {
             "what is due has a deadline"
         );
         assert_eq!(
-            self.ordered.values().map(BTreeMap::len).sum::<usize>(),
+            self.ordered.values().map(Names::len).sum::<usize>(),
             self.rows.len() - fallen,
             "ordered names rows only"
         );
@@ -1308,12 +1303,13 @@ impl Keys {
     }
 
     fn index(&mut self, slot: Slot, key: &Key) {
-        self.ordered.entry(key.space).or_default().insert(key.name.clone(), slot);
+        let rows = &self.rows;
+        self.ordered.entry(key.space).or_default().insert(&key.name, slot, |slot| &rows.at(slot).0.name);
     }
 
     fn unindex(&mut self, key: &Key) {
         if let Some(names) = self.ordered.get_mut(&key.space) {
-            names.remove(&key.name);
+            names.remove(&key.name, |slot| &self.rows.at(slot).0.name);
             if names.is_empty() {
                 self.ordered.remove(&key.space);
             }
@@ -1339,12 +1335,16 @@ impl Keys {
     }
 
     fn slots_in(&self, range: &KeyRange) -> impl DoubleEndedIterator<Item = Slot> {
-        let start = Bound::Included(&range.start.name);
         let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        // `BTreeMap::range` panics on a range that ends before it starts.
-        let empty = range.end.as_ref().is_some_and(|end| *end <= range.start.name);
-        let names = self.ordered.get(&range.start.space).filter(|_| !empty);
-        names.into_iter().flat_map(move |names| names.range::<Blob, _>((start, end))).map(|(_, slot)| *slot)
+        let names = self.ordered.get(&range.start.space).into_iter();
+        let within =
+            names.map(move |names| names.range(Bound::Included(&range.start.name), end, self.named()));
+        within.flatten()
+    }
+
+    /// How the name of a slot that is indexed is found.
+    fn named<'a>(&'a self) -> impl Fn(Slot) -> &'a Blob {
+        |slot| &self.rows.at(slot).0.name
     }
 
     pub(crate) fn readable(&self, at: Revision, current: Revision) -> Result<(), OpError> {

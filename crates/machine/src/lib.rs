@@ -21,6 +21,7 @@ mod limits;
 mod locks;
 mod members;
 mod memory;
+mod names;
 mod offsets;
 mod producers;
 mod reads;

@@ -18,7 +18,7 @@ use quorate_types::{
 use std::collections::BTreeSet;
 
 /// Bytes that a key takes beside its name, value and elements: its row, and its places in the two indexes.
-pub const KEY_BYTES: u64 = 168;
+pub const KEY_BYTES: u64 = 136;
 /// What a keyspace that evicts may hold beyond its limit before growth is refused, as a part of the limit: what is on its way into the log
 /// when the leader finds it full. A sixteenth.
 const SLACK_PART: u64 = 16;

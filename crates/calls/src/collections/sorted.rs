@@ -1,6 +1,6 @@
 //! Sorted sets: members with scores, in order of score, then of the member's bytes.
 //!
-//! A small one is packed in its order. A large one is a tree in that order, and an index from a member to its score: with the score, the tree
+//! A small one is packed in its order, scores as short as they are. A large one is a tree in that order, and an index from a member to its score: with the score, the tree
 //! finds the member's rank. The index lies in an order of its own, by a hash that is the same everywhere: a scan follows it, since a member's
 //! place there does not change with its score. That is why the index names the member too (a short name takes no more than its own few words, a
 //! long one is shared).
@@ -155,10 +155,8 @@ impl Sorted {
             self.take(rank, &member);
         }
         let rank = self.passing_near(score, |of, name| (of, name) < (score, &member[..]));
-        match self.0.room(1, packed::size(8 + member.len())) {
-            Shape::Small(packed) => {
-                packed.splice(rank as usize, 0, &[&[&score.to_bits().to_le_bytes(), &member]]);
-            }
+        match self.0.room(1, size(score, &member)) {
+            Shape::Small(packed) => packed.splice(rank as usize, 0, &[&[Head::of(score).bytes(), &member]]),
             Shape::Large(large) => large.insert(rank, member, score),
         }
         found.map(|(_, before)| before)
@@ -186,8 +184,9 @@ impl Sorted {
     fn find(&self, member: &[u8]) -> Option<(u64, Score)> {
         match &self.0 {
             Shape::Small(packed) => {
-                let rank = packed.iter().position(|item| &item[8..] == member)?;
-                Some((rank as u64, parts(packed.get(rank)?).0))
+                let found = |(_, item): &(usize, &[u8])| split(item).1 == member;
+                let (rank, item) = packed.iter().enumerate().find(found)?;
+                Some((rank as u64, parts(item).0))
             }
             Shape::Large(large) => large.find(member),
         }
@@ -229,7 +228,7 @@ impl Sorted {
     pub(super) fn check(&self) {
         if let Shape::Large(large) = &self.0 {
             large.tree.check();
-            assert_eq!(large.raw, self.iter().map(|(m, _)| packed::size(8 + m.len()) as u64).sum::<u64>());
+            assert_eq!(large.raw, self.iter().map(|(m, of)| size(of, &m) as u64).sum::<u64>());
             assert_eq!(large.heap, self.iter().map(|(m, _)| packed::heap(&m)).sum::<u64>());
             for (rank, (member, score)) in self.iter().enumerate() {
                 assert_eq!(self.find(&member), Some((rank as u64, score)));
@@ -254,7 +253,7 @@ impl Large {
     }
 
     fn insert(&mut self, rank: u64, member: Blob, score: Score) {
-        self.raw += packed::size(8 + member.len()) as u64;
+        self.raw += size(score, &member) as u64;
         self.heap += packed::heap(&member);
         self.index.insert(Scored { member: member.clone(), score, spot: spot_of(&member) });
         self.tree.insert(rank, (score, member));
@@ -263,8 +262,8 @@ impl Large {
     fn remove(&mut self, rank: u64, member: &[u8]) {
         let known = self.index.remove(spot_of(member), |entry| entry.member[..] == *member);
         assert!(known, "every member is in the index");
-        let (_, member) = self.tree.remove(rank);
-        self.raw -= packed::size(8 + member.len()) as u64;
+        let (score, member) = self.tree.remove(rank);
+        self.raw -= size(score, &member) as u64;
         self.heap -= packed::heap(&member);
     }
 }
@@ -280,7 +279,7 @@ impl Grown for Large {
     fn bytes(&self) -> u64 {
         256 + self.heap + self.tree.len() * 112
     }
-    /// From items of eight bytes of score, then the member.
+    /// From items of a score, then the member.
     fn unpack(packed: &Packed) -> Self {
         let mut large = Self::default();
         for (member, score) in packed.iter().map(owned) {
@@ -291,7 +290,7 @@ impl Grown for Large {
     fn pack(&self) -> Packed {
         let mut packed = Packed::default();
         for (score, member) in self.tree.range(0, self.tree.len()) {
-            packed.splice(packed.count(), 0, &[&[&score.to_bits().to_le_bytes(), &member]]);
+            packed.splice(packed.count(), 0, &[&[Head::of(score).bytes(), &member]]);
         }
         packed
     }
@@ -312,10 +311,43 @@ fn rough(score: Score) -> u64 {
     if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
 }
 
+/// A score in front of a packed member: how many bytes it takes, then the highest bytes of the double, without the zeros at its end. What people count
+/// with (ranks, points, seconds) has many of those.
+struct Head {
+    bytes: [u8; 9],
+    width: usize,
+}
+
+impl Head {
+    fn of(score: Score) -> Self {
+        let bits = score.to_bits();
+        let width = 8 - bits.trailing_zeros() as usize / 8;
+        let mut bytes = [0; 9];
+        bytes[0] = width as u8;
+        bytes[1..].copy_from_slice(&bits.to_be_bytes());
+        Self { bytes, width }
+    }
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..=self.width]
+    }
+}
+
+/// Bytes that a member takes packed.
+fn size(score: Score, member: &[u8]) -> usize {
+    packed::size(Head::of(score).bytes().len() + member.len())
+}
+
+/// A packed item's bytes of the score, and its member.
+fn split(item: &[u8]) -> (&[u8], &[u8]) {
+    item[1..].split_at(usize::from(item[0]))
+}
+
 /// Score and member of a packed item.
 fn parts(item: &[u8]) -> (Score, &[u8]) {
-    let (score, member) = item.split_first_chunk().expect("an item begins with eight bytes of score");
-    let score = Score::from_bits(u64::from_le_bytes(*score)).expect("a score was packed");
+    let (high, member) = split(item);
+    let mut bytes = [0; 8];
+    bytes[..high.len()].copy_from_slice(high);
+    let score = Score::from_bits(u64::from_be_bytes(bytes)).expect("a score was packed");
     (score, member)
 }
 
@@ -389,5 +421,36 @@ impl Leaf for Members {
     fn previous(&self, point: &mut usize) -> Self::Item {
         *point -= 1;
         self.0[*point].clone()
+    }
+}
+
+#[cfg(test)]
+mod scores {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn kept(score: Score) -> (Score, usize) {
+        let head = Head::of(score);
+        let item = [head.bytes(), b"member"].concat();
+        assert_eq!(parts(&item).1, b"member");
+        (parts(&item).0, head.bytes().len())
+    }
+
+    #[test]
+    fn round_scores_are_short() {
+        for (value, width) in [(0.0, 1), (1.0, 3), (-2.0, 2), (9.0, 3), (1000.0, 4), (0.5, 3), (0.1, 9)] {
+            let score = Score::new(value).expect("a number");
+            assert_eq!(kept(score), (score, width), "{value}");
+        }
+        assert_eq!((kept(Score::MIN), kept(Score::MAX)), ((Score::MIN, 3), (Score::MAX, 3)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_packed_score_is_the_same_to_the_bit(bits: u64) {
+            if let Some(score) = Score::from_bits(bits) {
+                prop_assert_eq!(kept(score).0.to_bits(), score.to_bits());
+            }
+        }
     }
 }
