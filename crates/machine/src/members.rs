@@ -36,6 +36,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How long the first members of a group wait for others, so that those who start together make one generation and not several.
 const GATHER: Millis = Millis(100);
+/// Bytes of a client's name that its members' ids begin with.
+const ID_NAME_BYTES_MAX: usize = 200;
 /// Most groups.
 const GROUPS_MAX: usize = 100_000;
 
@@ -510,9 +512,10 @@ impl Machine {
         seed[8..16].copy_from_slice(&place.to_le_bytes());
         seed[16..].copy_from_slice(&self.members.next.to_le_bytes());
         self.members.next += 1;
-        let own = join.instance.as_ref().unwrap_or(&join.client);
-        let mut member = own.to_vec();
-        member.extend_from_slice(format!("-{:032x}", xxhash_rust::xxh3::xxh3_128(&seed)).as_bytes());
+        // However long its client's name is, the id can be sent back as any name.
+        let own = String::from_utf8_lossy(join.instance.as_ref().unwrap_or(&join.client));
+        let own = &own[..own.floor_char_boundary(ID_NAME_BYTES_MAX)];
+        let member = format!("{own}-{:032x}", xxhash_rust::xxh3::xxh3_128(&seed));
         Ok(Id { group: number, member: member.into() })
     }
 

@@ -169,6 +169,17 @@ fn an_id_is_given_first_and_awaited() {
 }
 
 #[test]
+fn an_id_can_be_sent_back_however_long_the_name_of_its_client_is() {
+    let mut d = Driver::new();
+    let name = Blob::from("é".repeat(2048));
+    let member = d.join(Join { client: name.clone(), ..join_of(&Blob::EMPTY) });
+    assert!(member.len() < 300 && member.as_text().is_some(), "{member}");
+    let instance = Some(name);
+    let member = d.join(Join { instance, ..join_of(&Blob::EMPTY) });
+    assert!(member.len() < 300 && member.as_text().is_some(), "{member}");
+}
+
+#[test]
 fn a_retried_join_whose_answer_was_lost_is_told_the_same_and_disturbs_nobody() {
     let mut d = Driver::new();
     let (a, b) = d.two();
