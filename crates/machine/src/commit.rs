@@ -15,7 +15,8 @@ use crate::rows::Slot;
 use crate::services;
 use crate::tasks::{Due, Task};
 use crate::{
-    Event, Machine, Now, Outputs, groups, limits, lock_row, members, offsets, producers, streams, xgroups,
+    Event, Machine, Now, Outputs, groups, limits, lock_row, members, offsets, producers, streams,
+    transactions, xgroups,
 };
 use quorate_calls::{COMMIT_TOUCH_MAX, OPERATION};
 use quorate_types::{
@@ -41,6 +42,7 @@ struct Savepoint {
     offsets: offsets::Mark,
     members: members::Mark,
     numbered: producers::Mark,
+    transactions: transactions::Mark,
     groups: groups::Mark,
     moved: bool,
     touched: usize,
@@ -351,7 +353,7 @@ impl Machine {
     }
 
     /// Says before the work how many elements it will touch.
-    fn touch(&mut self, elements: u64) -> Result<(), OpError> {
+    pub(crate) fn touch(&mut self, elements: u64) -> Result<(), OpError> {
         self.touches = self.touches.saturating_add(elements);
         affordable(self.touches).map(drop)
     }
@@ -633,6 +635,17 @@ impl Machine {
                 Ok(OpResult::Done {})
             }
             Op::AlterStream { stream, settings } => {
+                let compacts = self.streams.compacts(stream);
+                if compacts.is_some_and(|(id, compact)| {
+                    compact != settings.compact && self.transactions.holds_for(id)
+                }) {
+                    let found = "stream that an open transaction appends to".into();
+                    return Err(OpError::WrongType {
+                        key: stream.clone(),
+                        found,
+                        wanted: "stream that nobody waits to append to".into(),
+                    });
+                }
                 self.streams.alter(stream, settings)?;
                 self.revision_now();
                 if settings.protected {
@@ -990,6 +1003,7 @@ impl Machine {
             offsets: self.offsets.mark(),
             members: self.members.mark(),
             numbered: self.numbered.mark(),
+            transactions: self.transactions.mark(),
             groups: self.groups.mark(),
             moved: self.moved,
             touched: self.touched.len(),
@@ -1013,6 +1027,7 @@ impl Machine {
         self.offsets.rollback(&to.offsets);
         self.members.rollback(&to.members);
         self.numbered.rollback(&to.numbered);
+        self.transactions.rollback(&to.transactions);
         self.groups.rollback(to.groups);
         self.moved = to.moved;
         self.touched.truncate(to.touched);

@@ -33,6 +33,7 @@ mod snapshot;
 mod streams;
 mod table;
 mod tasks;
+mod transactions;
 mod users;
 mod xgroups;
 
@@ -47,6 +48,7 @@ pub use services::{registered, service_range, services_range};
 pub use snapshot::{RestoreError, Restorer, Snapshot};
 pub use streams::{BatchRef, Batches, PartitionView, StreamId, StreamView};
 pub use tasks::{Due, TaskView};
+pub use transactions::TransactionView;
 pub use users::{Access, Rights};
 
 use quorate_calls::events::{Classes, KeyChange};
@@ -210,6 +212,8 @@ pub struct Machine {
     bodies: bodies::Bodies,
     /// Producers that number their batches.
     numbered: producers::Producers,
+    /// What they send in transactions.
+    transactions: transactions::Transactions,
     /// Scripts that EVALSHA may name, by the SHA-1 of their text.
     scripts: table::Table<Blob, Blob>,
     /// Libraries of functions.
@@ -270,6 +274,7 @@ impl Machine {
             producers: xgroups::XGroups::default(),
             bodies: bodies::Bodies::default(),
             numbered: producers::Producers::default(),
+            transactions: transactions::Transactions::default(),
             scripts: table::Table::default(),
             libraries: libraries::Libraries::default(),
             limits_of_memory: table::Table::default(),
@@ -441,6 +446,7 @@ impl Machine {
             self.offsets.next_due(),
             self.members.next_due(),
             self.numbered.next_due(),
+            self.transactions.next_due(),
         ];
         let task_wall = self.tasks.next_due_wall().map(|(time, _)| *time);
         let wall = [key_wall, field_wall, task_wall, self.streams.next_due_wall()];
@@ -717,6 +723,7 @@ impl Machine {
                 self.offsets.next_due().map(|time| (time, 8)),
                 self.members.next_due().map(|time| (time, 9)),
                 self.numbered.next_due().map(|time| (time, 10)),
+                self.transactions.next_due().map(|time| (time, 11)),
             ];
             let Some((_, kind)) = due.into_iter().flatten().filter(|(time, _)| *time <= now.time).min()
             else {
@@ -758,6 +765,7 @@ impl Machine {
                 8 => self.offsets.expire_next(),
                 9 => self.end_phase(now, out),
                 10 => self.numbered.expire_next(),
+                11 => self.transactions.expire_next(now.time),
                 _ => {
                     let name = self.tasks.next_due_log().expect("it is due").1.clone();
                     self.fire(&name, now, out);
@@ -898,6 +906,7 @@ impl Machine {
         self.members.forget();
         self.producers.forget();
         self.numbered.forget();
+        self.transactions.forget();
         self.groups.forget();
     }
 }

@@ -66,18 +66,18 @@ struct Batch {
     /// Number of its first record.
     first: u32,
     records: u32,
-    /// Offset of its first record.
-    base: Offset,
+    /// Offset of its first record; none of what waits, or waited, for the end of a transaction.
+    base: Option<Offset>,
 }
 wire_struct!(Batch { first, records, base });
 
 /// What a batch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// To be appended.
     New,
-    /// It was appended, from this offset on.
-    Again(Offset),
+    /// It was appended, from this offset on; or held for the end of a transaction.
+    Again(Option<Offset>),
 }
 
 /// A point to roll back to.
@@ -124,6 +124,13 @@ impl Machine {
                 Ok(OpResult::Producer { producer: self.numbered.give(context.now), epoch: 0 })
             }
             Produce::Append { append, by } => self.append_once(context, append, *by, out),
+            Produce::TakeOver { name, timeout, known } => {
+                self.take_over(context, name, *timeout, *known).map_err(|why| OpError::Produce { why })
+            }
+            Produce::Enlist { author, parts, groups } => self.enlist(context, author, parts, groups),
+            Produce::Hold { name, append, by } => self.hold(context, name, append, *by),
+            Produce::HoldOffsets { author, commit } => self.hold_offsets(context, author, commit),
+            Produce::End { author, commits } => self.end_transaction(context, author, *commits, out),
         }
     }
 
@@ -138,14 +145,16 @@ impl Machine {
         let part = self.part_of(append)?;
         let now = context.now.time;
         match self.numbered.kind(part, by, append.records, now).map_err(|why| OpError::Produce { why })? {
-            Kind::Again(first) => {
+            // As a batch that was not held: its producer has sent it in a transaction before.
+            Kind::Again(None) => Ok(OpResult::Done {}),
+            Kind::Again(Some(first)) => {
                 let next = Offset(first.0 + u64::from(append.records));
                 Ok(OpResult::Appended { partition: part.partition, first, next })
             }
             Kind::New => {
                 let result = self.append(append, context.now, out)?;
                 if let OpResult::Appended { first, .. } = result {
-                    self.numbered.note(part, by, append.records, first, now);
+                    self.numbered.note(part, by, append.records, Some(first), now);
                 }
                 Ok(result)
             }
@@ -153,7 +162,7 @@ impl Machine {
     }
 
     /// The partition that a numbered batch goes to: it is there, and was chosen by its producer.
-    fn part_of(&self, append: &Append) -> Result<PartKey, OpError> {
+    pub(crate) fn part_of(&self, append: &Append) -> Result<PartKey, OpError> {
         match append.partition {
             PartitionChoice::Number { partition } => self.streams.place(&append.stream, partition),
             PartitionChoice::Any | PartitionChoice::Hash { .. } => {
@@ -171,12 +180,12 @@ impl Producers {
     }
 
     /// Numbers are below this one when they were given.
-    fn next(&self) -> ProducerId {
+    pub(crate) fn next(&self) -> ProducerId {
         ProducerId(self.count() << DRAWN_BITS)
     }
 
     /// Gives a number that nobody has.
-    fn give(&mut self, now: &Now) -> ProducerId {
+    pub(crate) fn give(&mut self, now: &Now) -> ProducerId {
         let drawn = xxhash_rust::xxh3::xxh3_64(&now.seed.to_le_bytes()) >> (u64::BITS - DRAWN_BITS);
         let (producer, count, now) = (ProducerId(self.next().0 | drawn), self.count() + 1, now.time);
         let latest = self.given.iter().next_back().map(|(_, time)| *time);
@@ -201,7 +210,13 @@ impl Producers {
     }
 
     /// What a batch is, by what its producer has sent before.
-    fn kind(&self, part: PartKey, by: Numbered, records: u32, now: LogTime) -> Result<Kind, ProduceError> {
+    pub(crate) fn kind(
+        &self,
+        part: PartKey,
+        by: Numbered,
+        records: u32,
+        now: LogTime,
+    ) -> Result<Kind, ProduceError> {
         let Numbered { producer, epoch, first } = by;
         if producer >= self.next() {
             return Err(ProduceError::Unknown { producer });
@@ -245,8 +260,15 @@ impl Producers {
         Err(ProduceError::Full { kept: self.sent.len() as u64 })
     }
 
-    /// Remembers a batch that was appended.
-    fn note(&mut self, part: PartKey, by: Numbered, records: u32, base: Offset, now: LogTime) {
+    /// Remembers a batch that was appended, or is held.
+    pub(crate) fn note(
+        &mut self,
+        part: PartKey,
+        by: Numbered,
+        records: u32,
+        base: Option<Offset>,
+        now: LogTime,
+    ) {
         let place = place(part, by.producer);
         let before = self.sent.get(&place).filter(|sent| sent.epoch == by.epoch);
         let mut batches = Vec::with_capacity(BATCHES);
@@ -397,16 +419,16 @@ mod tests {
     fn at_the_bound_the_longest_silent_makes_room_and_a_lively_one_does_not() {
         let mut producers = Producers { rows_max: 2, ..Producers::default() };
         let [a, b, c] = [0, 1, 2].map(|_| producers.give(&now(0)));
-        producers.note(HERE, by(a, 0), 1, Offset(0), at(0));
-        producers.note(HERE, by(b, 0), 1, Offset(1), at(5));
+        producers.note(HERE, by(a, 0), 1, Some(Offset(0)), at(0));
+        producers.note(HERE, by(b, 0), 1, Some(Offset(1)), at(5));
         assert_eq!(producers.kind(HERE, by(c, 0), 1, at(9)), Err(ProduceError::Full { kept: 2 }));
         assert_eq!(producers.kind(HERE, by(a, 1), 1, at(9)), Ok(Kind::New), "who is known goes on");
         assert_eq!(producers.kind(HERE, by(c, 0), 1, at(10)), Ok(Kind::New));
-        producers.note(HERE, by(c, 0), 1, Offset(2), at(10));
+        producers.note(HERE, by(c, 0), 1, Some(Offset(2)), at(10));
         producers.check();
         assert_eq!(
             producers.kind(HERE, by(b, 0), 1, at(10)),
-            Ok(Kind::Again(Offset(1))),
+            Ok(Kind::Again(Some(Offset(1)))),
             "b was not the one"
         );
         assert_eq!(producers.kind(HERE, by(a, 0), 1, at(10)), Err(ProduceError::Full { kept: 2 }));

@@ -301,7 +301,8 @@ impl Machine {
         let of_tasks = self.tasks.payloads();
         let scheduled =
             of_tasks.iter().filter(|(at, _)| (first..=last).contains(&at.index)).map(|(_, bytes)| bytes);
-        self.streams.live_bytes(first, last) + scheduled.sum::<u64>()
+        let held = self.transactions.payloads(first, last).map(|(_, bytes)| bytes);
+        self.streams.live_bytes(first, last) + scheduled.sum::<u64>() + held.sum::<u64>()
     }
     /// Payloads in a stretch of the log that something still refers to, in order.
     #[must_use]
@@ -310,6 +311,7 @@ impl Machine {
         live.extend(
             self.tasks.payloads().iter().map(|(at, _)| *at).filter(|at| (first..=last).contains(&at.index)),
         );
+        live.extend(self.transactions.payloads(first, last).map(|(at, _)| at));
         live.sort_unstable();
         live.dedup();
         live
@@ -345,6 +347,7 @@ impl Machine {
         self.streams.check();
         self.groups.check();
         self.numbered.check();
+        self.transactions.check(self.numbered.next());
         self.xgroups.check(|id| self.streams.is_stream(id));
         self.producers.check(|id| self.streams.is_stream(id));
         self.offsets.check(|id| self.streams.is_stream(id));

@@ -45,7 +45,10 @@ const MEMBERS: u64 = 23;
 const SENT: u64 = 24;
 const PRODUCER_NUMBERS: u64 = 25;
 const NUMBERS_GIVEN: u64 = 26;
-const END: u64 = 27;
+const TRANSACTIONS: u64 = 27;
+const HELD: u64 = 28;
+const HELD_OFFSETS: u64 = 29;
+const END: u64 = 30;
 /// Where the first two versions ended, and the third.
 const END_FIRST: u64 = 12;
 const END_THIRD: u64 = 22;
@@ -167,6 +170,7 @@ impl Machine {
         self.offsets.walk_begin();
         self.members.walk_begin();
         self.numbered.walk_begin();
+        self.transactions.walk_begin();
         let mut fallen = Writer::default();
         if self.keys.sweeps() {
             self.keys.put_fallen(&mut fallen);
@@ -217,6 +221,7 @@ impl Machine {
         self.offsets.walk_end();
         self.members.walk_end();
         self.numbered.walk_end();
+        self.transactions.walk_end();
     }
 
     fn slice(&mut self, progress: &Progress, rows: usize, out: &mut Writer) -> (usize, bool) {
@@ -256,6 +261,9 @@ impl Machine {
             SENT => full(self.numbered.walk_sent(rows, out)),
             PRODUCER_NUMBERS => full(self.numbered.walk_count(rows, out)),
             NUMBERS_GIVEN => full(self.numbered.walk_given(rows, out)),
+            TRANSACTIONS => full(self.transactions.walk_names(rows, out)),
+            HELD => full(self.transactions.walk_held(rows, out)),
+            HELD_OFFSETS => full(self.transactions.walk_offsets(rows, out)),
             _ => (0, true),
         }
     }
@@ -272,6 +280,7 @@ impl Machine {
         self.idempotency.verify(live, self.time)?;
         self.limits.verify(live)?;
         self.numbered.verify()?;
+        self.transactions.verify(self.numbered.next())?;
         if self.rows_fit_streams() { Ok(()) } else { Err("rows of streams") }
     }
 
@@ -292,6 +301,7 @@ impl Machine {
     pub fn digest(&self) -> u128 {
         let mut scratch = Writer::default();
         let [users, roles, given, counts] = self.users.digests(&mut scratch);
+        let [transactions, held, held_offsets] = self.transactions.digests(&mut scratch);
         let [sent, producer_numbers, numbers_given] = self.numbered.digests(&mut scratch);
         let parts = [
             self.keys.digest(&mut scratch),
@@ -317,6 +327,9 @@ impl Machine {
             sent,
             producer_numbers,
             numbers_given,
+            transactions,
+            held,
+            held_offsets,
         ];
         scratch.clear();
         for part in parts {
@@ -425,6 +438,9 @@ impl Restorer {
                         SENT => machine.numbered.restore_sent(&mut from)?,
                         PRODUCER_NUMBERS => machine.numbered.restore_count(&mut from)?,
                         NUMBERS_GIVEN => machine.numbered.restore_given(&mut from)?,
+                        TRANSACTIONS => machine.transactions.restore_name(&mut from)?,
+                        HELD => machine.transactions.restore_held(&mut from)?,
+                        HELD_OFFSETS => machine.transactions.restore_offsets(&mut from)?,
                         found => return Err(DecodeError::Tag { what: "snapshot section", found }.into()),
                     }
                 }

@@ -29,6 +29,7 @@ pub(crate) use records::{INLINE, NotPlain};
 
 use crate::Now;
 use crate::table::Table;
+use crate::transactions::Held;
 use compacted::Compacted;
 use index::{Batch, Index};
 use live::Live;
@@ -437,6 +438,48 @@ impl Streams {
         let id = self.row(stream)?.id;
         let partitions = self.parts_of(id).map(|(_, part)| (part.head.first, part.head.next)).collect();
         Ok(OpResult::Stream { partitions })
+    }
+
+    /// Appends a batch whose payload is in the log already, at the end of a transaction; gives back to which stream. A stream that was deleted is
+    /// passed by.
+    pub(crate) fn append_held(&mut self, held: Held, now: &Now) -> Option<Key> {
+        let name = self.ids.get(&held.part.stream)?.clone();
+        let settings = self.settings_of(held.part.stream)?;
+        let keep = settings.retention.bytes.filter(|_| !settings.compact);
+        assert_eq!(
+            settings.compact,
+            held.keys.is_some(),
+            "a stream is not altered while anything is held for it"
+        );
+        let Held { part, at, records, bytes, format, keys } = held;
+        let batch = Batch {
+            base: Offset::ZERO,
+            wall: now.wall,
+            at,
+            records,
+            bytes,
+            record: None,
+            format,
+            ..Batch::default()
+        };
+        self.push(part, batch, keys);
+        if let Some(keep) = keep {
+            self.keep_bytes(part, keep);
+        }
+        Some(name)
+    }
+
+    /// The keys of a batch, if it goes to a compacted stream.
+    ///
+    /// # Errors
+    /// As [`Streams::append`].
+    pub(crate) fn keys_for(&self, append: &Append) -> Result<Option<Vec<(Blob, bool)>>, OpError> {
+        if self.row(&append.stream)?.settings.compact { keys_of(append).map(Some) } else { Ok(None) }
+    }
+
+    /// Number of a stream, and whether it is compacted.
+    pub(crate) fn compacts(&self, stream: &Key) -> Option<(StreamId, bool)> {
+        self.names.get(stream).map(|row| (row.id, row.settings.compact))
     }
 
     /// A partition.

@@ -871,8 +871,25 @@ fn op_named(rights: &Rights, op: &Op) -> Result<(), Denied> {
         }
         Op::Append { append } => key("xadd", Verbs::WRITE, &append.stream),
         Op::Produce { produce } => match produce.append() {
-            Some(append) => key("xadd", Verbs::WRITE, &append.stream),
-            None => rights.command("xadd"),
+            Some(append) => {
+                key("xadd", Verbs::WRITE, &append.stream)?;
+                produce.name().map_or(Ok(()), |of| name("xadd", Verbs::WRITE, of))
+            }
+            None => {
+                rights.command("xadd")?;
+                produce.name().map_or(Ok(()), |of| name("xadd", Verbs::WRITE, of))?;
+                match &**produce {
+                    quorate_types::Produce::Enlist { parts, .. } => {
+                        parts.iter().try_for_each(|(stream, _)| key("xadd", Verbs::WRITE, stream))
+                    }
+                    quorate_types::Produce::HoldOffsets { commit, .. } => {
+                        let mut streams = commit.offsets.iter();
+                        streams.try_for_each(|of| key("xreadgroup", Verbs::READ, &of.stream))?;
+                        name("xack", Verbs::WRITE, &commit.group.0)
+                    }
+                    _ => Ok(()),
+                }
+            }
         },
         Op::Trim { stream, .. } => key("xtrim", Verbs::WRITE, stream),
         Op::StreamInfo { stream } => key("xinfo|stream", Verbs::READ, stream),

@@ -94,14 +94,38 @@ struct Model {
     slots: BTreeSet<(String, u64, String)>,
     tasks: BTreeMap<String, Task>,
     streams: BTreeMap<Key, u64>,
+    /// The seed of the entry.
+    seed: u64,
     /// Numbers given to producers.
-    producers: u64,
-    /// Every batch that a producer has numbered, ever: stream, producer, epoch, first record, records, offset.
+    given: Vec<u64>,
+    transactions: BTreeMap<String, Transaction>,
+    /// How often streams were deleted.
+    deleted: BTreeMap<Key, u64>,
+    /// Every batch that a producer has numbered, ever: stream, producer, epoch, first record, records, offset; [`HELD`] without.
     numbered: Vec<(Key, u64, u16, u32, u32, u64)>,
     moved: bool,
     freed: BTreeSet<String>,
     granted: Vec<String>,
     events: Vec<Event>,
+}
+
+/// Stands for the offset of a batch that a transaction holds, or held.
+const HELD: u64 = u64::MAX;
+
+/// A name of transactions.
+#[derive(Clone, Debug, Default)]
+struct Transaction {
+    producer: u64,
+    epoch: u16,
+    before: Option<(ProducerId, u16)>,
+    timeout: u64,
+    /// When it is dropped, while it is open.
+    until: Option<u64>,
+    /// Whether the last one ended well.
+    ended: Option<bool>,
+    /// Streams, each with how often one of its name was deleted before.
+    named: BTreeSet<(Key, u64)>,
+    held: Vec<((Key, u64), u32)>,
 }
 
 /// A refusal, without the words.
@@ -148,8 +172,6 @@ fn plain(committed: &Committed) -> Committed {
 fn wordless(result: &mut OpResult) {
     match result {
         OpResult::Failed { error } => *error = no_error(),
-        // Which one it is is drawn; the order in which they are given is not.
-        OpResult::Producer { producer, .. } => producer.0 = producer.0 >> 20 << 20,
         OpResult::Nested { results, .. } => results.iter_mut().for_each(wordless),
         _ => {}
     }
@@ -717,15 +739,18 @@ impl Model {
                 Ok(OpResult::Appended { partition: 0, first, next })
             }
             Op::Produce { produce } => match &**produce {
-                Produce::Begin {} => {
-                    self.producers += 1;
-                    Ok(OpResult::Producer { producer: ProducerId((self.producers - 1) << 20), epoch: 0 })
-                }
+                Produce::Begin {} => Ok(OpResult::Producer { producer: ProducerId(self.give()), epoch: 0 }),
                 Produce::Append { append, by } => self.append_once(principal, append, *by),
+                Produce::TakeOver { name, timeout, known } => self.take_over(name, timeout.0, *known),
+                Produce::Enlist { author, parts, .. } => self.enlist(author, parts),
+                Produce::Hold { name, append, by } => self.hold(name, append, *by),
+                Produce::HoldOffsets { .. } => unreachable!("groups have tests of their own"),
+                Produce::End { author, commits } => self.end_transaction(author, *commits),
             },
             Op::DeleteStream { stream } => {
                 self.streams.remove(stream).ok_or(())?;
                 self.numbered.retain(|(of, ..)| of != stream);
+                *self.deleted.entry(stream.clone()).or_default() += 1;
                 self.next_revision();
                 done
             }
@@ -834,10 +859,114 @@ impl Model {
         }
     }
 
+    fn give(&mut self) -> u64 {
+        let drawn = xxhash_rust::xxh3::xxh3_64(&self.seed.to_le_bytes()) >> 44;
+        let producer = (self.given.len() as u64) << 20 | drawn;
+        self.given.push(producer);
+        producer
+    }
+
+    fn take_over(
+        &mut self,
+        name: &Blob,
+        timeout: u64,
+        known: Option<(ProducerId, u16)>,
+    ) -> Result<OpResult, ()> {
+        let told = |producer: u64, epoch| Ok(OpResult::Producer { producer: ProducerId(producer), epoch });
+        let found = self.transactions.get(&name.to_string()).cloned();
+        let (producer, epoch) = match &found {
+            None => (self.give(), 0),
+            Some(found) if known.is_some() && found.before == known => {
+                return told(found.producer, found.epoch);
+            }
+            Some(found) => {
+                if known.is_some_and(|(producer, epoch)| (producer.0, epoch) != (found.producer, found.epoch))
+                {
+                    return Err(());
+                }
+                (found.producer, found.epoch + 1)
+            }
+        };
+        let before = if found.is_some() { known } else { None };
+        let taken = Transaction { producer, epoch, before, timeout, ..Transaction::default() };
+        self.transactions.insert(name.to_string(), taken);
+        told(producer, epoch)
+    }
+
+    fn owned(&mut self, name: &Blob, producer: ProducerId, epoch: u16) -> Result<&mut Transaction, ()> {
+        let found = self.transactions.get_mut(&name.to_string());
+        found.filter(|found| (found.producer, found.epoch) == (producer.0, epoch)).ok_or(())
+    }
+
+    fn place(&self, stream: &Key) -> Result<(Key, u64), ()> {
+        let deleted = self.deleted.get(stream).copied().unwrap_or(0);
+        self.streams.get(stream).map(|_| (stream.clone(), deleted)).ok_or(())
+    }
+
+    fn enlist(&mut self, author: &Author, parts: &[(Key, u32)]) -> Result<OpResult, ()> {
+        let places: Vec<_> = parts.iter().map(|(stream, _)| self.place(stream)).collect::<Result<_, _>>()?;
+        let now = self.time;
+        let found = self.owned(&author.name, author.producer, author.epoch)?;
+        if found.until.is_none() {
+            found.named.clear();
+            found.ended = None;
+            found.until = Some(now + found.timeout);
+        }
+        found.named.extend(places);
+        Ok(OpResult::Done {})
+    }
+
+    fn hold(&mut self, name: &Blob, append: &Append, by: Numbered) -> Result<OpResult, ()> {
+        let place = self.place(&append.stream)?;
+        let found = self.owned(name, by.producer, by.epoch)?.clone();
+        let mine = |batch: &&(Key, u64, u16, u32, u32, u64)| {
+            (&batch.0, batch.1, batch.2) == (&append.stream, by.producer.0, by.epoch)
+        };
+        let newest =
+            self.numbered.iter().filter(|batch| (&batch.0, batch.1) == (&append.stream, by.producer.0));
+        if newest.map(|batch| batch.2).max().is_some_and(|newest| by.epoch < newest) {
+            return Err(());
+        }
+        let alike: Vec<_> = self.numbered.iter().filter(mine).collect();
+        let mut last = alike.iter().rev().take(5);
+        if last.any(|batch| (batch.3, batch.4) == (by.first, append.records)) {
+            return Ok(OpResult::Done {});
+        }
+        let follows = by.first == alike.last().map_or(0, |last| last.3 + last.4);
+        if !follows || found.until.is_none() || !found.named.contains(&place) {
+            return Err(());
+        }
+        let batch = (append.stream.clone(), by.producer.0, by.epoch, by.first, append.records, HELD);
+        self.numbered.push(batch);
+        self.owned(name, by.producer, by.epoch)?.held.push((place, append.records));
+        Ok(OpResult::Done {})
+    }
+
+    fn end_transaction(&mut self, author: &Author, commits: bool) -> Result<OpResult, ()> {
+        let found = self.owned(&author.name, author.producer, author.epoch)?;
+        if found.until.take().is_none() {
+            return if found.ended == Some(commits) { Ok(OpResult::Done {}) } else { Err(()) };
+        }
+        found.ended = Some(commits);
+        let held = std::mem::take(&mut found.held);
+        let mut grown = BTreeSet::new();
+        for (place, records) in held {
+            if commits && self.place(&place.0) == Ok(place.clone()) {
+                *self.streams.get_mut(&place.0).unwrap() += u64::from(records);
+                grown.insert(place.0);
+            }
+        }
+        for stream in grown {
+            self.next_revision();
+            self.events.push(Event::StreamAppended { stream, partition: 0 });
+        }
+        Ok(OpResult::Done {})
+    }
+
     /// By all that was ever sent: no row, no epoch in force, nothing forgotten but what is further back than five batches.
     fn append_once(&mut self, principal: &str, append: &Append, by: Numbered) -> Result<OpResult, ()> {
         let (stream, producer) = (&append.stream, by.producer.0);
-        if producer >> 20 >= self.producers || !self.streams.contains_key(stream) {
+        if producer >> 20 >= self.given.len() as u64 || !self.streams.contains_key(stream) {
             return Err(());
         }
         let mine = |batch: &&(Key, u64, u16, u32, u32, u64)| (&batch.0, batch.1) == (stream, producer);
@@ -847,6 +976,9 @@ impl Model {
         }
         let alike: Vec<_> = self.numbered.iter().filter(mine).filter(|batch| batch.2 == by.epoch).collect();
         let again = alike.iter().rev().take(5).find(|batch| (batch.3, batch.4) == (by.first, append.records));
+        if let Some((.., HELD)) = again {
+            return Ok(OpResult::Done {});
+        }
         if let Some((.., first)) = again {
             let next = Offset(first + u64::from(append.records));
             return Ok(OpResult::Appended { partition: 0, first: Offset(*first), next });
@@ -978,7 +1110,8 @@ impl Model {
         let waits = self.waits.values().flatten().filter_map(|wait| Some((wait.until?, 1)));
         let records = self.records.values().map(|record| (record.expires, 2));
         let tasks = self.tasks.values().filter_map(|task| Some((task.due.ok()?, 4)));
-        leases.chain(waits).chain(records).chain(tasks).min()
+        let open = self.transactions.values().filter_map(|one| Some((one.until?, 11)));
+        leases.chain(waits).chain(records).chain(tasks).chain(open).min()
     }
 
     fn expire(&mut self) {
@@ -1001,6 +1134,12 @@ impl Model {
                     let due = self.records.iter().filter(|(_, record)| record.expires == at);
                     let key = due.min_by_key(|(_, record)| record.number).unwrap().0.clone();
                     self.records.remove(&key);
+                }
+                11 => {
+                    let one = self.transactions.values_mut().find(|one| one.until == Some(at)).unwrap();
+                    let (producer, epoch, timeout) = (one.producer, one.epoch + 1, one.timeout);
+                    let ended = Some(false);
+                    *one = Transaction { producer, epoch, timeout, ended, ..Transaction::default() };
                 }
                 _ => {
                     let name = self.tasks.iter().find(|(_, task)| task.due == Ok(at)).unwrap().0.clone();
@@ -1043,7 +1182,8 @@ impl Model {
         }
     }
 
-    fn apply(&mut self, time: u64, wall: u64, commands: &[Command]) -> Vec<Told> {
+    fn apply(&mut self, time: u64, wall: u64, seed: u64, commands: &[Command]) -> Vec<Told> {
+        self.seed = seed;
         (self.time, self.wall) = (time, wall);
         self.events.clear();
         let alive = |command: &&Command| matches!(command.body, CommandBody::KeepAlive { .. });
@@ -1349,8 +1489,12 @@ impl Chooser<'_> {
         if self.below(4) == 0 {
             return Op::Produce { produce: Box::new(Produce::Begin {}) };
         }
-        let (stream, producer) =
-            (Key::from(self.one(&["s", "t", "t"])), self.below(self.model.producers + 1) << 20);
+        if self.below(2) == 0 {
+            return self.transact();
+        }
+        let unknown = (self.model.given.len() as u64) << 20;
+        let given: Vec<u64> = self.model.given.iter().rev().take(3).copied().chain([unknown]).collect();
+        let (stream, producer) = (Key::from(self.one(&["s", "t", "t"])), self.one(&given));
         let sent: Vec<_> =
             self.model.numbered.iter().filter(|batch| batch.0 == stream && batch.1 == producer).collect();
         let last = sent.last().map_or((0, 0), |last| (last.2, last.3 + last.4));
@@ -1371,6 +1515,38 @@ impl Chooser<'_> {
             Append { stream, partition: PartitionChoice::Number { partition: 0 }, create: false, ..append };
         let by = Numbered { producer: ProducerId(producer), epoch, first };
         Op::Produce { produce: Box::new(Produce::Append { append, by }) }
+    }
+
+    /// A step of a transaction: mostly one that is in order, by whoever has the name.
+    fn transact(&mut self) -> Op {
+        let name = self.one(&["x", "y"]);
+        let found = self.model.transactions.get(name).cloned().unwrap_or_default();
+        let epoch = if self.below(8) == 0 { found.epoch.saturating_sub(1) } else { found.epoch };
+        let producer = ProducerId(found.producer);
+        let author = Author { name: name.into(), producer, epoch };
+        let stream = Key::from(self.one(&["s", "t"]));
+        let produce = match self.below(if found.until.is_some() { 12 } else { 6 }) {
+            0 => {
+                let known = self.one(&[None, None, Some((producer, epoch)), found.before]);
+                Produce::TakeOver { name: name.into(), timeout: Millis(300 + self.below(8) * 300), known }
+            }
+            1..=4 => Produce::Enlist { author, parts: vec![(stream, 0)], groups: vec![] },
+            5 | 6 => Produce::End { author, commits: self.below(3) > 0 },
+            _ => {
+                let sent = self
+                    .model
+                    .numbered
+                    .iter()
+                    .rfind(|batch| (&batch.0, batch.1, batch.2) == (&stream, found.producer, epoch));
+                let next = sent.map_or(0, |last| last.3 + last.4);
+                let first = if self.below(6) == 0 { self.below(6) as u32 } else { next };
+                let Op::Append { append } = append("", "text") else { unreachable!() };
+                let partition = PartitionChoice::Number { partition: 0 };
+                let append = Append { stream, partition, create: false, ..append };
+                Produce::Hold { name: name.into(), append, by: Numbered { producer, epoch, first } }
+            }
+        };
+        Op::Produce { produce: Box::new(produce) }
     }
 
     fn op(&mut self, depth: u32) -> Op {
@@ -1552,7 +1728,8 @@ fn run(seeds: &[u64]) -> BTreeSet<&'static str> {
             walk = Some(Walk { digest, chunks: vec![], rows, later: vec![] });
         }
         let outcomes = driver.entry(commands.clone());
-        let wanted = model.apply(driver.time_ms, driver.wall_ms, &commands);
+        let seed = driver.entries.last().unwrap().seed;
+        let wanted = model.apply(driver.time_ms, driver.wall_ms, seed, &commands);
         assert_eq!(outcomes.iter().map(told).collect::<Vec<_>>(), wanted, "{commands:#?}");
         assert_eq!(wordless_events(&driver.events), model.events, "{commands:#?}");
         model.compare(&driver.machine);

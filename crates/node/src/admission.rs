@@ -144,7 +144,6 @@ fn adds(commit: &Commit) -> bool {
             | Op::CreateStream { .. }
             | Op::AlterStream { .. }
             | Op::Append { .. }
-            | Op::Produce { .. }
             | Op::CreateGroup { .. }
             | Op::LeaseGrant { .. }
             | Op::Acquire { .. }
@@ -183,6 +182,8 @@ fn adds(commit: &Commit) -> bool {
             | Op::FreeSlot { .. }
             | Op::LimitPeek { .. }
             | Op::Nested { .. } => false,
+            // What ends takes no room that it had not taken before.
+            Op::Produce { produce } => !matches!(**produce, quorate_types::Produce::End { .. }),
             Op::Call { words, .. } => words
                 .first()
                 .and_then(|name| quorate_calls::lookup(name))

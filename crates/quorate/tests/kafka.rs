@@ -24,6 +24,11 @@ fn members_of_a_group_are_told_nothing_when_the_leader_dies() {
     while_the_leader_dies("groups_failover.py", &[]);
 }
 
+#[test]
+fn a_worker_in_transactions_does_everything_once_when_it_is_killed_and_the_leader_too() {
+    while_the_leader_dies("exactly_once.py", &[]);
+}
+
 /// Three nodes, and a program of a client's that says whom it takes for the leader: that one is killed then.
 fn while_the_leader_dies(program: &str, arguments: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

@@ -90,6 +90,23 @@ struct Delivered {
     acked: bool,
 }
 
+/// A name of transactions.
+#[derive(Clone, Debug, Default)]
+struct Transaction {
+    producer: ProducerId,
+    epoch: u16,
+    open: bool,
+    /// Whether the last one ended well.
+    ended: Option<bool>,
+    /// What it holds, in order.
+    held: Vec<(Append, u32)>,
+    /// How far groups are, once it ends well.
+    marks: Vec<quorate_types::OffsetCommit>,
+}
+
+/// Stands for the offset of a batch that a transaction holds, or held.
+const HELD: u64 = u64::MAX;
+
 /// What a limit has given, in units times the period's nanoseconds, so that no division loses anything.
 #[derive(Clone, Debug, Default)]
 struct Taken {
@@ -132,6 +149,7 @@ pub(crate) struct Model {
     producers_before: BTreeSet<ProducerId>,
     /// Where each batch went that a producer has numbered, by stream, partition, producer, epoch and its first record.
     numbered: BTreeMap<Line, BTreeMap<u32, (u32, u64)>>,
+    transactions: BTreeMap<Blob, Transaction>,
     expiries_max: u64,
     calls: Calls,
     users: Users,
@@ -884,6 +902,9 @@ impl Model {
         self.batches.retain(|(of, _), _| of != stream);
         self.next.retain(|(of, _), _| of != stream);
         self.numbered.retain(|(of, ..), _| of != stream);
+        self.transactions
+            .values_mut()
+            .for_each(|one| one.held.retain(|(append, _)| append.stream != *stream));
         self.groups.retain(|(of, _), _| of != stream);
         self.delivered.retain(|(of, ..), _| of != stream);
     }
@@ -915,7 +936,8 @@ impl Model {
             (Produce::Append { append, by }, OpResult::Appended { partition, first, next }) => {
                 (append, by, *partition, first.0, next.0)
             }
-            other => return Err(format!("{other:?} is no answer of a producer's")),
+            // A batch that a transaction held comes again outside of one, which no client does; and all steps of transactions.
+            (produce, result) => return self.transacted(produce, result, probes),
         };
         let Numbered { producer, epoch, first: number } = *by;
         let line = (append.stream.clone(), partition, producer, epoch);
@@ -1062,6 +1084,89 @@ impl Model {
         Ok(())
     }
 
+    /// What is held under a name appears in order when its owner ends well, and only then.
+    fn transacted(&mut self, produce: &Produce, result: &OpResult, probes: &mut Probes) -> Check {
+        if let (Produce::TakeOver { name, .. }, OpResult::Producer { producer, epoch }) = (produce, result) {
+            let found = self.transactions.get(name);
+            let follows = found.is_none_or(|one| one.producer == *producer && one.epoch < *epoch);
+            ensure!(follows, "{name:?} was given {producer}/{epoch} after {found:?}");
+            if found.is_some_and(|one| !one.held.is_empty()) {
+                probes.hit("transaction: dropped by the next owner of its name");
+            }
+            self.producers.insert(*producer);
+            let taken = Transaction { producer: *producer, epoch: *epoch, ..Transaction::default() };
+            self.transactions.insert(name.clone(), taken);
+            return Ok(());
+        }
+        let (name, producer, epoch) = match produce {
+            Produce::Hold { name, by, .. } => (name, by.producer, by.epoch),
+            Produce::Enlist { author, .. }
+            | Produce::HoldOffsets { author, .. }
+            | Produce::End { author, .. } => (&author.name, author.producer, author.epoch),
+            other => return Err(format!("{other:?} was answered with {result:?}")),
+        };
+        let mut one = self.transactions.get(name).cloned().unwrap_or_default();
+        ensure!(
+            (one.producer, one.epoch) == (producer, epoch),
+            "{produce:?} was taken, the owner is {one:?}"
+        );
+        match produce {
+            Produce::Enlist { .. } => one.open = true,
+            Produce::HoldOffsets { commit, .. } => {
+                ensure!(one.open, "{produce:?} was taken, and nothing is open");
+                one.marks.push((**commit).clone());
+            }
+            Produce::Hold { append, by, .. } => {
+                let partition = match append.partition {
+                    quorate_types::PartitionChoice::Number { partition } => partition,
+                    other => return Err(format!("{other:?} was taken")),
+                };
+                let line = (append.stream.clone(), partition, producer, epoch);
+                let sent = self.numbered.entry(line).or_default();
+                if let Some((records, _)) = sent.get(&by.first) {
+                    ensure!(*records == append.records, "{by:?} was held with {records} records");
+                    probes.hit("transaction: a batch that came again");
+                } else {
+                    ensure!(one.open, "{by:?} was held, and nothing is open");
+                    let follows = sent.last_key_value().map_or(0, |(last, (records, _))| last + records);
+                    ensure!(by.first == follows, "{by:?} was held, record {follows} is missing");
+                    sent.insert(by.first, (append.records, HELD));
+                    let mut append = append.clone();
+                    append
+                        .payload
+                        .at
+                        .get_or_insert(PayloadRef { index: self.index, sub: append.payload.sub });
+                    one.held.push((append, partition));
+                }
+            }
+            Produce::End { commits, .. } => {
+                if one.open {
+                    (one.open, one.ended) = (false, Some(*commits));
+                    let held = std::mem::take(&mut one.held);
+                    let marks = std::mem::take(&mut one.marks);
+                    if *commits {
+                        probes.hit("transaction: ended well");
+                        for commit in marks {
+                            let op = Op::CommitOffsets { commit: Box::new(commit) };
+                            self.members.take(&op, &OpResult::Kept { missing: Vec::new() })?;
+                        }
+                        for (append, partition) in held {
+                            let first =
+                                self.next.get(&(append.stream.clone(), partition)).copied().unwrap_or(0);
+                            self.appended(&append, partition, first, first + u64::from(append.records))?;
+                        }
+                    }
+                } else {
+                    ensure!(one.ended == Some(*commits), "{produce:?} was answered, it had ended as {one:?}");
+                    probes.hit("transaction: its end asked for again");
+                }
+            }
+            _ => {}
+        }
+        self.transactions.insert(name.clone(), one);
+        Ok(())
+    }
+
     fn producer_refused(&self, why: &ProduceError, probes: &mut Probes) -> Check {
         match why {
             ProduceError::Unknown { producer } => {
@@ -1071,12 +1176,18 @@ impl Model {
                 );
             }
             ProduceError::Epoch { producer, found, .. } => {
-                let lives = self.numbered.keys().any(|(_, _, of, epoch)| (of, epoch) == (producer, found));
+                let named =
+                    self.transactions.values().any(|one| (&one.producer, &one.epoch) == (producer, found));
+                let lives =
+                    named || self.numbered.keys().any(|(_, _, of, epoch)| (of, epoch) == (producer, found));
                 ensure!(lives, "producer {producer} has no life {found}");
                 probes.hit("producer: an earlier life fenced off");
             }
             ProduceError::Order { .. } => probes.hit("producer: a batch that does not follow"),
-            ProduceError::Full { .. } => return Err("there is room for all producers".into()),
+            ProduceError::OtherNumber { .. } | ProduceError::NotOpen { .. } => {}
+            ProduceError::TooMuch { .. } | ProduceError::Full { .. } => {
+                return Err("there is room for all producers".into());
+            }
         }
         Ok(())
     }

@@ -146,6 +146,10 @@ pub const PRODUCER_PROBES: &[&str] = &[
     "producer: a batch that came again",
     "producer: a batch that does not follow",
     "producer: an earlier life fenced off",
+    "transaction: a batch that came again",
+    "transaction: dropped by the next owner of its name",
+    "transaction: ended well",
+    "transaction: its end asked for again",
 ];
 
 /// How often each path was taken.

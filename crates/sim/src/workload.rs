@@ -11,12 +11,12 @@ use crate::oracle::OpId;
 use crate::random::Random;
 use quorate_machine::Machine;
 use quorate_types::{
-    Append, Blob, Command, CommandBody, Commit, Compare, Delivery, FencingToken, Fingerprint, Format,
-    GroupMode, GroupName, GroupSettings, Guard, Idempotency, IdempotencyKey, Instance, Key, KeyField,
-    KeyRange, LeaseId, LimitName, LimitPolicy, LockMode, LockName, LogTime, Millis, Mode, Numbered,
-    OnRefused, Op, OpResult, Outcome, PartitionChoice, Principal, Produce, ProducerId, RangeRead, Record,
-    Refusal, Resolution, Retention, Revision, Select, StreamSettings, TaskName, WaitRequest, WallTime, When,
-    record,
+    Append, Author, Blob, Command, CommandBody, Commit, CommittedOffset, Compare, Delivery, FencingToken,
+    Fingerprint, Format, GroupMode, GroupName, GroupSettings, Guard, Idempotency, IdempotencyKey, Instance,
+    Key, KeyField, KeyRange, LeaseId, LimitName, LimitPolicy, LockMode, LockName, LogTime, Membership,
+    Millis, Mode, Numbered, Offset, OffsetCommit, OnRefused, Op, OpResult, Outcome, PartitionChoice,
+    Principal, Produce, ProducerId, RangeRead, Record, Refusal, Resolution, Retention, Revision, Select,
+    StreamOffsets, StreamSettings, TRANSACTION_MS_MAX, TaskName, WaitRequest, WallTime, When, record,
 };
 
 /// What the workload dwells on.
@@ -125,6 +125,8 @@ pub(crate) enum Hope {
     Producer,
     /// That its batch is appended.
     Batch,
+    /// That its transaction takes a step.
+    Step,
 }
 
 /// An increment that must happen once.
@@ -160,6 +162,7 @@ pub(crate) struct Client {
     must: Option<Must>,
     pub(crate) caller: Caller,
     producing: Producing,
+    transacting: Transacting,
     next: u64,
     /// The proposal it waits for, and why.
     pub(crate) busy: Option<(OpId, Hope)>,
@@ -187,6 +190,7 @@ impl Client {
             must: None,
             caller: Caller::new(number, scripts),
             producing: Producing::default(),
+            transacting: Transacting::default(),
             next: 0,
             busy: None,
             acked: 0,
@@ -257,6 +261,7 @@ impl Client {
                 }
             }
             (Hope::Batch, outcome) => self.producing.answered(outcome),
+            (Hope::Step, outcome) => self.transacting.answered(outcome),
             _ => {}
         }
         if self.tokens.len() > 6 {
@@ -334,7 +339,8 @@ impl Client {
         }
         let knows = view.machine.version() >= quorate_machine::CALLS_SINCE;
         if scenario == Scenario::Producers && knows && self.busy.is_none() && random.chance(2) {
-            let (body, hope) = self.produce(random, view);
+            let (body, hope) =
+                if random.chance(2) { self.produce(random, view) } else { self.transact(random, view) };
             return (body, self.principal.clone(), hope);
         }
         let (body, hope) = self.choose(scenario, random, view);
@@ -600,6 +606,47 @@ impl Client {
         }
         let batch = self.producing.batch.clone().expect("it was just set");
         (produce(batch), Hope::Batch)
+    }
+
+    /// The next step of a transaction, sent until it is answered. Two clients share a name, and fence each other off.
+    fn transact(&mut self, random: &mut Random, view: &View<'_>) -> (CommandBody, Hope) {
+        if view.machine.stream(&"s/plain".into()).is_none() {
+            return (commit(declarations()), Hope::Nothing);
+        }
+        if self.transacting.step.is_none() {
+            let step = self.next_step(random);
+            self.transacting.step = Some(step);
+        }
+        let step = self.transacting.step.clone().expect("it was just set");
+        (produce(step), Hope::Step)
+    }
+
+    fn next_step(&mut self, random: &mut Random) -> Produce {
+        let name = Blob::from(format!("tx/{}", self.number / 2));
+        let author = self.transacting.author.clone().filter(|_| !random.chance(30));
+        let Some(author) = author else {
+            return Produce::TakeOver { name, timeout: Millis(TRANSACTION_MS_MAX), known: None };
+        };
+        let partition = self.number as u32 % 2;
+        if !self.transacting.open {
+            let parts = vec![("s/plain".into(), partition)];
+            return Produce::Enlist { author, parts, groups: vec!["sim".into()] };
+        }
+        if random.chance(5) {
+            return Produce::End { author, commits: !random.chance(3) };
+        }
+        if random.chance(6) {
+            let mark = CommittedOffset { offset: Offset(random.below(50)), ..CommittedOffset::default() };
+            let offsets = vec![StreamOffsets { stream: "s/plain".into(), partitions: vec![(0, mark)] }];
+            let commit = OffsetCommit { group: "sim".into(), by: Membership::default(), offsets };
+            return Produce::HoldOffsets { author, commit: Box::new(commit) };
+        }
+        let records: Vec<Record> = (0..random.between(1, 3)).map(|_| self.record(None, 30)).collect();
+        let Op::Append { append } = append("s/plain", records, PartitionChoice::Number { partition }) else {
+            unreachable!("append makes an append")
+        };
+        let by = Numbered { producer: author.producer, epoch: author.epoch, first: self.transacting.next };
+        Produce::Hold { name, append, by }
     }
 
     fn groups(&mut self, random: &mut Random) -> (CommandBody, Hope) {
@@ -871,6 +918,38 @@ impl Producing {
         self.sent.push(batch);
         if self.sent.len() > 5 {
             self.sent.remove(0);
+        }
+    }
+}
+
+/// A client's transactions.
+#[derive(Default)]
+struct Transacting {
+    author: Option<Author>,
+    open: bool,
+    /// Number of the next record.
+    next: u32,
+    /// What it waits for.
+    step: Option<Produce>,
+}
+
+impl Transacting {
+    fn answered(&mut self, outcome: &Outcome) {
+        let Some(step) = self.step.take() else { return };
+        let Outcome::Committed { committed } = outcome else {
+            // The other one has the name now, or all of it was lost: it has to be taken over.
+            *self = Self::default();
+            return;
+        };
+        match (step, committed.results.first()) {
+            (Produce::TakeOver { name, .. }, Some(OpResult::Producer { producer, epoch })) => {
+                let author = Some(Author { name, producer: *producer, epoch: *epoch });
+                *self = Self { author, ..Self::default() };
+            }
+            (Produce::Enlist { .. }, _) => self.open = true,
+            (Produce::Hold { append, by, .. }, _) => self.next = Numbered::after(by.first, append.records),
+            (Produce::End { .. }, _) => self.open = false,
+            _ => {}
         }
     }
 }

@@ -41,7 +41,9 @@ pub use outcome::{
     Branch, Committed, GuardFailed, Holder, KeyValue, LimitReport, OpError, OpResult, Outcome, Refusal,
     Refused, Registered, Resolution, Taken,
 };
-pub use producers::{EPOCH_MAX, Numbered, Produce, ProduceError, ProducerId, SEQUENCE_MAX};
+pub use producers::{
+    Author, EPOCH_MAX, Numbered, Produce, ProduceError, ProducerId, SEQUENCE_MAX, TRANSACTION_MS_MAX,
+};
 pub use record::{Header, Record, RecordId};
 pub use reply::{Replies, Reply};
 pub use roles::{AccessChange, AccessRefusal, ROOT, RangeRule, Role, TOKENS_MAX, Token};

@@ -10,7 +10,7 @@ use crate::commit::{
 use crate::membership::{
     MEMBERS_MAX, METADATA_BYTES_MAX, MemberChange, Membership, OFFSETS_MAX, OffsetCommit, PROTOCOLS_MAX,
 };
-use crate::producers::{EPOCH_MAX, Numbered, Produce, SEQUENCE_MAX};
+use crate::producers::{EPOCH_MAX, Numbered, Produce, SEQUENCE_MAX, TRANSACTION_MS_MAX};
 use crate::units::{Key, Millis};
 use crate::users::UserChange;
 
@@ -425,8 +425,23 @@ impl Limits {
     }
 
     fn produce(&self, produce: &Produce) -> Result<(), Invalid> {
+        if let Some(name) = produce.name() {
+            self.name("transactional id", name)?;
+        }
         match produce {
-            Produce::Begin {} => Ok(()),
+            Produce::Begin {} | Produce::End { .. } => Ok(()),
+            Produce::TakeOver { timeout, .. } => {
+                bound("timeout of transactions in milliseconds", timeout.0, 1, TRANSACTION_MS_MAX)
+            }
+            Produce::Enlist { parts, groups, .. } => {
+                parts.iter().try_for_each(|(stream, _)| self.writable(stream))?;
+                groups.iter().try_for_each(|group| self.name("group name", &group.0))
+            }
+            Produce::HoldOffsets { commit, .. } => self.offsets(commit),
+            Produce::Hold { append, by, .. } => {
+                self.numbered(by)?;
+                self.append(append)
+            }
             Produce::Append { append, by } => {
                 self.numbered(by)?;
                 self.append(append)
@@ -509,7 +524,7 @@ fn op_bytes(op: &Op) -> u64 {
         | Op::Trim { stream, .. }
         | Op::StreamInfo { stream } => stream.name.len(),
         Op::Append { append } => append_bytes(append),
-        Op::Produce { produce } => produce.append().map_or(0, append_bytes) + 32,
+        Op::Produce { produce } => produce_bytes(produce),
         Op::CreateGroup { stream, group, settings } => {
             let letters = match &settings.mode {
                 GroupMode::Shared { dead_letter: Some(letters), .. } => letters.name.len(),
@@ -561,6 +576,19 @@ fn change_bytes(change: &UserChange) -> usize {
         UserChange::AddScram { scram } => scram.salt.len() + 80,
         _ => 40,
     }
+}
+
+fn produce_bytes(produce: &Produce) -> usize {
+    let name = produce.name().map_or(0, |name| name.len());
+    let places = match produce {
+        Produce::Enlist { parts, groups, .. } => {
+            parts.iter().map(|(stream, _)| stream.name.len() + 16).sum::<usize>()
+                + groups.iter().map(|group| group.0.len() + 5).sum::<usize>()
+        }
+        Produce::HoldOffsets { commit, .. } => commit.bytes(),
+        _ => 0,
+    };
+    produce.append().map_or(0, append_bytes) + name + places + 64
 }
 
 fn append_bytes(append: &Append) -> usize {

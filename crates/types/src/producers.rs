@@ -2,12 +2,17 @@
 //!
 //! A producer is given a number of its own and counts its records in every partition. Source: KIP-98 (Kafka's idempotent producers).
 
+use crate::blob::Blob;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::commit::Append;
+use crate::membership::OffsetCommit;
+use crate::units::{GroupName, Key, Millis};
 use crate::{wire_enum, wire_struct};
 
 /// Records are counted from 0 up to this, then from 0 again.
 pub const SEQUENCE_MAX: u32 = i32::MAX as u32;
+/// Longest that a transaction may be open, in log time: as Kafka's `transaction.max.timeout.ms` has it.
+pub const TRANSACTION_MS_MAX: u64 = 15 * 60 * 1000;
 /// The last life that a producer's number has.
 pub const EPOCH_MAX: u16 = i16::MAX as u16;
 
@@ -50,6 +55,18 @@ impl Numbered {
     }
 }
 
+/// Who changes a transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Author {
+    /// The name under which it comes.
+    pub name: Blob,
+    /// The number that it was given when it took the name over.
+    pub producer: ProducerId,
+    /// The life that it was given.
+    pub epoch: u16,
+}
+wire_struct!(Author { name, producer, epoch });
+
 /// What a producer that numbers its batches asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Produce {
@@ -62,24 +79,87 @@ pub enum Produce {
         /// Which batch it is.
         by: Numbered,
     },
+    /// To take over a name: whoever had it is fenced off, and what that one had open is dropped.
+    TakeOver {
+        /// The name.
+        name: Blob,
+        /// How long each of its transactions may be open, in log time; 1 to [`TRANSACTION_MS_MAX`].
+        timeout: Millis,
+        /// What it was until now, if it is the one that has the name: then it is only given its next life.
+        known: Option<(ProducerId, u16)>,
+    },
+    /// To change these partitions and the cursors of these groups in its transaction, which is open from then on.
+    Enlist {
+        /// Whose.
+        author: Author,
+        /// The partitions, by number.
+        parts: Vec<(Key, u32)>,
+        /// The groups.
+        groups: Vec<GroupName>,
+    },
+    /// To append a batch when the transaction ends well.
+    Hold {
+        /// Under which name.
+        name: Blob,
+        /// What to append, and to which partition, by number.
+        append: Append,
+        /// Which batch it is.
+        by: Numbered,
+    },
+    /// To keep how far a group is when the transaction ends well.
+    HoldOffsets {
+        /// Whose.
+        author: Author,
+        /// How far, and for which member.
+        commit: Box<OffsetCommit>,
+    },
+    /// To end its transaction.
+    End {
+        /// Whose.
+        author: Author,
+        /// Whether what it holds is appended, or dropped.
+        commits: bool,
+    },
 }
-wire_enum!(Produce { 1 = Begin {}, 2 = Append { append, by } });
+wire_enum!(Produce {
+    1 = Begin {},
+    2 = Append { append, by },
+    3 = TakeOver { name, timeout, known },
+    4 = Enlist { author, parts, groups },
+    5 = Hold { name, append, by },
+    6 = End { author, commits },
+    7 = HoldOffsets { author, commit },
+});
 
 impl Produce {
     /// What it appends, if it does.
     #[must_use]
     pub fn append(&self) -> Option<&Append> {
         match self {
-            Self::Append { append, .. } => Some(append),
-            Self::Begin {} => None,
+            Self::Append { append, .. } | Self::Hold { append, .. } => Some(append),
+            Self::Begin {} | Self::TakeOver { .. } | Self::Enlist { .. } | Self::End { .. } => None,
+            Self::HoldOffsets { .. } => None,
+        }
+    }
+
+    /// The name under which its transactions are.
+    #[must_use]
+    pub fn name(&self) -> Option<&Blob> {
+        match self {
+            Self::Begin {} | Self::Append { .. } => None,
+            Self::TakeOver { name, .. } | Self::Hold { name, .. } => Some(name),
+            Self::Enlist { author, .. } | Self::End { author, .. } | Self::HoldOffsets { author, .. } => {
+                Some(&author.name)
+            }
         }
     }
 
     /// The same, to be changed.
     pub fn append_mut(&mut self) -> Option<&mut Append> {
         match self {
-            Self::Append { append, .. } => Some(append),
-            Self::Begin {} => None,
+            Self::Append { append, .. } | Self::Hold { append, .. } => Some(append),
+            Self::Begin {} | Self::TakeOver { .. } | Self::Enlist { .. } | Self::End { .. } => None,
+            Self::HoldOffsets { .. } => None,
         }
     }
 }
@@ -132,12 +212,39 @@ pub enum ProduceError {
         /// How many.
         kept: u64,
     },
+    /// The name is another producer's, or nobody's any more.
+    #[error("{name} is not the name of producer {producer}: it was forgotten, or another has taken it over")]
+    OtherNumber {
+        /// The name.
+        name: Blob,
+        /// The number that asks.
+        producer: ProducerId,
+    },
+    /// There is no transaction that is open for this.
+    #[error("no transaction of {name} is open for this: begin one, and name its partitions and groups first")]
+    NotOpen {
+        /// The name.
+        name: Blob,
+    },
+    /// The transaction would hold more than it may.
+    #[error("{what} would be {found}, allowed is {max}: end it in smaller parts")]
+    TooMuch {
+        /// What.
+        what: String,
+        /// How much it would be.
+        found: u64,
+        /// How much it may be.
+        max: u64,
+    },
 }
 wire_enum!(ProduceError {
     1 = Unknown { producer },
     2 = Epoch { producer, found, offered },
     3 = Order { producer, wanted, offered },
     4 = Full { kept },
+    5 = OtherNumber { name, producer },
+    6 = NotOpen { name },
+    7 = TooMuch { what, found, max },
 });
 
 #[cfg(test)]

@@ -51,9 +51,14 @@ codes! {
     InvalidReplicaAssignment = 39
     InvalidConfig = 40
     InvalidRequest = 42
+    PolicyViolation = 44
     OutOfOrderSequenceNumber = 45
     InvalidProducerEpoch = 47
     InvalidTxnState = 48
+    InvalidProducerIdMapping = 49
+    InvalidTransactionTimeout = 50
+    TransactionalIdAuthorizationFailed = 53
+    OperationNotAttempted = 55
     KafkaStorageError = 56
     SaslAuthenticationFailed = 58
     UnknownProducerId = 59
@@ -67,6 +72,7 @@ codes! {
     GroupMaxSizeReached = 81
     FencedInstanceId = 82
     InvalidRecord = 87
+    ProducerFenced = 90
     UnknownTopicId = 100
 }
 
@@ -154,6 +160,9 @@ fn producer(why: &ProduceError) -> Code {
         ProduceError::Unknown { .. } => Code::UnknownProducerId,
         ProduceError::Epoch { .. } => Code::InvalidProducerEpoch,
         ProduceError::Order { .. } => Code::OutOfOrderSequenceNumber,
+        ProduceError::OtherNumber { .. } => Code::InvalidProducerIdMapping,
+        ProduceError::NotOpen { .. } => Code::InvalidTxnState,
+        ProduceError::TooMuch { .. } => Code::PolicyViolation,
         // It did not happen, and may work later.
         ProduceError::Full { .. } => Code::NotEnoughReplicas,
     }

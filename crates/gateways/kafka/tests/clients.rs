@@ -54,6 +54,21 @@ async fn consumers_of_kafkajs_share_a_topic() {
 }
 
 #[tokio::test]
+async fn transactions_of_confluent_kafka_kafka_python_and_aiokafka_are_whole_or_never() {
+    story("transactions.py").await;
+}
+
+#[tokio::test]
+async fn transactions_of_kafkajs_are_whole_or_never() {
+    story("transactions.cjs").await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_again_and_again_does_everything_once() {
+    story("exactly_once.py").await;
+}
+
+#[tokio::test]
 async fn kcat_reads_what_it_wrote_and_what_others_wrote() {
     let server = Server::start().await;
     let address = server.address;

@@ -21,4 +21,5 @@ mod roles;
 mod snapshots;
 mod streams;
 mod tasks;
+mod transactions;
 mod users;

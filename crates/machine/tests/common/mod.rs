@@ -179,6 +179,13 @@ impl Driver {
         self.run(vec![op]).pop().unwrap()
     }
 
+    /// One operation that must succeed, without a look at the whole state: for thousands of them.
+    #[track_caller]
+    pub fn machine_op(&mut self, op: Op) {
+        let outcome = self.outcome(Commit::of(vec![op]));
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+    }
+
     /// One operation that must fail.
     #[track_caller]
     pub fn fails(&mut self, op: Op) -> OpError {

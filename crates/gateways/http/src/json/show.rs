@@ -329,7 +329,25 @@ fn operation(op: &Op, values: Values) -> String {
             .with(|object| object.list("words", words.iter().map(|word| super::answer::word(word)))),
         Op::Produce { produce } => match &**produce {
             Produce::Begin {} => shown,
-            Produce::Append { append: one, by } => append(shown, one)
+            Produce::TakeOver { name, timeout, .. } => {
+                shown.name("transaction", name).duration("timeout", *timeout)
+            }
+            Produce::Enlist { author, parts, groups } => {
+                let places = parts.iter().map(|(stream, partition)| format!("{stream}/{partition}"));
+                let names = places.chain(groups.iter().map(|group| format!("group {group}")));
+                let names: Vec<String> = names.collect();
+                shown.name("transaction", &author.name).with(|object| {
+                    object.list("places", names.iter().map(|name| super::answer::word(name.as_bytes())))
+                })
+            }
+            Produce::HoldOffsets { author, commit } => shown
+                .name("transaction", &author.name)
+                .name("group", &commit.group.0)
+                .number("offsets", commit.count()),
+            Produce::End { author, commits } => {
+                shown.name("transaction", &author.name).number("commits", *commits)
+            }
+            Produce::Append { append: one, by } | Produce::Hold { append: one, by, .. } => append(shown, one)
                 .number("producer", by.producer.0)
                 .number("epoch", u32::from(by.epoch))
                 .number("first", by.first),

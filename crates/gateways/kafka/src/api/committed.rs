@@ -3,14 +3,15 @@
 //! A request is one commit: whoever may not speak for the group has kept nothing. Each partition is answered for itself.
 
 use super::members::{may, speaker, text};
+use super::transactions::{APPEND, author};
 use crate::error::{self, Code};
 use crate::gateway::{Gateway, Who, may_read, stream_of, topic_of};
 use crate::wire::{Malformed, Reader, Writer};
 use quorate_machine::{Machine, Rights};
 use quorate_types::membership::{METADATA_BYTES_MAX, OFFSETS_MAX};
 use quorate_types::{
-    Commit, CommittedOffset, GroupName, Key, MemberChange, Membership, Offset, OffsetCommit, Op, OpResult,
-    StreamOffsets, Verbs,
+    Author, Commit, CommittedOffset, GroupName, Key, MemberChange, Membership, Offset, OffsetCommit, Op,
+    OpResult, Produce, StreamOffsets, Verbs,
 };
 
 /// What Redis has that reads for a group.
@@ -54,10 +55,15 @@ pub(super) async fn commit(
     })?;
     body.tags()?;
     let by = speaker(generation, &member, instance.as_deref());
-    let codes = committed(gateway, who, &group, by, &topics).await;
+    let codes = committed(gateway, who, &group, by, &topics, |commit| Op::CommitOffsets { commit }).await;
     if version >= 3 {
         out.i32(0);
     }
+    put(&topics, codes, out);
+    Ok(())
+}
+
+fn put(topics: &[(String, Vec<Partition>)], codes: Vec<Vec<Code>>, out: &mut Writer) {
     out.list(topics.iter().zip(codes), |out, ((name, partitions), codes)| {
         out.text(name);
         out.list(partitions.iter().zip(codes), |out, (partition, code)| {
@@ -68,7 +74,61 @@ pub(super) async fn commit(
         out.tags();
     });
     out.tags();
+}
+
+/// TxnOffsetCommit: the same at the end of a transaction.
+pub(super) async fn in_transaction(
+    gateway: &Gateway,
+    who: &Who,
+    version: i16,
+    body: &mut Reader,
+    out: &mut Writer,
+) -> Result<(), Malformed> {
+    let (name, group) = (body.text()?, body.text()?);
+    let author = author(name, body.i64()?, body.i16()?);
+    let (generation, member, instance) = if version >= 3 {
+        (body.i32()?, body.text()?, body.maybe_text()?)
+    } else {
+        (-1, String::new(), None)
+    };
+    let topics = body.list(|body| {
+        let name = body.text()?;
+        let partitions = body.list(|body| {
+            let (number, offset) = (body.i32()?, body.i64()?);
+            let epoch = if version >= 2 { body.i32()? } else { -1 };
+            let metadata = body.maybe_text()?;
+            body.tags()?;
+            Ok(Partition { number, offset, epoch, metadata })
+        })?;
+        body.tags()?;
+        Ok((name, partitions))
+    })?;
+    body.tags()?;
+    let by = speaker(generation, &member, instance.as_deref());
+    let author = match author {
+        Ok(author) => may_write(gateway, who, &author).map(|()| author),
+        Err(code) => Err(code),
+    };
+    let codes = match author {
+        Ok(author) => {
+            let op = |commit| Op::Produce { produce: Box::new(Produce::HoldOffsets { author, commit }) };
+            committed(gateway, who, &group, by, &topics, op).await
+        }
+        Err(code) => topics.iter().map(|(_, partitions)| vec![code; partitions.len()]).collect(),
+    };
+    out.i32(0);
+    put(&topics, codes, out);
     Ok(())
+}
+
+/// Whether somebody may change transactions of this name.
+fn may_write(gateway: &Gateway, who: &Who, author: &Author) -> Result<(), Code> {
+    let name = String::from_utf8_lossy(&author.name).into_owned();
+    let allowed = gateway.handle.allowed(|machine| {
+        may(&machine.rights(&who.principal), APPEND, Verbs::WRITE, &name)
+            .map_err(|_| Code::TransactionalIdAuthorizationFailed)
+    });
+    allowed.map_err(|why| error::coordinator(error::runtime(&why)))?
 }
 
 /// What became of each partition.
@@ -78,6 +138,7 @@ async fn committed(
     group: &str,
     by: Membership,
     topics: &[(String, Vec<Partition>)],
+    op: impl FnOnce(Box<OffsetCommit>) -> Op,
 ) -> Vec<Vec<Code>> {
     let whole = |code: Code| topics.iter().map(|(_, partitions)| vec![code; partitions.len()]).collect();
     let count: usize = topics.iter().map(|(_, partitions)| partitions.len()).sum();
@@ -120,7 +181,7 @@ async fn committed(
     }
     // Who asks for nothing is told whether it may speak, too: a commit of none is held against the group as any other.
     let commit = Box::new(OffsetCommit { group: group.into(), by, offsets });
-    let outcome = gateway.commit(who, Commit::of(vec![Op::CommitOffsets { commit }])).await;
+    let outcome = gateway.commit(who, Commit::of(vec![op(commit)])).await;
     match outcome.map(|committed| committed.results.into_iter().next()) {
         Ok(Some(OpResult::Kept { missing })) => {
             for place in missing {

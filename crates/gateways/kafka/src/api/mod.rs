@@ -18,6 +18,7 @@ mod produce;
 mod producers;
 mod sasl;
 mod topics;
+mod transactions;
 mod versions;
 
 use crate::connection::Session;
@@ -50,6 +51,10 @@ pub(crate) enum Api {
     DeleteTopics,
     DeleteRecords,
     InitProducerId,
+    AddPartitionsToTxn,
+    AddOffsetsToTxn,
+    EndTxn,
+    TxnOffsetCommit,
     OffsetForLeaderEpoch,
     DescribeConfigs,
     AlterConfigs,
@@ -94,6 +99,10 @@ const APIS: &[Row] = &[
     row(Api::DeleteRecords, 21, 0, 2, 2),
     row(Api::InitProducerId, 22, 0, 4, 2),
     row(Api::OffsetForLeaderEpoch, 23, 2, 4, 4),
+    row(Api::AddPartitionsToTxn, 24, 0, 3, 3),
+    row(Api::AddOffsetsToTxn, 25, 0, 3, 3),
+    row(Api::EndTxn, 26, 0, 3, 3),
+    row(Api::TxnOffsetCommit, 28, 0, 3, 3),
     row(Api::DescribeConfigs, 32, 1, 4, 4),
     row(Api::AlterConfigs, 33, 0, 2, 2),
     row(Api::SaslAuthenticate, 36, 0, 2, 2),
@@ -192,6 +201,14 @@ pub(crate) async fn answer(
         Api::CreateTopics => topics::create(gateway, &who, version, body, &mut out).await?,
         Api::DeleteTopics => topics::delete(gateway, &who, version, body, &mut out).await?,
         Api::InitProducerId => producers::init(gateway, &who, version, body, &mut out).await?,
+        Api::AddPartitionsToTxn => {
+            transactions::add_partitions(gateway, &who, version, body, &mut out).await?;
+        }
+        Api::AddOffsetsToTxn => transactions::add_offsets(gateway, &who, version, body, &mut out).await?,
+        Api::TxnOffsetCommit => {
+            committed::in_transaction(gateway, &who, version, body, &mut out).await?;
+        }
+        Api::EndTxn => transactions::end(gateway, &who, version, body, &mut out).await?,
         Api::OffsetForLeaderEpoch => offsets::for_epoch(gateway, &who, version, body, &mut out).await?,
         Api::SaslAuthenticate => sasl::authenticate(gateway, session, version, body, &mut out).await?,
         Api::DescribeCluster => cluster::describe(gateway, version, body, &mut out)?,

@@ -77,7 +77,6 @@ pub(crate) fn launch(
     })?;
     body.tags()?;
     let whole = match acks {
-        _ if transaction.is_some() => Some(Code::InvalidTxnState),
         -1..=1 => None,
         _ => Some(Code::InvalidRequiredAcks),
     };
@@ -87,8 +86,10 @@ pub(crate) fn launch(
         let topic = whole.map_or_else(|| topic_of(gateway, &name), Err);
         let each = batches.into_iter().map(|batch| {
             let append = topic.as_ref().map_err(|code| *code);
-            let slot = match append.and_then(|topic| append_of(gateway, head.version, topic, &batch)) {
-                Ok((append, by)) => commits.push(gateway, append, by),
+            let slot = match append
+                .and_then(|topic| append_of(gateway, head.version, topic, &batch, transaction.as_deref()))
+            {
+                Ok(op) => commits.push(gateway, op),
                 Err(code) => Slot::Refused(code),
             };
             (batch.partition, slot)
@@ -137,8 +138,14 @@ struct Commits {
 }
 
 impl Commits {
-    fn push(&mut self, gateway: &Gateway, append: Append, by: Option<Numbered>) -> Slot {
-        let bytes = append.payload.bytes.len() as u64 + APPEND_BYTES;
+    fn push(&mut self, gateway: &Gateway, op: Op) -> Slot {
+        let (payload, name) = match &op {
+            Op::Append { append } => (Some(append), None),
+            Op::Produce { produce } => (produce.append(), produce.name()),
+            _ => (None, None),
+        };
+        let payload = payload.map_or(0, |append| append.payload.bytes.len());
+        let bytes = (payload + name.map_or(0, |name| name.len())) as u64 + APPEND_BYTES;
         let limits = &gateway.limits;
         let fits = self.all.last().is_some_and(|ops| {
             self.bytes + bytes <= limits.command_bytes_max && (ops.len() as u64) < limits.operations_max
@@ -149,10 +156,7 @@ impl Commits {
         }
         self.bytes += bytes;
         let commit = self.all.len() - 1;
-        self.all[commit].push(match by {
-            Some(by) => Op::Produce { produce: Box::new(Produce::Append { append, by }) },
-            None => Op::Append { append },
-        });
+        self.all[commit].push(op);
         Slot::In(commit, self.all[commit].len() - 1)
     }
 }
@@ -166,13 +170,14 @@ fn topic_of(gateway: &Gateway, topic: &str) -> Result<(Key, StreamSettings), Cod
     Ok((stream, settings))
 }
 
-/// The append that a batch is, and which of its producer's, if that says so.
+/// The append that a batch is: at once, once, or at the end of a transaction.
 fn append_of(
     gateway: &Gateway,
     version: i16,
     (stream, settings): &(Key, StreamSettings),
     batch: &Batch,
-) -> Result<(Append, Option<Numbered>), Code> {
+    transaction: Option<&str>,
+) -> Result<Op, Code> {
     let partition = u32::try_from(batch.partition).ok().filter(|number| *number < settings.partitions);
     let partition = partition.ok_or(Code::UnknownTopicOrPartition)?;
     let bytes = batch.bytes.as_ref().ok_or(Code::InvalidRecord)?;
@@ -182,9 +187,6 @@ fn append_of(
     let header = quorate_batch::check(bytes).map_err(|bad| error::batch(&bad))?;
     if header.is_control() {
         return Err(Code::InvalidRecord);
-    }
-    if header.is_transactional() {
-        return Err(Code::InvalidTxnState);
     }
     let by = numbered(&header)?;
     let codec = header.codec().map_err(|bad| error::batch(&bad))?;
@@ -209,7 +211,15 @@ fn append_of(
     };
     let records = u32::try_from(header.count).map_err(|_| Code::InvalidRecord)?;
     let partition = PartitionChoice::Number { partition };
-    Ok((Append { stream: stream.clone(), partition, format, records, payload, create: false }, by))
+    let append = Append { stream: stream.clone(), partition, format, records, payload, create: false };
+    Ok(match (by, transaction) {
+        (Some(by), Some(name)) if header.is_transactional() => {
+            Op::Produce { produce: Box::new(Produce::Hold { name: name.into(), append, by }) }
+        }
+        _ if header.is_transactional() => return Err(Code::InvalidTxnState),
+        (Some(by), _) => Op::Produce { produce: Box::new(Produce::Append { append, by }) },
+        (None, _) => Op::Append { append },
+    })
 }
 
 /// Which batch of its producer it is; nothing where nobody counts.
@@ -253,6 +263,8 @@ fn result(outcome: &Outcome, place: usize) -> (Code, Option<Offset>) {
         Err(code) => (*code, None),
         Ok(committed) => match committed.results.get(place) {
             Some(OpResult::Appended { first, .. }) => (Code::None, Some(*first)),
+            // Held until its transaction ends: it has no offset yet.
+            Some(OpResult::Done {}) => (Code::None, None),
             Some(OpResult::Failed { error }) => (error::op(error), None),
             _ => (Code::UnknownServerError, None),
         },
