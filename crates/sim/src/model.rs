@@ -1176,8 +1176,9 @@ impl Model {
                 );
             }
             ProduceError::Epoch { producer, found, .. } => {
+                // Judged when all of the entry is taken: the name may have gone on to another life since.
                 let named =
-                    self.transactions.values().any(|one| (&one.producer, &one.epoch) == (producer, found));
+                    self.transactions.values().any(|one| one.producer == *producer && one.epoch >= *found);
                 let lives =
                     named || self.numbered.keys().any(|(_, _, of, epoch)| (of, epoch) == (producer, found));
                 ensure!(lives, "producer {producer} has no life {found}");
