@@ -20,6 +20,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
+/// A segment that nobody has prepared, as the first of a folder, is made while a batch waits: a small one, whose zeros are written in
+/// milliseconds, and a prepared one soon follows it. In room that is only reserved each sync would also write the file's metadata.
+const UNPREPARED_BYTES: u64 = 4 << 20;
+
 /// Buffers kept for the next batches; more than a few are only in use when the disk lags.
 const SPARE_BUFFERS: usize = 4;
 /// A spare buffer bigger than this is given back to the allocator.
@@ -241,7 +245,7 @@ impl Log {
         // A batch below its segment's first index begins a segment, so that headers alone tell which file holds an index.
         let below = rewinds && first < self.plan_first;
         let roll = if self.plan.sequence == 0 || self.plan.offset + bytes > self.plan_bytes || below {
-            let roll = self.plan_roll()?;
+            let roll = self.plan_roll(bytes)?;
             self.plan_first = first;
             Some(roll)
         } else {
@@ -452,8 +456,8 @@ impl Log {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The segment after the current one; `None` while a preparation is about to bring it.
-    fn plan_roll(&mut self) -> Option<Roll> {
+    /// The segment after the current one, for a batch of so many bytes; `None` while a preparation is about to bring it.
+    fn plan_roll(&mut self, bytes: u64) -> Option<Roll> {
         let ready = match self.ready.pop_front() {
             Some(ready) => ready,
             None if self.preparing => return None,
@@ -462,7 +466,10 @@ impl Log {
                 self.next_sequence += 1;
                 self.next_epoch += 1;
                 self.making = self.jobs_taken + 1;
-                Ready { sequence, epoch, recycled: false, file: None, file_bytes: self.config.segment_bytes }
+                let full = self.config.segment_bytes;
+                let fits = SEGMENT_HEADER as u64 + bytes <= UNPREPARED_BYTES;
+                let file_bytes = if fits { full.min(UNPREPARED_BYTES) } else { full };
+                Ready { sequence, epoch, recycled: false, file: None, file_bytes }
             }
         };
         self.plan = Position { sequence: ready.sequence, offset: SEGMENT_HEADER as u64 };
@@ -629,7 +636,11 @@ impl WriteJob {
         let name = segment_name(ready.sequence);
         let file = match ready.file {
             Some(file) => file,
-            None => make_segment(&*self.disk, &ready_header(&ready), Fill::Reserved)?,
+            None => {
+                let small = ready.file_bytes <= UNPREPARED_BYTES;
+                let fill = if small { Fill::Written } else { Fill::Reserved };
+                make_segment(&*self.disk, &ready_header(&ready), fill)?
+            }
         };
         let planned = self.batch.as_ref().expect("a segment is begun only for a batch");
         let header = SegmentHeader {

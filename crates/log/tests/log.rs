@@ -68,3 +68,49 @@ fn recovery_starts_after_the_newest_snapshot() {
     assert_eq!(log.snapshots(), [Index(15)]);
     assert_eq!(drain(recovery).unwrap(), (16, 20));
 }
+
+/// Bytes of each entry.
+fn drain_sizes(recovery: Recovery) -> Vec<usize> {
+    recovery.entries.map(|entry| entry.unwrap().body.len()).collect()
+}
+
+/// Sizes of the segment files, in order.
+fn segments(disk: &SimDisk) -> Vec<u64> {
+    let files = disk.list().unwrap();
+    files.into_iter().filter(|file| file.name.starts_with("seg-")).map(|file| file.bytes).collect()
+}
+
+#[test]
+fn a_segment_that_nobody_has_prepared_is_small_and_a_prepared_one_follows() {
+    let config =
+        LogConfig { segment_bytes: 16 << 20, batch_bytes_max: 8 << 20, entry_bytes_max: 6 << 20, ..small() };
+    let entry = |log: &mut Log, index: u64, bytes: usize| {
+        let body = vec![index as u8; bytes];
+        let entry = AppendEntry { index: Index(index), term: Term(1), body: &body, extents: &[] };
+        log.append(entry).unwrap();
+        flush(log, true).unwrap();
+    };
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open_with(&disk, config).unwrap();
+    entry(&mut log, 1, 1 << 20);
+    assert_eq!(segments(&disk), [4 << 20]);
+    let prepared = log.prepare_job().unwrap().run();
+    log.complete_prepare(prepared).unwrap();
+    for index in 2..=5 {
+        entry(&mut log, index, 1 << 20);
+    }
+    assert_eq!(segments(&disk), [4 << 20, 16 << 20], "the small one is full, and the prepared one in use");
+    drop(log);
+
+    let (log, recovery) = open_with(&disk, config).unwrap();
+    assert_eq!(drain_sizes(recovery), [1 << 20; 5]);
+    drop(log);
+
+    let disk = SimDisk::new(2);
+    let (mut log, _) = open_with(&disk, config).unwrap();
+    entry(&mut log, 1, 5 << 20);
+    assert_eq!(segments(&disk), [16 << 20], "what has no room in a small one gets a full one");
+    drop(log);
+    let (_, recovery) = open_with(&disk, config).unwrap();
+    assert_eq!(drain_sizes(recovery), [5 << 20]);
+}

@@ -9,21 +9,20 @@
 //! Invariant: whoever ends a round with more to do wakes the thread.
 //! Called by: `handle`.
 
+use crate::answers::{Answers, Ticket};
 use crate::door::Remembered;
 use crate::error::RuntimeError;
 use crate::metrics::Syncs;
 use crate::replica::Peers;
 use quorate_calls::events::Classes;
 use quorate_engine::{Durability, Instant, Job};
-use quorate_node::{Changes, Config, Done, Doors, Partition, Published, Reply, Work};
+use quorate_node::{Changes, Config, Done, Doors, Partition, Published, Work};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::{mpsc, oneshot, watch};
-
-pub(crate) type Ticket = oneshot::Sender<Reply>;
+use tokio::sync::{mpsc, watch};
 
 /// How long the thread sleeps at most: log time must be ticked well within the second that a stall counts.
 pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(200);
@@ -35,6 +34,7 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub(crate) struct Core {
     /// Absent while a replica opens its folder anew.
     pub(crate) partition: Option<Partition<Ticket>>,
+    pub(crate) answers: Answers,
     pub(crate) syncs: Syncs,
     /// A round is under way; of a replica, a job.
     pub(crate) driving: bool,
@@ -94,6 +94,7 @@ impl Shared {
         let full = Arc::new(AtomicBool::new(partition.machine().is_any_full()));
         let core = Core {
             partition: Some(partition),
+            answers: Answers::default(),
             syncs: Syncs::default(),
             driving: false,
             asleep: false,
@@ -248,7 +249,7 @@ impl Core {
                 self.users.send_replace(changed);
             }
             self.full.store(partition.machine().is_any_full(), Ordering::Relaxed);
-            answer(partition);
+            self.answers.give(partition.take_replies());
             partition.listen(self.listening);
             partition.announce(&self.doors);
             for published in partition.take_published() {
@@ -264,14 +265,6 @@ impl Core {
                 }
             }
         }
-    }
-}
-
-/// Gives everybody the answer that is ready.
-pub(crate) fn answer(partition: &mut Partition<Ticket>) {
-    for (ticket, reply) in partition.take_replies() {
-        // Whoever asked may have gone away.
-        let _ = ticket.send(reply);
     }
 }
 

@@ -3,8 +3,9 @@
 //! Invariant: a wait for a lock whose caller goes away leaves its queue.
 //! Called by: programs, gateways, the command line.
 
+use crate::answers::Ticket;
 use crate::door::Remembered;
-use crate::driver::{Core, Shared, Threads, Ticket};
+use crate::driver::{Core, Shared, Threads};
 use crate::error::RuntimeError;
 use crate::metrics;
 use crate::replica::{self, ClusterConfig};
@@ -108,7 +109,7 @@ impl Quorate {
     /// # Errors
     /// [`RuntimeError`] says whether it happened.
     pub fn execute(&self, command: Command) -> Result<Outcome, RuntimeError> {
-        let (send, receive) = oneshot::channel();
+        let (send, receive) = Ticket::alone();
         let shared = &self.handle.shared;
         let mut core = shared.lock();
         let now = shared.now();
@@ -392,11 +393,11 @@ impl Handle {
         loop {
             let (receive, _registered) = {
                 let mut core = self.shared.lock();
+                let (send, receive) = core.answers.ticket();
                 let partition = core.open()?;
                 if let Some(found) = look(partition.machine()) {
                     return Ok(Some(found));
                 }
-                let (send, receive) = oneshot::channel();
                 let id = partition.watch(interest.clone(), send);
                 (receive, Registered { handle: self, id })
             };
@@ -417,12 +418,12 @@ impl Handle {
         loop {
             let (receive, _registered) = {
                 let mut core = self.shared.lock();
+                let (send, receive) = core.answers.ticket();
                 let partition = core.open()?;
                 let found = partition.machine().revision();
                 if found > revision {
                     return Ok(found);
                 }
-                let (send, receive) = oneshot::channel();
                 let id = partition.watch(Interest::Revision, send);
                 (receive, Registered { handle: self, id })
             };
@@ -687,7 +688,7 @@ impl Handle {
     }
 
     fn ask_to_read(&self, mut core: MutexGuard<'_, Core>) -> Result<oneshot::Receiver<Reply>, RuntimeError> {
-        let (send, receive): (Ticket, _) = oneshot::channel();
+        let (send, receive) = core.answers.ticket();
         core.open()?.request_read(send);
         // Not asked at once: what other readers bring meanwhile is confirmed by the same question.
         replica::settle_soon(&self.shared, core);
@@ -695,16 +696,15 @@ impl Handle {
     }
 
     fn propose(&self, command: Command) -> Result<oneshot::Receiver<Reply>, RuntimeError> {
-        let (send, receive): (Ticket, _) = oneshot::channel();
         let mut core = self.shared.lock();
+        let (ticket, receive) = core.answers.ticket();
         let now = self.shared.now();
         let partition = core.open()?;
         if let Some(denied) = partition.deny(&command, now) {
-            // Whoever asks holds the other end.
-            let _ = send.send(Reply::Outcome(denied));
+            ticket.answer(Reply::Outcome(denied));
             return Ok(receive);
         }
-        partition.propose(command, send).map_err(|(_, refused)| refused)?;
+        partition.propose(command, ticket).map_err(|(_, refused)| refused)?;
         let leads = partition.engine().standing().orders;
         match self.shared.peers.get() {
             None => self.shared.nudge(&mut core),

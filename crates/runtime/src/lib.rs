@@ -8,6 +8,7 @@
 //! Called by: gateways, the command line, programs that embed Quorate.
 
 mod accept;
+mod answers;
 pub mod door;
 mod driver;
 mod error;

@@ -10,7 +10,8 @@
 //! Invariant: a folder is opened anew only when no job and no slow work is under way, and never while the lock is held.
 //! Called by: `handle`; the links call [`Peers`].
 
-use crate::driver::{Core, SLEEP_MAX, SYNC_EVERY, Shared, Threads, Ticket, answer, sleep, spawn, work};
+use crate::answers::{self, Ticket};
+use crate::driver::{Core, SLEEP_MAX, SYNC_EVERY, Shared, Threads, sleep, spawn, work};
 use crate::error::RuntimeError;
 use bytes::Bytes;
 use quorate_engine::{Change, CopyWanted, Durability, Job};
@@ -439,7 +440,7 @@ impl Peers {
             links.set_peers(Vec::new());
         }
         old.stop("the folder is opened anew");
-        answer(&mut old);
+        answers::each(old.take_replies());
         drop(old);
         let replica = ReplicaConfig { life, ..self.replica.clone() };
         let opened = FileDisk::open(&self.folder).map_err(OpenError::from).and_then(|disk| {
@@ -677,8 +678,8 @@ impl Peers {
     pub(crate) async fn administer(&self, request: AdminRequest) -> Result<(), RuntimeError> {
         let shared = self.shared().ok_or(RuntimeError::Restarting)?;
         let receive = {
-            let (send, receive): (Ticket, _) = tokio::sync::oneshot::channel();
             let mut core = shared.lock();
+            let (send, receive) = core.answers.ticket();
             core.open()?.admin(request, send);
             shared.settle(&mut core);
             drop(core);
