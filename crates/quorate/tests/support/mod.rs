@@ -70,6 +70,8 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A server, running. Dropped, it is killed.
 pub(crate) struct Server {
     pub(crate) url: String,
+    /// The line that it prints when it is ready.
+    pub(crate) ready: Value,
     child: Child,
     err: Receiver<String>,
     data: PathBuf,
@@ -90,13 +92,13 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let extra: Vec<String> = extra.iter().map(|one| (*one).to_owned()).collect();
-        let (child, url, err) = serve(&data, address, &extra);
-        Server { url, child, err, data, extra, folder: Some(folder) }
+        let (child, ready, err) = serve(&data, address, &extra);
+        Server { url: url(&ready), ready, child, err, data, extra, folder: Some(folder) }
     }
 
     pub(crate) fn on(data: &Path) -> Self {
-        let (child, url, err) = serve(data, "127.0.0.1:0", &[]);
-        Server { url, child, err, data: data.to_owned(), extra: vec![], folder: None }
+        let (child, ready, err) = serve(data, "127.0.0.1:0", &[]);
+        Server { url: url(&ready), ready, child, err, data: data.to_owned(), extra: vec![], folder: None }
     }
 
     pub(crate) fn data(&self) -> &Path {
@@ -138,12 +140,13 @@ impl Server {
     }
 
     pub(crate) fn restart(&mut self) {
-        (self.child, self.url, self.err) = serve(&self.data, "127.0.0.1:0", &self.extra);
+        (self.child, self.ready, self.err) = serve(&self.data, "127.0.0.1:0", &self.extra);
+        self.url = url(&self.ready);
     }
 
     pub(crate) fn restart_on_the_same_port(&mut self) {
         let address = self.address().to_owned();
-        (self.child, self.url, self.err) = serve(&self.data, &address, &self.extra);
+        (self.child, self.ready, self.err) = serve(&self.data, &address, &self.extra);
     }
 
     /// Stops it by SIGTERM; its exit code and what it said.
@@ -191,7 +194,11 @@ impl Drop for Server {
     }
 }
 
-fn serve(data: &Path, address: &str, extra: &[String]) -> (Child, String, Receiver<String>) {
+fn url(ready: &Value) -> String {
+    ready["url"].as_str().unwrap().to_owned()
+}
+
+fn serve(data: &Path, address: &str, extra: &[String]) -> (Child, Value, Receiver<String>) {
     let mut command = quorate(&["serve", "--http", address, "--data"]);
     let mut child = command.arg(data).args(extra).spawn().unwrap();
     let (send, err) = channel();
@@ -208,7 +215,7 @@ fn serve(data: &Path, address: &str, extra: &[String]) -> (Child, String, Receiv
     let Ok(ready) = serde_json::from_str::<Value>(&line) else {
         panic!("the server did not start: {}", err.iter().collect::<String>());
     };
-    (child, ready["url"].as_str().unwrap().to_owned(), err)
+    (child, ready, err)
 }
 
 pub(crate) fn terminate(child: &Child) {
