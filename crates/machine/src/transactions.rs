@@ -42,8 +42,9 @@ const ALL_BATCHES_MAX: u64 = 100_000;
 /// Bytes of payload that one transaction holds in the log, and all together.
 const BYTES_MAX: u64 = 256 << 20;
 const ALL_BYTES_MAX: u64 = 1 << 30;
-/// Offsets of groups that one transaction holds, whoever sends them: each changes a row when it ends.
+/// Offsets of groups that one transaction holds, and all together, whoever sends them: each changes a row when it ends.
 const OFFSETS_MAX: u64 = 10_000;
+const ALL_OFFSETS_MAX: u64 = 100_000;
 /// Records for compacted streams that one transaction holds: each changes a row when it ends, and no end may hold the thread for long.
 const KEYED_MAX: u64 = 20_000;
 
@@ -126,6 +127,48 @@ struct HeldOffsets {
 }
 wire_struct!(HeldOffsets { group, offsets });
 
+/// The marks of groups that open transactions hold, and how often each. It follows from the rows.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Moving {
+    marks: BTreeMap<(GroupName, Key, u32), u64>,
+    all: u64,
+}
+
+impl Moving {
+    fn add(&mut self, held: &HeldOffsets) {
+        for mark in held.marks() {
+            *self.marks.entry(mark).or_default() += 1;
+        }
+        self.all += held.count();
+    }
+
+    fn take(&mut self, held: &HeldOffsets) {
+        for mark in held.marks() {
+            let times = self.marks.get_mut(&mark).expect("what is held was counted");
+            *times -= 1;
+            if *times == 0 {
+                self.marks.remove(&mark);
+            }
+        }
+        self.all -= held.count();
+    }
+}
+
+impl HeldOffsets {
+    fn marks(&self) -> Vec<(GroupName, Key, u32)> {
+        let of = |of: &StreamOffsets| -> Vec<(GroupName, Key, u32)> {
+            let mark = |number: u32| (self.group.clone(), of.stream.clone(), number);
+            of.partitions.iter().map(|(number, _)| mark(*number)).collect()
+        };
+        self.offsets.iter().flat_map(of).collect()
+    }
+
+    /// An empty one counts too: it is a row.
+    fn count(&self) -> u64 {
+        self.offsets.iter().map(|of| of.partitions.len() as u64).sum::<u64>().max(1)
+    }
+}
+
 /// A point to roll back to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
@@ -146,6 +189,7 @@ pub(crate) struct Transactions {
     idle: BTreeSet<(LogTime, Blob)>,
     /// Bytes that are held.
     bytes: u64,
+    moving: Moving,
 }
 
 /// A transaction as it is shown.
@@ -298,6 +342,12 @@ impl Machine {
         }
     }
 
+    /// Whether an open transaction is about to say anew how far a group is in a partition (KIP-447).
+    #[must_use]
+    pub fn is_moving(&self, group: &GroupName, stream: &Key, partition: u32) -> bool {
+        self.transactions.moving.marks.contains_key(&(group.clone(), stream.clone(), partition))
+    }
+
     /// What is held under a name of a producer's.
     #[must_use]
     pub fn transaction(&self, name: &Blob) -> Option<TransactionView> {
@@ -409,11 +459,17 @@ impl Transactions {
             let what = "offsets of a transaction".to_owned();
             return Err(ProduceError::TooMuch { what, found: offsets, max: OFFSETS_MAX });
         }
+        let all = self.moving.all + commit.count().max(1);
+        if all > ALL_OFFSETS_MAX {
+            let what = "offsets of all open transactions".to_owned();
+            return Err(ProduceError::TooMuch { what, found: all, max: ALL_OFFSETS_MAX });
+        }
         self.names.update(name, |row| {
             row.offset_rows += 1;
             row.offsets = offsets;
         });
         let held = HeldOffsets { group: commit.group.clone(), offsets: commit.offsets.clone() };
+        self.moving.add(&held);
         self.offsets.set(place, Some(held));
         Ok(())
     }
@@ -464,7 +520,9 @@ impl Transactions {
         let held: Vec<Held> = places.into_iter().filter_map(|place| self.held.set(place, None)).collect();
         self.bytes -= held.iter().map(|held| u64::from(held.bytes)).sum::<u64>();
         let places: Vec<Place> = self.offsets.range(of(0)..=of(u64::MAX)).map(|(place, _)| *place).collect();
-        let offsets = places.into_iter().filter_map(|place| self.offsets.set(place, None)).collect();
+        let taken = places.into_iter().filter_map(|place| self.offsets.set(place, None));
+        let offsets: Vec<HeldOffsets> = taken.collect();
+        offsets.iter().for_each(|held| self.moving.take(held));
         (held, offsets)
     }
 
@@ -546,8 +604,11 @@ impl Transactions {
         Mark { names: self.names.mark(), held: self.held.mark(), offsets: self.offsets.mark() }
     }
     pub(crate) fn rollback(&mut self, mark: &Mark) {
-        let Self { names, held, offsets, open, idle, bytes } = self;
-        offsets.rollback(mark.offsets, |_, _, _| {});
+        let Self { names, held, offsets, open, idle, bytes, moving } = self;
+        offsets.rollback(mark.offsets, |_, from, to| {
+            from.into_iter().for_each(|held| moving.take(held));
+            to.into_iter().for_each(|held| moving.add(held));
+        });
         names.rollback(mark.names, |name, from, to| {
             reindex(open, idle, name, from.map(Transaction::turn), to.map(Transaction::turn));
         });
@@ -591,7 +652,9 @@ impl Transactions {
         Ok(())
     }
     pub(crate) fn restore_offsets(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
-        self.offsets.restore_row(from).map(drop)
+        let (_, held) = self.offsets.restore_row(from)?;
+        self.moving.add(&held);
+        Ok(())
     }
     pub(crate) fn digests(&self, scratch: &mut Writer) -> [u128; 3] {
         [self.names.digest(scratch), self.held.digest(scratch), self.offsets.digest(scratch)]
@@ -613,8 +676,7 @@ impl Transactions {
             let (rows, offsets) = marks.entry(place.producer).or_default();
             sound(place.number == *rows, "number of offsets that are held")?;
             *rows += 1;
-            let count: u64 = held.offsets.iter().map(|of| of.partitions.len() as u64).sum();
-            *offsets += count.max(1);
+            *offsets += held.count();
         }
         for (_, row) in self.names.iter() {
             let marks = marks.remove(&row.producer).unwrap_or_default();
@@ -641,6 +703,9 @@ impl Transactions {
         assert_eq!(self.idle, turns(false), "idle names by their last use");
         let bytes: u64 = self.held.iter().map(|(_, held)| u64::from(held.bytes)).sum();
         assert_eq!(self.bytes, bytes, "bytes that are held");
+        let mut moving = Moving::default();
+        self.offsets.iter().for_each(|(_, held)| moving.add(held));
+        assert_eq!(self.moving, moving, "marks that are held");
     }
 }
 

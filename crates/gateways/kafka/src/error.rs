@@ -72,6 +72,7 @@ codes! {
     GroupMaxSizeReached = 81
     FencedInstanceId = 82
     InvalidRecord = 87
+    UnstableOffsetCommit = 88
     ProducerFenced = 90
     UnknownTopicId = 100
 }

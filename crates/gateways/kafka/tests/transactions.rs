@@ -299,6 +299,53 @@ async fn committed(client: &mut Client) -> i64 {
     answer.topics[0].partitions[0].committed_offset
 }
 
+/// What one who takes the partition over is told: the mark and the error.
+async fn taken_over(client: &mut Client, version: i16, named: bool) -> Vec<(i64, i16)> {
+    use offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics};
+    let group = GroupId(StrBytes::from_static_str("g"));
+    let body = OffsetFetchRequest::default().with_require_stable(true);
+    if version < 8 {
+        let asked = OffsetFetchRequestTopic::default().with_name(topic("a")).with_partition_indexes(vec![0]);
+        let body = body.with_group_id(group).with_topics(named.then(|| vec![asked]));
+        let answer: OffsetFetchResponse = client.ask(ApiKey::OffsetFetch, version, &body).await;
+        let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        return partitions.map(|found| (found.committed_offset, found.error_code)).collect();
+    }
+    let asked = OffsetFetchRequestTopics::default().with_name(topic("a")).with_partition_indexes(vec![0]);
+    let asked =
+        OffsetFetchRequestGroup::default().with_group_id(group).with_topics(named.then(|| vec![asked]));
+    let answer: OffsetFetchResponse =
+        client.ask(ApiKey::OffsetFetch, version, &body.with_groups(vec![asked])).await;
+    let partitions = answer.groups[0].topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.map(|found| (found.committed_offset, found.error_code)).collect()
+}
+
+#[tokio::test]
+async fn who_takes_a_partition_over_waits_for_the_transaction_that_moves_its_mark() {
+    const UNSTABLE: i16 = 88;
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.make("a").await;
+    let me = init(&mut client, "tx").await;
+    for (commits, mark) in [(true, 5), (false, 9), (true, 12)] {
+        let before = committed(&mut client).await;
+        assert_eq!(add_offsets(&mut client, 3, "tx", me).await, 0);
+        assert_eq!(taken_over(&mut client, 7, true).await, [(before, 0)], "nothing is sent yet");
+        assert_eq!(send_offset(&mut client, 3, "tx", me, mark).await, 0);
+        for version in [7, 8] {
+            assert_eq!(taken_over(&mut client, version, true).await, [(-1, UNSTABLE)]);
+            let told = if before < 0 { vec![] } else { vec![(-1, UNSTABLE)] };
+            assert_eq!(taken_over(&mut client, version, false).await, told, "of all there are");
+        }
+        assert_eq!(committed(&mut client).await, before, "who does not ask for it is told what is");
+        assert_eq!(end(&mut client, 3, "tx", me, commits).await, 0);
+        let after = if commits { mark } else { before };
+        assert_eq!(taken_over(&mut client, 7, true).await, [(after, 0)]);
+        assert_eq!(taken_over(&mut client, 8, false).await, [(after, 0)]);
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn offsets_of_a_group_are_kept_with_the_records_of_their_transaction_or_not_at_all() {
     let server = Server::start().await;

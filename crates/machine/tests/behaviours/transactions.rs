@@ -315,3 +315,77 @@ fn what_one_transaction_holds_is_bounded() {
     d.op(end(&me, true));
     assert_eq!(next(&d, "c", 0), 20_000);
 }
+
+fn hold_offset(author: &Author, partition: u32, offset: u64) -> Op {
+    let mark = CommittedOffset { offset: Offset(offset), ..CommittedOffset::default() };
+    let offsets = vec![StreamOffsets { stream: "s".into(), partitions: vec![(partition, mark)] }];
+    let commit = OffsetCommit { group: "g".into(), by: Membership::default(), offsets };
+    produce(Produce::HoldOffsets { author: author.clone(), commit: Box::new(commit) })
+}
+
+#[test]
+fn a_mark_that_an_open_transaction_holds_is_moving_until_that_ends() {
+    let mut d = Driver::new();
+    d.op(stream("s", false));
+    let me = own(&mut d, "tx");
+    let begin = || produce(Produce::Enlist { author: me.clone(), parts: vec![], groups: vec!["g".into()] });
+    let moving =
+        |d: &Driver| [0, 1].map(|partition| d.machine.is_moving(&"g".into(), &"s".into(), partition));
+    let mark = |d: &Driver| d.machine.committed_offset(&"g".into(), &"s".into(), 0).map(|mark| mark.offset.0);
+
+    d.op(begin());
+    assert_eq!(moving(&d), [false, false]);
+    d.op(hold_offset(&me, 0, 4));
+    d.op(hold_offset(&me, 0, 5));
+    let zombie = Author { epoch: 7, ..me.clone() };
+    assert!(d.commit(Commit::of(vec![hold_offset(&me, 1, 1), end(&zombie, true)])).is_err());
+    assert_eq!(moving(&d), [true, false], "what was refused holds nothing");
+    assert!(d.commit(Commit::of(vec![end(&me, true), end(&zombie, true)])).is_err());
+    assert_eq!((moving(&d), mark(&d)), ([true, false], None), "an end that was refused has ended nothing");
+    d.restart();
+    assert_eq!(moving(&d), [true, false]);
+    d.op(end(&me, false));
+    assert_eq!((moving(&d), mark(&d)), ([false, false], None));
+
+    d.op(begin());
+    d.op(hold_offset(&me, 0, 4));
+    d.op(hold_offset(&me, 0, 5));
+    d.op(hold_offset(&me, 1, 1));
+    assert_eq!(moving(&d), [true, true]);
+    d.op(end(&me, true));
+    assert_eq!((moving(&d), mark(&d)), ([false, false], Some(5)));
+
+    d.op(begin());
+    d.op(hold_offset(&me, 0, 6));
+    d.sleep(60_000);
+    assert_eq!((moving(&d), mark(&d)), ([false, false], Some(5)), "one that is open for too long is dropped");
+}
+
+#[test]
+fn offsets_that_all_open_transactions_hold_are_bounded() {
+    let mut d = Driver::new();
+    d.op(stream("s", false));
+    let many = |author: &Author, count: u32| {
+        let mark = CommittedOffset::default();
+        let partitions = (0..count).map(|number| (number, mark.clone())).collect();
+        let offsets = vec![StreamOffsets { stream: "s".into(), partitions }];
+        let commit = OffsetCommit { group: "g".into(), by: Membership::default(), offsets };
+        produce(Produce::HoldOffsets { author: author.clone(), commit: Box::new(commit) })
+    };
+    let begun = |d: &mut Driver, name: &str| {
+        let me = own(d, name);
+        d.op(produce(Produce::Enlist { author: me.clone(), parts: vec![], groups: vec!["g".into()] }));
+        me
+    };
+    let first = begun(&mut d, "tx-0");
+    d.op(many(&first, 10_000));
+    for number in 1..10 {
+        let me = begun(&mut d, &format!("tx-{number}"));
+        d.op(many(&me, 10_000));
+    }
+    let last = begun(&mut d, "tx-last");
+    let over = refused(&mut d, many(&last, 1));
+    assert!(matches!(over, ProduceError::TooMuch { found: 100_001, max: 100_000, .. }), "{over}");
+    d.op(end(&first, false));
+    d.op(many(&last, 1));
+}

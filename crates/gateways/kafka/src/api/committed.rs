@@ -255,14 +255,12 @@ pub(super) async fn fetch(
     } else {
         vec![one(body)?]
     };
-    if version >= 7 {
-        // Whether only what no transaction is about to change: nothing here is.
-        body.bool()?;
-    }
+    // Whoever takes a partition over must not begin where an open transaction of the last owner's is about to move the mark from.
+    let stable = version >= 7 && body.bool()?;
     body.tags()?;
     let found = gateway.read(|machine| {
         let rights = machine.rights(&who.principal);
-        asked.iter().map(|asked| asked.found(machine, &rights)).collect::<Vec<_>>()
+        asked.iter().map(|asked| asked.found(machine, &rights, stable)).collect::<Vec<_>>()
     });
     let found = found.await.unwrap_or_else(|code| {
         asked.iter().map(|asked| (asked.failed(error::of_group(code)), error::of_group(code))).collect()
@@ -295,21 +293,26 @@ pub(super) async fn fetch(
 }
 
 impl Asked {
-    fn found(&self, machine: &Machine, rights: &Rights) -> (Topics, Code) {
+    fn found(&self, machine: &Machine, rights: &Rights, stable: bool) -> (Topics, Code) {
         if let Err(code) = may(rights, READ, Verbs::READ, &self.group) {
             return (self.failed(code), code);
         }
         let group = GroupName::from(self.group.as_str());
-        let Some(topics) = &self.topics else { return (all(machine, rights, &group), Code::None) };
+        let Some(topics) = &self.topics else { return (all(machine, rights, &group, stable), Code::None) };
         let found = topics.iter().map(|(name, partitions)| {
             let stream = stream_of(name);
             let may = stream.as_ref().is_none_or(|stream| may_read(rights, READ, stream));
-            let code = if may { Code::None } else { Code::TopicAuthorizationFailed };
-            let mark = |number: &i32| {
-                let number = u32::try_from(*number).ok()?;
-                machine.committed_offset(&group, stream.as_ref().filter(|_| may)?, number).cloned()
+            let one = |number: &i32| {
+                if !may {
+                    return Found { number: *number, mark: None, code: Code::TopicAuthorizationFailed };
+                }
+                let place = stream.as_ref().zip(u32::try_from(*number).ok());
+                let mark =
+                    place.and_then(|(stream, at)| machine.committed_offset(&group, stream, at).cloned());
+                let moves = place.is_some_and(|(stream, at)| machine.is_moving(&group, stream, at));
+                Found::new(*number, mark, stable && moves)
             };
-            let each = partitions.iter().map(|number| Found { number: *number, mark: mark(number), code });
+            let each = partitions.iter().map(one);
             (name.clone(), each.collect())
         });
         (found.collect(), Code::None)
@@ -325,7 +328,7 @@ impl Asked {
 }
 
 /// All marks of a group that may be read.
-fn all(machine: &Machine, rights: &Rights, group: &GroupName) -> Topics {
+fn all(machine: &Machine, rights: &Rights, group: &GroupName, stable: bool) -> Topics {
     let mut topics: Topics = Vec::new();
     let is_told = |stream: &Key| topic_of(stream).is_some() && may_read(rights, READ, stream);
     for (stream, partition, mark) in machine.committed_offsets(group) {
@@ -336,7 +339,8 @@ fn all(machine: &Machine, rights: &Rights, group: &GroupName) -> Topics {
         if topics.last().is_none_or(|(last, _)| last != name) {
             topics.push((name.to_owned(), Vec::new()));
         }
-        let found = Found { number: partition as i32, mark: Some(mark), code: Code::None };
+        let moves = stable && machine.is_moving(group, &stream, partition);
+        let found = Found::new(partition as i32, Some(mark), moves);
         if let Some((_, each)) = topics.last_mut() {
             each.push(found);
         }
@@ -345,6 +349,14 @@ fn all(machine: &Machine, rights: &Rights, group: &GroupName) -> Topics {
 }
 
 impl Found {
+    /// How far the group is, unless that is about to move for somebody who would wait for it.
+    fn new(number: i32, mark: Option<CommittedOffset>, moves: bool) -> Self {
+        if moves {
+            return Self { number, mark: None, code: Code::UnstableOffsetCommit };
+        }
+        Self { number, mark, code: Code::None }
+    }
+
     fn put(&self, version: i16, out: &mut Writer) {
         out.i32(self.number);
         out.i64(self.mark.as_ref().map_or(-1, |mark| mark.offset.0 as i64));
