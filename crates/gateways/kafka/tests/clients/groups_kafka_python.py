@@ -16,6 +16,7 @@ class Member(threading.Thread):
     def __init__(self, **more):
         super().__init__(daemon=True)
         self.read, self.partitions, self.ends, self.failed = [], set(), False, None
+        self.position = 0
         self.more = more
         self.start()
 
@@ -29,6 +30,7 @@ class Member(threading.Thread):
                 for records in consumer.poll(timeout_ms=50).values():
                     self.read += [int(record.value) for record in records]
                 self.partitions = {partition.partition for partition in consumer.assignment()}
+                self.position = sum(consumer.position(partition) or 0 for partition in consumer.assignment())
             consumer.commit()
             consumer.close()
         except Exception as failed:
@@ -79,6 +81,8 @@ until("they share again", lambda: len(first.partitions) == 2, first)
 killed.kill()
 killed.wait()
 until("the first has all again", lambda: len(first.partitions) == 4, first)
+# What the killed one had taken and not committed is read once more.
+until("it is at the end again", lambda: first.position == 400, first)
 assert set(first.read) == set(range(400))
 first.end()
 produce(range(400, 440))
