@@ -181,6 +181,8 @@ fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
     while at < bytes {
         let step = (bytes - at).min(zeros.len() as u64);
         file.write_all_at(&zeros[..step as usize], at)?;
+        // A sync of everything at its end would hold up the commits' syncs meanwhile: a disk takes what is written in turn.
+        file.sync_data()?;
         at += step;
     }
     file.sync_all()
