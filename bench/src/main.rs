@@ -5,6 +5,7 @@
 
 mod cluster;
 mod commits;
+mod kafka;
 mod machine;
 mod processes;
 mod recovery;
@@ -50,6 +51,9 @@ enum What {
     /// The Redis protocol, beside redis-server.
     #[command(after_help = REDIS_HELP)]
     Redis(redis::Options),
+    /// The Kafka protocol, beside NATS JetStream.
+    #[command(after_help = KAFKA_HELP)]
+    Kafka(kafka::Options),
 }
 
 const REDIS_HELP: &str = "\
@@ -57,6 +61,11 @@ Example:
   cargo build --release -p quorate -p quorate-bench
   scripts/redis.sh /var/tmp/redis
   target/release/quorate-bench redis --folder /var/tmp --redis /var/tmp/redis";
+
+const KAFKA_HELP: &str = "\
+Example:
+  cargo build --release -p quorate -p quorate-bench
+  target/release/quorate-bench kafka --folder /var/tmp --nats \"$(scripts/nats.sh /var/tmp/nats)\"";
 
 const CLUSTER_HELP: &str = "\
 Example:
@@ -80,6 +89,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if let What::Redis(options) = &options.what {
             return redis::run(options, &folder);
         }
+        if let What::Kafka(options) = &options.what {
+            return kafka::run(options, &folder);
+        }
         if all || matches!(options.what, What::Machine) {
             machine::run(&mut report, options.rounds);
         }
@@ -98,7 +110,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let done = run();
     std::fs::remove_dir_all(&folder)?;
     done?;
-    if !matches!(options.what, What::Cluster(_) | What::Redis(_)) {
+    if !matches!(options.what, What::Cluster(_) | What::Redis(_) | What::Kafka(_)) {
         report.print();
     }
     Ok(())

@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["types", "machine", "log", "engine", "node", "runtime", "etcd", "http", "kafka", "redis", "client"],
     ),
     ("crates/torture", &[]),
-    ("bench", &["types", "machine", "log", "engine", "node", "runtime", "http", "client"]),
+    ("bench", &["types", "machine", "batch", "log", "engine", "node", "runtime", "http", "client"]),
     ("xtask", &[]),
 ];
 

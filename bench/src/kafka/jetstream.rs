@@ -1,0 +1,128 @@
+//! A client of NATS JetStream that does nothing but publish and count (the text protocol; acknowledgements come as messages).
+//!
+//! Called by: `kafka`.
+
+use super::{Failure, Load};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
+
+const ACKS: &str = "_INBOX.acks";
+const DELIVERED: &str = "_INBOX.delivered";
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    from: BufReader<TcpStream>,
+    payload: Vec<u8>,
+}
+
+impl Connection {
+    pub(super) fn open(address: SocketAddr) -> Result<Self, Failure> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let from = BufReader::with_capacity(1 << 20, stream.try_clone()?);
+        let mut connection = Self { stream, from, payload: Vec::new() };
+        let hello = "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
+        // Each connection has an inbox of its own.
+        let inbox = format!("{ACKS}.{}", connection.stream.local_addr()?.port());
+        connection.send(&format!("{hello}SUB {inbox} 1\r\nPING\r\n"))?;
+        let mut line = String::new();
+        while line.trim_end() != "PONG" {
+            line.clear();
+            if connection.from.read_line(&mut line)? == 0 {
+                return Err("the server has closed the connection".into());
+            }
+        }
+        Ok(connection)
+    }
+
+    fn inbox(&self) -> Result<String, Failure> {
+        Ok(format!("{ACKS}.{}", self.stream.local_addr()?.port()))
+    }
+
+    pub(super) fn make_stream(&mut self, replicas: usize) -> Result<(), Failure> {
+        let config = format!(
+            r#"{{"name":"bench","subjects":["bench"],"storage":"file","num_replicas":{replicas},"retention":"limits"}}"#
+        );
+        let inbox = self.inbox()?;
+        self.send(&format!("PUB $JS.API.STREAM.CREATE.bench {inbox} {}\r\n{config}\r\n", config.len()))?;
+        self.message()?;
+        let said = String::from_utf8_lossy(&self.payload);
+        if said.contains("\"error\"") {
+            Err(format!("JetStream makes no stream: {said}").into())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Publishes, `load.records` times `load.in_flight` messages at a time; how many were acknowledged by the end, and how long each took, in microseconds.
+    pub(super) fn produce(&mut self, load: &Load, until: Instant) -> Result<(u64, Vec<u64>), Failure> {
+        let one = format!("PUB bench {} {}\r\n{}\r\n", self.inbox()?, load.bytes, "x".repeat(load.bytes));
+        // As many in one write as the other side has in one request.
+        let several = one.repeat(load.records as usize);
+        let most = load.in_flight * load.records as usize;
+        let mut sent = VecDeque::new();
+        let (mut records, mut took) = (0, Vec::new());
+        while Instant::now() < until || !sent.is_empty() {
+            while Instant::now() < until && sent.len() + load.records as usize <= most {
+                self.send(&several)?;
+                sent.extend(std::iter::repeat_n(Instant::now(), load.records as usize));
+            }
+            let Some(at) = sent.pop_front() else { break };
+            self.message()?;
+            if self.payload.windows(7).any(|part| part == b"\"error\"") {
+                return Err(String::from_utf8_lossy(&self.payload).into());
+            }
+            took.push(at.elapsed().as_micros() as u64);
+            if Instant::now() < until {
+                records += 1;
+            }
+        }
+        Ok((records, took))
+    }
+
+    /// Has everything delivered, without acknowledgements; how many messages that are.
+    pub(super) fn consume(&mut self, there: u64) -> Result<u64, Failure> {
+        let config = format!(
+            r#"{{"stream_name":"bench","config":{{"deliver_subject":"{DELIVERED}","deliver_policy":"all","ack_policy":"none"}}}}"#
+        );
+        let inbox = self.inbox()?;
+        self.send(&format!(
+            "SUB {DELIVERED} 2\r\nPUB $JS.API.CONSUMER.CREATE.bench {inbox} {}\r\n{config}\r\n",
+            config.len()
+        ))?;
+        let mut count = 0;
+        while count < there {
+            count += u64::from(self.message()? == 2);
+        }
+        Ok(count)
+    }
+
+    /// Reads one message; the number of the subscription that it came for.
+    fn message(&mut self) -> Result<u32, Failure> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.from.read_line(&mut line)? == 0 {
+                return Err("the server has closed the connection".into());
+            }
+            if line.starts_with("PING") {
+                self.send("PONG\r\n")?;
+            } else if line.starts_with("-ERR") {
+                return Err(line.trim_end().into());
+            } else if let Some(rest) = line.strip_prefix("MSG ") {
+                let mut words = rest.split_whitespace();
+                let number = words.nth(1).ok_or("a message for nobody")?.parse()?;
+                let bytes: usize = words.last().ok_or("a message without a size")?.parse()?;
+                self.payload.resize(bytes + 2, 0);
+                self.from.read_exact(&mut self.payload)?;
+                return Ok(number);
+            }
+        }
+    }
+
+    fn send(&mut self, text: &str) -> Result<(), Failure> {
+        Ok(self.stream.write_all(text.as_bytes())?)
+    }
+}
