@@ -177,6 +177,8 @@ impl Server {
             command.args([
                 "--kafka",
                 "off",
+                "--etcd",
+                "off",
                 "--redis",
                 &redis[node].to_string(),
                 "--durability",
