@@ -393,12 +393,11 @@ impl Handle {
         loop {
             let (receive, _registered) = {
                 let mut core = self.shared.lock();
-                let (send, receive) = core.answers.ticket();
-                let partition = core.open()?;
-                if let Some(found) = look(partition.machine()) {
+                if let Some(found) = look(core.open()?.machine()) {
                     return Ok(Some(found));
                 }
-                let id = partition.watch(interest.clone(), send);
+                let (send, receive) = core.answers.ticket();
+                let id = core.open()?.watch(interest.clone(), send);
                 (receive, Registered { handle: self, id })
             };
             match tokio::time::timeout_at(deadline, receive).await {
@@ -418,13 +417,12 @@ impl Handle {
         loop {
             let (receive, _registered) = {
                 let mut core = self.shared.lock();
-                let (send, receive) = core.answers.ticket();
-                let partition = core.open()?;
-                let found = partition.machine().revision();
+                let found = core.open()?.machine().revision();
                 if found > revision {
                     return Ok(found);
                 }
-                let id = partition.watch(Interest::Revision, send);
+                let (send, receive) = core.answers.ticket();
+                let id = core.open()?.watch(Interest::Revision, send);
                 (receive, Registered { handle: self, id })
             };
             if !matches!(receive.await, Ok(Reply::Changed)) {
