@@ -104,7 +104,7 @@ impl Connection {
 }
 
 /// A batch of so many records with values of so many bytes.
-pub(super) fn batch(records: u32, bytes: usize) -> Vec<u8> {
+fn batch(records: u32, bytes: usize) -> Vec<u8> {
     let record = Record { key: None, value: Some(Bytes::from(vec![b'x'; bytes])), headers: Vec::new() };
     let mut out = Vec::new();
     let all = (0..records).map(|place| (place, &record));

@@ -24,8 +24,7 @@ impl Connection {
         let from = BufReader::with_capacity(1 << 20, stream.try_clone()?);
         let mut connection = Self { stream, from, payload: Vec::new() };
         let hello = "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
-        // Each connection has an inbox of its own.
-        let inbox = format!("{ACKS}.{}", connection.stream.local_addr()?.port());
+        let inbox = connection.inbox()?;
         connection.send(&format!("{hello}SUB {inbox} 1\r\nPING\r\n"))?;
         let mut line = String::new();
         while line.trim_end() != "PONG" {
@@ -37,14 +36,13 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Each connection has one of its own.
     fn inbox(&self) -> Result<String, Failure> {
         Ok(format!("{ACKS}.{}", self.stream.local_addr()?.port()))
     }
 
-    pub(super) fn make_stream(&mut self, replicas: usize) -> Result<(), Failure> {
-        let config = format!(
-            r#"{{"name":"bench","subjects":["bench"],"storage":"file","num_replicas":{replicas},"retention":"limits"}}"#
-        );
+    pub(super) fn make_stream(&mut self) -> Result<(), Failure> {
+        let config = r#"{"name":"bench","subjects":["bench"],"storage":"file"}"#;
         let inbox = self.inbox()?;
         self.send(&format!("PUB $JS.API.STREAM.CREATE.bench {inbox} {}\r\n{config}\r\n", config.len()))?;
         self.message()?;

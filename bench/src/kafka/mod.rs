@@ -176,7 +176,7 @@ impl Server {
                 Which::Quorate => {
                     broker::Connection::open(server.address).and_then(|mut made| made.make_topic())
                 }
-                _ => jetstream::Connection::open(server.address).and_then(|mut made| made.make_stream(1)),
+                _ => jetstream::Connection::open(server.address).and_then(|mut made| made.make_stream()),
             };
             match made {
                 Ok(()) => return Ok(server),

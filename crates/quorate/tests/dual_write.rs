@@ -7,11 +7,10 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use support::Server;
+use support::{Server, kafka_clients};
 
 /// Clients that order at the same time.
 const CLIENTS: u64 = 4;
@@ -92,7 +91,7 @@ fn compare(server: &Server, acknowledged: &BTreeSet<u64>, asked: u64) {
         }
     }
 
-    let read = Command::new(kcat())
+    let read = Command::new(kafka_clients().join("kcat"))
         .args(["-b", &address(server, "kafka"), "-t", "orders", "-C", "-e", "-q", "-f", "%k\n"])
         .output()
         .unwrap();
@@ -109,13 +108,4 @@ fn compare(server: &Server, acknowledged: &BTreeSet<u64>, asked: u64) {
 
 fn address(server: &Server, gateway: &str) -> String {
     server.ready[gateway].as_str().unwrap().to_owned()
-}
-
-/// Where kcat is, once it is there.
-fn kcat() -> std::path::PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let folder = root.join("target/kafka-clients");
-    let filled = Command::new(root.join("scripts/kafka-clients.sh")).arg(&folder).output().unwrap();
-    assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
-    folder.join("kcat")
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::quorate;
+use support::{kafka_clients, quorate};
 
 #[test]
 fn what_a_kafka_client_was_told_outlives_the_leader() {
@@ -32,9 +32,7 @@ fn a_worker_in_transactions_does_everything_once_when_it_is_killed_and_the_leade
 /// Three nodes, and a program of a client's that says whom it takes for the leader: that one is killed then.
 fn while_the_leader_dies(program: &str, arguments: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let folder = root.join("target/kafka-clients");
-    let filled = Command::new(root.join("scripts/kafka-clients.sh")).arg(&folder).output().unwrap();
-    assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
+    let folder = kafka_clients();
 
     let mut up = quorate(&["up", "--port", "0", "--json"]).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();

@@ -54,6 +54,15 @@ pub(crate) fn run(args: &[&str]) -> Run {
     Run::of(quorate(args).output().unwrap())
 }
 
+/// The folder with the clients of Kafka, filled at first use.
+pub(crate) fn kafka_clients() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = root.join("target/kafka-clients");
+    let filled = Command::new(root.join("scripts/kafka-clients.sh")).arg(&folder).output().unwrap();
+    assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
+    folder
+}
+
 /// Looks again and again until `look` finds something.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -41,18 +41,7 @@ pub(super) async fn commit(
     if version <= 4 {
         body.i64()?; // How long they are kept is the same for all.
     }
-    let topics = body.list(|body| {
-        let name = body.text()?;
-        let partitions = body.list(|body| {
-            let (number, offset) = (body.i32()?, body.i64()?);
-            let epoch = if version >= 6 { body.i32()? } else { -1 };
-            let metadata = body.maybe_text()?;
-            body.tags()?;
-            Ok(Partition { number, offset, epoch, metadata })
-        })?;
-        body.tags()?;
-        Ok((name, partitions))
-    })?;
+    let topics = read_topics(body, version >= 6)?;
     body.tags()?;
     let by = speaker(generation, &member, instance.as_deref());
     let codes = committed(gateway, who, &group, by, &topics, |commit| Op::CommitOffsets { commit }).await;
@@ -61,6 +50,27 @@ pub(super) async fn commit(
     }
     put(&topics, codes, out);
     Ok(())
+}
+
+/// What a commit names; `epochs` where it says the leader's too.
+fn read_topics(body: &mut Reader, epochs: bool) -> Result<Vec<(String, Vec<Partition>)>, Malformed> {
+    body.list(|body| {
+        let name = body.text()?;
+        let partitions = body.list(|body| {
+            let (number, offset) = (body.i32()?, body.i64()?);
+            let epoch = if epochs { body.i32()? } else { -1 };
+            let metadata = body.maybe_text()?;
+            body.tags()?;
+            Ok(Partition { number, offset, epoch, metadata })
+        })?;
+        body.tags()?;
+        Ok((name, partitions))
+    })
+}
+
+/// The same for every partition.
+fn whole(topics: &[(String, Vec<Partition>)], code: Code) -> Vec<Vec<Code>> {
+    topics.iter().map(|(_, partitions)| vec![code; partitions.len()]).collect()
 }
 
 fn put(topics: &[(String, Vec<Partition>)], codes: Vec<Vec<Code>>, out: &mut Writer) {
@@ -91,18 +101,7 @@ pub(super) async fn in_transaction(
     } else {
         (-1, String::new(), None)
     };
-    let topics = body.list(|body| {
-        let name = body.text()?;
-        let partitions = body.list(|body| {
-            let (number, offset) = (body.i32()?, body.i64()?);
-            let epoch = if version >= 2 { body.i32()? } else { -1 };
-            let metadata = body.maybe_text()?;
-            body.tags()?;
-            Ok(Partition { number, offset, epoch, metadata })
-        })?;
-        body.tags()?;
-        Ok((name, partitions))
-    })?;
+    let topics = read_topics(body, version >= 2)?;
     body.tags()?;
     let by = speaker(generation, &member, instance.as_deref());
     let author = match author {
@@ -114,7 +113,7 @@ pub(super) async fn in_transaction(
             let op = |commit| Op::Produce { produce: Box::new(Produce::HoldOffsets { author, commit }) };
             committed(gateway, who, &group, by, &topics, op).await
         }
-        Err(code) => topics.iter().map(|(_, partitions)| vec![code; partitions.len()]).collect(),
+        Err(code) => whole(&topics, code),
     };
     out.i32(0);
     put(&topics, codes, out);
@@ -140,10 +139,9 @@ async fn committed(
     topics: &[(String, Vec<Partition>)],
     op: impl FnOnce(Box<OffsetCommit>) -> Op,
 ) -> Vec<Vec<Code>> {
-    let whole = |code: Code| topics.iter().map(|(_, partitions)| vec![code; partitions.len()]).collect();
     let count: usize = topics.iter().map(|(_, partitions)| partitions.len()).sum();
     if count as u64 > OFFSETS_MAX {
-        return whole(Code::InvalidCommitOffsetSize);
+        return whole(topics, Code::InvalidCommitOffsetSize);
     }
     let allowed = gateway.handle.allowed(|machine| {
         let rights = machine.rights(&who.principal);
@@ -156,7 +154,7 @@ async fn committed(
     });
     let allowed = match allowed.map_err(|why| error::runtime(&why)).and_then(|allowed| allowed) {
         Ok(allowed) => allowed,
-        Err(code) => return whole(error::of_group(code)),
+        Err(code) => return whole(topics, error::of_group(code)),
     };
     let mut codes: Vec<Vec<Code>> = Vec::with_capacity(topics.len());
     let (mut offsets, mut places) = (Vec::new(), Vec::new());
@@ -189,7 +187,7 @@ async fn committed(
                 codes[at][place] = Code::UnknownTopicOrPartition;
             }
         }
-        Ok(_) => return whole(Code::UnknownServerError),
+        Ok(_) => return whole(topics, Code::UnknownServerError),
         Err(code) => {
             for (at, place) in places {
                 codes[at][place] = error::of_group(code);
