@@ -232,14 +232,6 @@ impl Handle {
         self.look(ask)
     }
 
-    /// Whether whoever does not say who it is enters as the user `default`.
-    ///
-    /// # Errors
-    /// [`RuntimeError`] when the node has stopped.
-    pub fn door_is_open(&self) -> Result<bool, RuntimeError> {
-        self.look(quorate_machine::Machine::door_is_open)
-    }
-
     /// Changes whenever a user may have changed on this node: rights that were asked for earlier are to be asked for again.
     #[must_use]
     pub fn users_changed(&self) -> watch::Receiver<u64> {

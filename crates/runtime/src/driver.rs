@@ -17,7 +17,7 @@ use crate::replica::Peers;
 use quorate_calls::events::Classes;
 use quorate_engine::{Durability, Instant, Job};
 use quorate_node::{Changes, Config, Done, Doors, Partition, Published, Work};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -66,9 +66,29 @@ pub(crate) struct Core {
     pub(crate) listening: Classes,
     /// Where clients of this node's gateways reach it; kept here likewise.
     pub(crate) doors: Doors,
-    /// Whether some keyspace holds too much for commands that need more.
-    full: Arc<AtomicBool>,
+    /// What those who ask often want to know.
+    seen: Arc<Seen>,
     entropy: u64,
+}
+
+/// What is known without the lock, as of what was last applied here: a gateway asks for it with every request.
+pub(crate) struct Seen {
+    /// Whether some keyspace holds too much for commands that need more.
+    pub(crate) full: AtomicBool,
+    /// Whether everybody enters without saying who it is.
+    pub(crate) open: AtomicBool,
+    pub(crate) term: AtomicU64,
+}
+
+impl Seen {
+    fn of(partition: &Partition<Ticket>) -> Self {
+        let machine = partition.machine();
+        Self {
+            full: AtomicBool::new(machine.is_any_full()),
+            open: AtomicBool::new(machine.door_is_open()),
+            term: AtomicU64::new(partition.engine().standing().term.0),
+        }
+    }
 }
 
 pub(crate) struct Shared {
@@ -79,8 +99,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     /// The last change of users that is applied here.
     pub(crate) users: watch::Sender<u64>,
-    /// Whether some keyspace is full, for those who ask often; as of what was last applied here.
-    pub(crate) full: Arc<AtomicBool>,
+    pub(crate) seen: Arc<Seen>,
     pub(crate) remembered: Remembered,
     /// Of a replica.
     pub(crate) peers: OnceLock<Arc<Peers>>,
@@ -91,7 +110,7 @@ impl Shared {
         let config = partition.config().clone();
         let users_told = partition.machine().users_changed().0;
         let (users, _) = watch::channel(users_told);
-        let full = Arc::new(AtomicBool::new(partition.machine().is_any_full()));
+        let seen = Arc::new(Seen::of(&partition));
         let core = Core {
             partition: Some(partition),
             answers: Answers::default(),
@@ -113,7 +132,7 @@ impl Shared {
             users_told,
             listening: Classes::default(),
             doors: Doors::default(),
-            full: Arc::clone(&full),
+            seen: Arc::clone(&seen),
             entropy,
         };
         Arc::new(Self {
@@ -123,7 +142,7 @@ impl Shared {
             memory_bytes_max,
             config,
             users,
-            full,
+            seen,
             remembered: Remembered::new(entropy),
             peers: OnceLock::new(),
         })
@@ -242,13 +261,16 @@ impl Core {
 
     pub(crate) fn answer(&mut self) {
         if let Some(partition) = &mut self.partition {
-            let changed = partition.machine().users_changed().0;
+            let machine = partition.machine();
+            self.seen.full.store(machine.is_any_full(), Ordering::Relaxed);
+            self.seen.term.store(partition.engine().standing().term.0, Ordering::Relaxed);
+            let changed = machine.users_changed().0;
             // Told before the change is answered: who was told of it finds it in force on every connection here.
             if self.users_told != changed {
                 self.users_told = changed;
+                self.seen.open.store(machine.door_is_open(), Ordering::Release);
                 self.users.send_replace(changed);
             }
-            self.full.store(partition.machine().is_any_full(), Ordering::Relaxed);
             self.answers.give(partition.take_replies());
             partition.listen(self.listening);
             partition.announce(&self.doors);

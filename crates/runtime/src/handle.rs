@@ -311,7 +311,7 @@ impl Handle {
     /// Whether a keyspace holds more than it may, by what was last applied here: a command that may need more would be refused.
     #[must_use]
     pub fn is_full(&self, space: quorate_types::Keyspace) -> bool {
-        self.shared.full.load(std::sync::atomic::Ordering::Relaxed)
+        self.shared.seen.full.load(std::sync::atomic::Ordering::Relaxed)
             && self
                 .shared
                 .lock()
@@ -431,12 +431,17 @@ impl Handle {
         }
     }
 
-    /// The term in force, as far as this node knows.
-    ///
-    /// # Errors
-    /// [`RuntimeError`] when the node has stopped.
-    pub fn term(&self) -> Result<u64, RuntimeError> {
-        Ok(self.shared.lock().open()?.engine().standing().term.0)
+    /// The term in force, as far as this node knows; it costs no lock.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.shared.seen.term.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Whether whoever does not say who it is enters as the user `default`, by what is applied here; it costs no lock. Whoever was told that
+    /// the door was closed finds it closed here.
+    #[must_use]
+    pub fn door_is_open(&self) -> bool {
+        self.shared.seen.open.load(std::sync::atomic::Ordering::Acquire)
     }
 
     /// Reads payloads of streams as records ([`quorate_types::record`]), whatever protocol they came by: batches are unpacked, off this thread,

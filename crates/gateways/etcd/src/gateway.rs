@@ -66,7 +66,7 @@ impl Gateway {
             cluster_id: self.cluster.load(Ordering::Relaxed),
             member_id: self.member.load(Ordering::Relaxed),
             revision: shown(revision),
-            raft_term: self.handle.term().unwrap_or_default(),
+            raft_term: self.handle.term(),
         }
     }
 

@@ -12,6 +12,7 @@ mod auth;
 mod certificate;
 mod cluster;
 mod config;
+mod connection;
 mod error;
 mod gateway;
 mod hash;

@@ -5,6 +5,7 @@
 
 use crate::certificate::CommonName;
 use crate::config::Config;
+use crate::connection;
 use crate::gateway::Gateway;
 use crate::json;
 use crate::metrics::{Calls, Counted};
@@ -13,10 +14,10 @@ use crate::protocol::etcdserverpb as pb;
 use crate::protocol::grpc::health::v1::health_server::HealthServer;
 use crate::protocol::v3electionpb::election_server::ElectionServer;
 use crate::protocol::v3lockpb::lock_server::LockServer;
+use bytes::Bytes;
 use futures_util::Stream;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use pb::auth_server::AuthServer;
 use pb::cluster_server::ClusterServer;
 use pb::kv_server::KvServer;
@@ -28,8 +29,7 @@ use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
@@ -37,8 +37,8 @@ use tonic::codegen::{Service, StdError, http};
 
 /// Bytes that gRPC may add to a request of the largest size, as etcd allows.
 const OVERHEAD_BYTES: usize = 512 << 10;
-/// How long a connection may be silent before it is asked whether it lives.
-const PING_INTERVAL: Duration = Duration::from_secs(60);
+/// What a client of HTTP/2 begins with (RFC 9113, §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Said to a client that asks in JSON and shows a certificate with a name, once authentication is enabled; etcd's text.
 const UNHEARD: &str =
@@ -134,20 +134,23 @@ async fn requests<S>(gateway: &Arc<Gateway>, services: Arc<Services>, stream: S,
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let handshake_timeout = gateway.config.handshake_timeout;
+    let begun = tokio::time::timeout(handshake_timeout, Begun::of(stream)).await;
+    let Ok(Some((stream, is_http2))) = begun else { return };
     let asked = Arc::clone(gateway);
+    if is_http2 {
+        let answer = move |request| {
+            let (gateway, services, name) = (Arc::clone(&asked), Arc::clone(&services), name.clone());
+            async move { route(&gateway, &services, request, name).await }
+        };
+        return connection::serve(stream, handshake_timeout, answer, gateway.stopped()).await;
+    }
     let service = hyper::service::service_fn(move |request| {
         let (gateway, services, name) = (Arc::clone(&asked), Arc::clone(&services), name.clone());
-        async move { route(&gateway, &services, request, name).await }
+        async move { Ok::<_, Infallible>(route(&gateway, &services, request, name).await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .max_concurrent_streams(None)
-        .keep_alive_interval(PING_INTERVAL);
-    builder.http1().timer(TokioTimer::new());
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     // What goes wrong here concerns this connection alone, and its client sees it closed.
     tokio::select! {
@@ -157,25 +160,100 @@ where
     let _ = connection.await;
 }
 
+/// A stream whose first bytes were looked at.
+struct Begun<S> {
+    seen: Vec<u8>,
+    /// How many of them were read again.
+    read: usize,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> Begun<S> {
+    /// Reads until it is known whether HTTP/2 is spoken; nothing when the client goes away before.
+    async fn of(mut stream: S) -> Option<(Self, bool)> {
+        let mut seen = Vec::with_capacity(PREFACE.len());
+        while seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
+            let wanted = (PREFACE.len() - seen.len()) as u64;
+            if (&mut stream).take(wanted).read_buf(&mut seen).await.ok()? == 0 {
+                return None;
+            }
+        }
+        let is_http2 = seen == PREFACE;
+        Some((Self { seen, read: 0, stream }, is_http2))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let left = &self.seen[self.read..];
+        if left.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let count = left.len().min(buffer.remaining());
+        buffer.put_slice(&left[..count]);
+        self.read += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 /// gRPC by what it says it is, JSON and probes by their paths. A certificate speaks for gRPC alone. A client that shows one with JSON believes
 /// otherwise, and is told: with etcd, whose gateway to JSON comes by a certificate of its own, the name would go unheard.
-async fn route(
+async fn route<B>(
     gateway: &Arc<Gateway>,
     services: &Services,
-    mut request: http::Request<Incoming>,
+    mut request: http::Request<B>,
     name: Option<CommonName>,
-) -> Result<http::Response<Counted>, Infallible> {
+) -> http::Response<Counted>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
     let kind = request.headers().get(http::header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         if let Some(name) = name {
             request.extensions_mut().insert(name);
         }
-        return services.answer(request).await;
+        let Ok(answer) = services.answer(request).await;
+        return answer;
     }
     let answer = if request.uri().path().starts_with("/v3/") {
         // A value is a third longer in base64.
         let bytes_max = services.bytes_max.saturating_mul(4) / 3;
-        if name.is_some_and(|CommonName(name)| !name.is_empty()) && matches!(gateway.is_open(), Ok(false)) {
+        if name.is_some_and(|CommonName(name)| !name.is_empty()) && !gateway.is_open() {
             json::unheard(request, bytes_max, http::StatusCode::BAD_REQUEST, UNHEARD).await
         } else {
             json::answer(services, request, bytes_max).await
@@ -183,7 +261,7 @@ async fn route(
     } else {
         probe::answer(gateway, &services.calls, &request.into_parts().0).await
     };
-    Ok(answer.map(Counted::from))
+    answer.map(Counted::from)
 }
 
 /// The services, each to be cloned for a request.

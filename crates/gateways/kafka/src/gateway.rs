@@ -74,7 +74,7 @@ impl Gateway {
 
     /// Whether whoever does not say who it is may do what the user `default` may.
     pub(crate) fn is_open(&self) -> bool {
-        self.config.door.is_none() && self.handle.door_is_open().unwrap_or(true)
+        self.config.door.is_none() && self.handle.door_is_open()
     }
 
     /// Whose name and secret these are: an operator's token, a token or the password of a user.
@@ -156,7 +156,7 @@ impl Gateway {
                 cluster_id: 0,
                 brokers: vec![broker(ALONE, own)],
                 leader: number(ALONE),
-                epoch: epoch(self.handle.term().unwrap_or(0)),
+                epoch: epoch(self.handle.term()),
             };
         };
         let mut brokers = Vec::new();

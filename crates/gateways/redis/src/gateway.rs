@@ -119,7 +119,7 @@ impl Gateway {
 
     /// Whether whoever does not say who it is may do what the user `default` may.
     pub(crate) fn is_open(&self) -> bool {
-        self.config.door.is_none() && self.handle.door_is_open().unwrap_or(true)
+        self.config.door.is_none() && self.handle.door_is_open()
     }
 
     /// Who is connected, in order of their ids.

@@ -14,7 +14,7 @@ use crate::serve::Services;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
 use std::collections::HashMap;
@@ -102,11 +102,14 @@ static ROUTES: LazyLock<HashMap<&'static str, Route>> = LazyLock::new(|| {
 });
 
 /// Answers one request below `/v3/`.
-pub(crate) async fn answer(
+pub(crate) async fn answer<B>(
     services: &Services,
-    request: http::Request<Incoming>,
+    request: http::Request<B>,
     bytes_max: usize,
-) -> http::Response<Body> {
+) -> http::Response<Body>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
     let Some(route) = ROUTES.get(request.uri().path()) else {
         return unheard(request, bytes_max, StatusCode::NOT_FOUND, "Not Found\n").await;
     };
@@ -120,12 +123,15 @@ pub(crate) async fn answer(
 }
 
 /// A short text whatever the body says, which is waited for: clients of HTTP/2 take an answer that overtakes what they send for a broken one.
-pub(crate) async fn unheard(
-    request: http::Request<Incoming>,
+pub(crate) async fn unheard<B>(
+    request: http::Request<B>,
     bytes_max: usize,
     status: StatusCode,
     text: &str,
-) -> http::Response<Body> {
+) -> http::Response<Body>
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
     let (mut body, mut bytes) = (request.into_body(), 0);
     while let Some(Ok(frame)) = body.frame().await {
         bytes += frame.data_ref().map_or(0, Bytes::len);
@@ -144,12 +150,15 @@ pub(crate) fn plain(status: StatusCode, text: impl Into<String>) -> http::Respon
     answer
 }
 
-async fn call(
+async fn call<B>(
     services: &Services,
     route: &Route,
-    request: http::Request<Incoming>,
+    request: http::Request<B>,
     bytes_max: usize,
-) -> Result<http::Response<Body>, Status> {
+) -> Result<http::Response<Body>, Status>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
     let (head, body) = request.into_parts();
     let input = route.method.input();
     // A client that sends many messages is told of a bad one by the code that its library would give.
@@ -214,15 +223,15 @@ fn whole_body(bytes: Bytes) -> Body {
 }
 
 /// What a client says, one message after the other.
-struct Asked {
+struct Asked<B> {
     /// Until it has ended.
-    body: Option<Incoming>,
+    body: Option<B>,
     values: Values,
     input: MessageDescriptor,
     bad: Code,
 }
 
-impl Asked {
+impl<B: hyper::body::Body<Data = Bytes> + Unpin> Asked<B> {
     async fn next(&mut self) -> Result<Option<DynamicMessage>, Status> {
         loop {
             if let Some(value) = self.values.next() {
