@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::error;
 use crate::probe::Seen;
 use crate::protocol::etcdserverpb::ResponseHeader;
+use crate::queue::Queues;
 use crate::watch::Hub;
 use quorate_machine::Machine;
 use quorate_runtime::{Consistency, Handle};
@@ -30,6 +31,7 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) hub: Arc<Hub>,
     pub(crate) seen: Seen,
+    pub(crate) queues: Queues,
     /// Becomes true when the gateway ends.
     pub(crate) stopping: watch::Receiver<bool>,
     cluster: AtomicU64,
@@ -50,6 +52,7 @@ impl Gateway {
             config,
             address,
             seen: Seen::default(),
+            queues: Queues::default(),
             stopping,
             cluster: AtomicU64::new(0),
             member: AtomicU64::new(1),

@@ -23,6 +23,7 @@ mod lock;
 mod metrics;
 mod pieces;
 mod probe;
+mod queue;
 mod ranges;
 mod serve;
 mod txn;

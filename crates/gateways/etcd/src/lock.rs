@@ -13,10 +13,11 @@ use crate::gateway::{Gateway, shown};
 use crate::protocol::mvccpb;
 use crate::protocol::v3electionpb as election;
 use crate::protocol::v3lockpb as lock;
+use crate::queue::Waiting;
 use crate::serve::{Answers, Api};
 use crate::txn::key_value;
 use bytes::Bytes;
-use quorate_machine::{Machine, Selection};
+use quorate_machine::Machine;
 use quorate_runtime::{Consistency, Interest};
 use quorate_types::{
     Blob, Branch, CommandBody, Commit, Compare, Guard, Key, KeyField, KeyRange, KeyValue, LeaseId, Millis,
@@ -201,10 +202,11 @@ impl Gateway {
         if let Some(revision) = alone {
             return Ok((place, lease, revision));
         }
+        let queue = self.queues.enter(&range.start);
         let mut leave = Leave { gateway: self, who, key: &key, created, armed: made };
         loop {
             let standing = self
-                .look(Consistency::Linearizable, |machine| standing(machine, &range, &key, created))
+                .look(Consistency::Linearizable, |machine| standing(machine, &queue, &key, created))
                 .await?;
             match standing {
                 Standing::First(revision) => {
@@ -420,27 +422,13 @@ fn by_age(range: KeyRange, order: Order) -> Select {
     Select { sort: Sort::Create, order: Some(order), ..Select::of(range) }
 }
 
-fn standing(machine: &Machine, range: &KeyRange, own: &Key, created: Revision) -> Standing {
-    let current = machine.revision();
+fn standing(machine: &Machine, queue: &Waiting<'_>, own: &Key, created: Revision) -> Standing {
     if machine.get(own).is_none_or(|found| found.create_revision != created) {
         return Standing::Gone;
     }
-    let before = Revision(created.0.saturating_sub(1));
-    if before == Revision::ZERO {
-        return Standing::First(current);
-    }
-    let select = Select {
-        limit: 1,
-        keys_only: true,
-        created: (Revision(1), before),
-        ..by_age(range.clone(), Order::Descending)
-    };
-    let mut into = Selection::of(select);
-    let read = machine.gather(&mut into, range.start.name.clone(), current, usize::MAX);
-    read.expect("the current revision can be read");
-    match into.done().keys.into_iter().next() {
-        None => Standing::First(current),
-        Some(found) => Standing::Behind(found.key, found.create_revision),
+    match queue.before(machine, created) {
+        None => Standing::First(machine.revision()),
+        Some((key, made)) => Standing::Behind(key, made),
     }
 }
 
