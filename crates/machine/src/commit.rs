@@ -55,7 +55,7 @@ pub(crate) struct Context<'a> {
     pub(crate) place: u64,
     pub(crate) now: &'a Now,
     /// Under which idempotency key the answer will be kept.
-    remembers: Option<&'a Scope>,
+    pub(crate) remembers: Option<&'a Scope>,
 }
 
 /// What it costs to delete a key, in elements touched.
@@ -83,7 +83,7 @@ impl Machine {
         }
     }
 
-    fn decide(
+    pub(crate) fn decide(
         &mut self,
         context: &Context<'_>,
         commit: &Commit,

@@ -26,6 +26,7 @@ mod offsets;
 mod producers;
 mod reads;
 mod recency;
+mod riders;
 mod roles;
 mod rows;
 mod services;

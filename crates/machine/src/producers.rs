@@ -128,7 +128,11 @@ impl Machine {
                 self.take_over(context, name, *timeout, *known).map_err(|why| OpError::Produce { why })
             }
             Produce::Enlist { author, parts, groups } => self.enlist(context, author, parts, groups),
-            Produce::Hold { name, append, by } => self.hold(context, name, append, *by),
+            Produce::Hold { name, append, by } => self.hold(context, name, append, *by, None),
+            Produce::AppendWith { append, by, rider } => self.append_with(context, append, *by, rider, out),
+            Produce::HoldWith { name, append, by, rider } => {
+                self.hold(context, name, append, *by, Some(&**rider))
+            }
             Produce::HoldOffsets { author, commit } => self.hold_offsets(context, author, commit),
             Produce::End { author, commits } => self.end_transaction(context, author, *commits, out),
         }

@@ -15,7 +15,7 @@ use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{DecodeError, Key, LimitName, LogIndex, LogTime, Revision, Settings, WallTime};
 
 /// Version of the snapshot's contents.
-const VERSION: u64 = 4;
+const VERSION: u64 = 5;
 
 /// Sections in the order in which they are written.
 const HEADER: u64 = 0;
@@ -48,10 +48,12 @@ const NUMBERS_GIVEN: u64 = 26;
 const TRANSACTIONS: u64 = 27;
 const HELD: u64 = 28;
 const HELD_OFFSETS: u64 = 29;
-const END: u64 = 30;
-/// Where the first two versions ended, and the third.
+const RIDERS: u64 = 30;
+const END: u64 = 31;
+/// Where the first two versions ended, the third, and the fourth.
 const END_FIRST: u64 = 12;
 const END_THIRD: u64 = 22;
+const END_FOURTH: u64 = 30;
 
 /// What a snapshot is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,6 +266,7 @@ impl Machine {
             TRANSACTIONS => full(self.transactions.walk_names(rows, out)),
             HELD => full(self.transactions.walk_held(rows, out)),
             HELD_OFFSETS => full(self.transactions.walk_offsets(rows, out)),
+            RIDERS => full(self.transactions.riders.walk_next(rows, out)),
             _ => (0, true),
         }
     }
@@ -301,7 +304,7 @@ impl Machine {
     pub fn digest(&self) -> u128 {
         let mut scratch = Writer::default();
         let [users, roles, given, counts] = self.users.digests(&mut scratch);
-        let [transactions, held, held_offsets] = self.transactions.digests(&mut scratch);
+        let [transactions, held, held_offsets, riders] = self.transactions.digests(&mut scratch);
         let [sent, producer_numbers, numbers_given] = self.numbered.digests(&mut scratch);
         let parts = [
             self.keys.digest(&mut scratch),
@@ -330,6 +333,7 @@ impl Machine {
             transactions,
             held,
             held_offsets,
+            riders,
         ];
         scratch.clear();
         for part in parts {
@@ -378,6 +382,7 @@ impl Restorer {
         let ended = match self.version {
             1 | 2 => END_FIRST,
             3 => END_THIRD,
+            4 => END_FOURTH,
             _ => END,
         };
         let section = if section == ended { END } else { section };
@@ -441,6 +446,7 @@ impl Restorer {
                         TRANSACTIONS => machine.transactions.restore_name(&mut from)?,
                         HELD => machine.transactions.restore_held(&mut from)?,
                         HELD_OFFSETS => machine.transactions.restore_offsets(&mut from)?,
+                        RIDERS => machine.transactions.riders.restore(&mut from)?,
                         found => return Err(DecodeError::Tag { what: "snapshot section", found }.into()),
                     }
                 }
@@ -479,7 +485,7 @@ impl Restorer {
         match header.version {
             // The first version had no trail, and rules of the first version only.
             1 => {}
-            2 | 3 | VERSION => {
+            2..=VERSION => {
                 let trail = from.raw(16)?.try_into().expect("16 bytes were read");
                 machine.trail = u128::from_le_bytes(trail);
                 machine.version = Wire::take(from)?;

@@ -17,14 +17,15 @@
 
 use crate::commit::Context;
 use crate::producers::{Kind, Producers};
+use crate::riders::Riders;
 use crate::streams::{PartKey, StreamId};
 use crate::table::Table;
 use crate::{Event, Machine, Now, Outputs};
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{
-    Append, Author, Blob, DecodeError, EPOCH_MAX, Format, GroupFault, GroupName, Key, LogIndex, LogTime,
-    Millis, Numbered, OffsetCommit, OpError, OpResult, PayloadRef, ProduceError, ProducerId, StreamOffsets,
-    wire_enum, wire_struct,
+    Append, Author, Blob, Commit, DecodeError, EPOCH_MAX, Format, GroupFault, GroupName, Key, LogIndex,
+    LogTime, Millis, Numbered, OffsetCommit, OpError, OpResult, PayloadRef, ProduceError, ProducerId,
+    StreamOffsets, wire_enum, wire_struct,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,9 +101,9 @@ wire_enum!(State { 0 = Empty {}, 1 = Open {}, 2 = Committed {}, 3 = Aborted {} }
 
 /// The place of a batch among those that its producer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    producer: ProducerId,
-    number: u64,
+pub(crate) struct Place {
+    pub(crate) producer: ProducerId,
+    pub(crate) number: u64,
 }
 wire_struct!(Place { producer, number });
 
@@ -175,6 +176,7 @@ pub(crate) struct Mark {
     names: usize,
     held: usize,
     offsets: usize,
+    riders: usize,
 }
 
 /// All transactions.
@@ -190,6 +192,7 @@ pub(crate) struct Transactions {
     /// Bytes that are held.
     bytes: u64,
     moving: Moving,
+    pub(crate) riders: Riders,
 }
 
 /// A transaction as it is shown.
@@ -241,6 +244,7 @@ impl Machine {
         name: &Blob,
         append: &Append,
         by: Numbered,
+        rider: Option<&Commit>,
     ) -> Result<OpResult, OpError> {
         let part = self.part_of(append)?;
         let refuse = |why| OpError::Produce { why };
@@ -258,6 +262,7 @@ impl Machine {
             keys: self.streams.keys_for(append)?,
         };
         self.transactions.hold(name, held).map_err(refuse)?;
+        rider.map_or(Ok(()), |rider| self.hold_rider(context, name, by.producer, rider))?;
         self.numbered.note(part, by, records, None, now.time);
         Ok(OpResult::Done {})
     }
@@ -313,17 +318,30 @@ impl Machine {
                 return Err(refuse(ProduceError::NotOpen { name: author.name.clone() }));
             }
         }
+        if commits && let Some(rider) = self.transactions.riders.take(author.producer) {
+            return self.end_with(context, author, rider, out);
+        }
         self.touch(cost)?;
         let (held, offsets) = self.transactions.end(&author.name, commits, context.now.time);
         if commits {
             self.append_held(held, context.now, out);
-            for HeldOffsets { group, offsets } in offsets {
-                let times = (context.now.time, context.now.wall);
-                let put = self.offsets.put(&self.streams, &group, &offsets, times);
-                put.map_err(|why| OpError::Group { group: group.0, why })?;
-            }
+            self.put_offsets(context, offsets)?;
         }
         Ok(OpResult::Done {})
+    }
+
+    /// Ends a transaction of which all has happened before: only how far its groups are is kept.
+    pub(crate) fn settle_offsets(&mut self, context: &Context<'_>, name: &Blob) -> Result<(), OpError> {
+        let (_, offsets) = self.transactions.end(name, true, context.now.time);
+        self.put_offsets(context, offsets)
+    }
+
+    fn put_offsets(&mut self, context: &Context<'_>, held: Vec<HeldOffsets>) -> Result<(), OpError> {
+        let times = (context.now.time, context.now.wall);
+        held.into_iter().try_for_each(|HeldOffsets { group, offsets }| {
+            let put = self.offsets.put(&self.streams, &group, &offsets, times);
+            put.map(drop).map_err(|why| OpError::Group { group: group.0, why })
+        })
     }
 
     /// Appends what was held. Streams that were deleted meanwhile are passed by.
@@ -516,6 +534,7 @@ impl Transactions {
         let Some(found) = self.names.get(name) else { return (Vec::new(), Vec::new()) };
         let producer = found.producer;
         let of = |number| Place { producer, number };
+        self.riders.take(producer);
         let places: Vec<Place> = self.held.range(of(0)..=of(u64::MAX)).map(|(place, _)| *place).collect();
         let held: Vec<Held> = places.into_iter().filter_map(|place| self.held.set(place, None)).collect();
         self.bytes -= held.iter().map(|held| u64::from(held.bytes)).sum::<u64>();
@@ -601,10 +620,16 @@ impl Transaction {
 /// Undo, snapshot, digest: as [`Table`] has them.
 impl Transactions {
     pub(crate) fn mark(&self) -> Mark {
-        Mark { names: self.names.mark(), held: self.held.mark(), offsets: self.offsets.mark() }
+        Mark {
+            names: self.names.mark(),
+            held: self.held.mark(),
+            offsets: self.offsets.mark(),
+            riders: self.riders.mark(),
+        }
     }
     pub(crate) fn rollback(&mut self, mark: &Mark) {
-        let Self { names, held, offsets, open, idle, bytes, moving } = self;
+        let Self { names, held, offsets, open, idle, bytes, moving, riders } = self;
+        riders.rollback(mark.riders);
         offsets.rollback(mark.offsets, |_, from, to| {
             from.into_iter().for_each(|held| moving.take(held));
             to.into_iter().for_each(|held| moving.add(held));
@@ -621,11 +646,13 @@ impl Transactions {
         self.names.forget();
         self.held.forget();
         self.offsets.forget();
+        self.riders.forget();
     }
     pub(crate) fn walk_begin(&mut self) {
         self.names.walk_begin();
         self.held.walk_begin();
         self.offsets.walk_begin();
+        self.riders.walk_begin();
     }
     pub(crate) fn walk_names(&mut self, rows: usize, out: &mut Writer) -> usize {
         self.names.walk_next(rows, out)
@@ -640,6 +667,7 @@ impl Transactions {
         self.names.walk_end();
         self.held.walk_end();
         self.offsets.walk_end();
+        self.riders.walk_end();
     }
     pub(crate) fn restore_name(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         let (name, row) = self.names.restore_row(from)?;
@@ -656,8 +684,9 @@ impl Transactions {
         self.moving.add(&held);
         Ok(())
     }
-    pub(crate) fn digests(&self, scratch: &mut Writer) -> [u128; 3] {
-        [self.names.digest(scratch), self.held.digest(scratch), self.offsets.digest(scratch)]
+    pub(crate) fn digests(&self, scratch: &mut Writer) -> [u128; 4] {
+        let riders = self.riders.digest(scratch);
+        [self.names.digest(scratch), self.held.digest(scratch), self.offsets.digest(scratch), riders]
     }
 
     /// Whether what is held is of one piece; otherwise what is not.
@@ -687,7 +716,10 @@ impl Transactions {
             sound(row.producer < next && row.epoch <= EPOCH_MAX, "producer of a transaction")?;
             sound(row.parts.is_sorted() && row.groups.is_sorted(), "places of a transaction")?;
         }
-        sound(sums.is_empty() && marks.is_empty(), "something that is held for nobody")
+        sound(sums.is_empty() && marks.is_empty(), "something that is held for nobody")?;
+        let open = self.names.iter().filter(|(_, row)| row.state == State::Open);
+        let open: BTreeSet<ProducerId> = open.map(|(_, row)| row.producer).collect();
+        self.riders.verify(|producer| open.contains(&producer))
     }
 
     pub(crate) fn check(&self, next: ProducerId) {
@@ -706,6 +738,7 @@ impl Transactions {
         let mut moving = Moving::default();
         self.offsets.iter().for_each(|(_, held)| moving.add(held));
         assert_eq!(self.moving, moving, "marks that are held");
+        self.riders.check();
     }
 }
 

@@ -126,6 +126,7 @@ struct Transaction {
     /// Streams, each with how often one of its name was deleted before.
     named: BTreeSet<(Key, u64)>,
     held: Vec<((Key, u64), u32)>,
+    riders: Vec<Commit>,
 }
 
 /// A refusal, without the words.
@@ -744,8 +745,21 @@ impl Model {
                 Produce::TakeOver { name, timeout, known } => self.take_over(name, timeout.0, *known),
                 Produce::Enlist { author, parts, .. } => self.enlist(author, parts),
                 Produce::Hold { name, append, by } => self.hold(name, append, *by),
+                Produce::AppendWith { append, by, rider } => {
+                    self.append_with(principal, append, *by, rider, mine.is_some())
+                }
+                Produce::HoldWith { name, append, by, rider } => {
+                    let again = self.numbered.len();
+                    let result = self.hold(name, append, *by)?;
+                    if self.numbered.len() > again {
+                        self.hold_rider(name, by.producer, by.epoch, rider)?;
+                    }
+                    Ok(result)
+                }
                 Produce::HoldOffsets { .. } => unreachable!("groups have tests of their own"),
-                Produce::End { author, commits } => self.end_transaction(author, *commits),
+                Produce::End { author, commits } => {
+                    self.end_with(principal, author, *commits, mine.is_some())
+                }
             },
             Op::DeleteStream { stream } => {
                 self.streams.remove(stream).ok_or(())?;
@@ -961,6 +975,100 @@ impl Model {
             self.events.push(Event::StreamAppended { stream, partition: 0 });
         }
         Ok(OpResult::Done {})
+    }
+
+    fn hold_rider(
+        &mut self,
+        name: &Blob,
+        producer: ProducerId,
+        epoch: u16,
+        rider: &Commit,
+    ) -> Result<(), ()> {
+        let found = self.owned(name, producer, epoch)?;
+        let key = |rider: &Commit| rider.idempotency.as_ref().map(|of| of.key.clone());
+        let others: Vec<_> = found.riders.iter().filter_map(key).collect();
+        if key(rider).is_some_and(|mine| others.iter().any(|other| *other != mine)) {
+            return Err(());
+        }
+        found.riders.push(rider.clone());
+        Ok(())
+    }
+
+    /// The riders of a transaction are one commit with its end, or stay with it.
+    fn end_with(
+        &mut self,
+        principal: &str,
+        author: &Author,
+        commits: bool,
+        keyed: bool,
+    ) -> Result<OpResult, ()> {
+        let found = self.owned(&author.name, author.producer, author.epoch)?;
+        let open = found.until.is_some();
+        let riders = if open { std::mem::take(&mut found.riders) } else { Vec::new() };
+        if !commits || riders.is_empty() {
+            return self.end_transaction(author, commits);
+        }
+        let end = Produce::End { author: author.clone(), commits };
+        let mut whole = Commit::of(vec![Op::Produce { produce: Box::new(end) }]);
+        for rider in riders {
+            whole.guards.extend(rider.guards);
+            whole.then.extend(rider.then);
+            if let Some(next) = rider.idempotency {
+                let before =
+                    whole.idempotency.take().map_or(0, |of: quorate_types::Idempotency| of.fingerprint.0);
+                let fingerprint = Fingerprint(next.fingerprint.0.wrapping_add(before));
+                whole.idempotency = Some(quorate_types::Idempotency { fingerprint, ..next });
+            }
+        }
+        if keyed && whole.idempotency.is_some() {
+            return Err(());
+        }
+        if self.commit(principal, &whole).map_err(drop)?.replayed {
+            let found = self.owned(&author.name, author.producer, author.epoch)?;
+            (found.until, found.ended) = (None, Some(true));
+            found.held.clear();
+        }
+        Ok(OpResult::Done {})
+    }
+
+    fn append_with(
+        &mut self,
+        principal: &str,
+        append: &Append,
+        by: Option<Numbered>,
+        rider: &Commit,
+        keyed: bool,
+    ) -> Result<OpResult, ()> {
+        let mut whole = rider.clone();
+        let Some(by) = by else {
+            whole.then.insert(0, Op::Append { append: append.clone() });
+            if !self.streams.contains_key(&append.stream) || keyed && rider.idempotency.is_some() {
+                return Err(());
+            }
+            return Ok(self.commit(principal, &whole).map_err(drop)?.results.remove(0));
+        };
+        let before = (self.clone(), self.numbered.len());
+        // As without a rider, to know whether it may be appended at all, and whether it was.
+        let plain = self.append_once(principal, append, by)?;
+        if self.numbered.len() == before.1 {
+            return Ok(plain);
+        }
+        *self = before.0;
+        if keyed && rider.idempotency.is_some() {
+            return Err(());
+        }
+        whole.then.insert(0, Op::Append { append: append.clone() });
+        let result = self.commit(principal, &whole).map_err(drop)?.results.remove(0);
+        let OpResult::Appended { first, .. } = result else { return Err(()) };
+        self.numbered.push((
+            append.stream.clone(),
+            by.producer.0,
+            by.epoch,
+            by.first,
+            append.records,
+            first.0,
+        ));
+        Ok(result)
     }
 
     /// By all that was ever sent: no row, no epoch in force, nothing forgotten but what is further back than five batches.
@@ -1514,7 +1622,32 @@ impl Chooser<'_> {
         let append =
             Append { stream, partition: PartitionChoice::Number { partition: 0 }, create: false, ..append };
         let by = Numbered { producer: ProducerId(producer), epoch, first };
-        Op::Produce { produce: Box::new(Produce::Append { append, by }) }
+        let produce = match self.below(3) {
+            0 => Produce::AppendWith { append, by: Some(by), rider: Box::new(self.rider()) },
+            1 if self.below(3) == 0 => {
+                Produce::AppendWith { append, by: None, rider: Box::new(self.rider()) }
+            }
+            _ => Produce::Append { append, by },
+        };
+        Op::Produce { produce: Box::new(produce) }
+    }
+
+    fn rider(&mut self) -> Commit {
+        let guards = (0..self.below(4).saturating_sub(1)).map(|_| self.guard()).collect();
+        let then = (0..self.below(3)).map(|_| match self.below(3) {
+            0 => Op::Put { key: self.key(), value: self.value(), lease: LeaseId(0), prev: false },
+            1 => Op::Delete { key: self.key(), prev: false },
+            _ => Op::Increment { key: self.key(), by: 1, min: i64::MIN, max: i64::MAX },
+        });
+        let commit = Commit { guards, then: then.collect(), ..Commit::default() };
+        if self.below(3) > 0 {
+            return commit;
+        }
+        // Two fingerprints, so that a key comes again both for the same and for another request.
+        let key = self.idempotency_key().into();
+        let (ttl, fingerprint) =
+            (Millis(1 + self.below(2000)), Fingerprint(1 + u128::from(self.below(4) / 3)));
+        Commit { idempotency: Some(quorate_types::Idempotency { key, ttl, fingerprint }), ..commit }
     }
 
     /// A step of a transaction: mostly one that is in order, by whoever has the name.
@@ -1543,7 +1676,12 @@ impl Chooser<'_> {
                 let Op::Append { append } = append("", "text") else { unreachable!() };
                 let partition = PartitionChoice::Number { partition: 0 };
                 let append = Append { stream, partition, create: false, ..append };
-                Produce::Hold { name: name.into(), append, by: Numbered { producer, epoch, first } }
+                let (name, by) = (name.into(), Numbered { producer, epoch, first });
+                if self.below(2) == 0 {
+                    Produce::HoldWith { name, append, by, rider: Box::new(self.rider()) }
+                } else {
+                    Produce::Hold { name, append, by }
+                }
             }
         };
         Op::Produce { produce: Box::new(produce) }

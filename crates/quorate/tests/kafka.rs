@@ -44,6 +44,10 @@ fn while_the_leader_dies(program: &str, arguments: &[&str]) {
         .args(arguments)
         .args((0..3).map(|n| node(n, "kafka").as_str().unwrap().to_owned()))
         .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env(
+            "QUORATE_HTTP",
+            (0..3).map(|n| node(n, "http").as_str().unwrap().to_owned()).collect::<Vec<_>>().join(","),
+        )
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -1186,6 +1186,7 @@ impl Model {
             }
             ProduceError::Order { .. } => probes.hit("producer: a batch that does not follow"),
             ProduceError::OtherNumber { .. } | ProduceError::NotOpen { .. } => {}
+            ProduceError::SecondKey { .. } => {}
             ProduceError::TooMuch { .. } | ProduceError::Full { .. } => {
                 return Err("there is room for all producers".into());
             }

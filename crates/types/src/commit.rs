@@ -58,12 +58,17 @@ impl Commit {
         self.mode == Mode::Foreseen || self.guards.iter().any(new)
     }
 
-    /// Calls `visit` for every operation, nested and scheduled ones included, in the order in which they are encoded.
+    /// Calls `visit` for every operation, nested and scheduled ones and those of riders included, in the order in which they are encoded.
     pub fn for_each_op<'a>(&'a self, visit: &mut dyn FnMut(&'a Op)) {
         for op in self.then.iter().chain(self.otherwise.iter().flatten()) {
             visit(op);
             if let Op::Nested { commit } | Op::Schedule { commit, .. } = op {
                 commit.for_each_op(visit);
+            }
+            if let Op::Produce { produce } = op
+                && let Some(rider) = produce.rider()
+            {
+                rider.for_each_op(visit);
             }
         }
     }
@@ -977,12 +982,42 @@ pub struct StreamSettings {
     pub compact: bool,
     /// Other protocols' key commands (Redis SET, DEL, FLUSH…) must leave it alone.
     pub protected: bool,
+    /// Headers of what Kafka's producers send name guards, and changes of keys, that are one commit with the batch.
+    pub guarded: bool,
 }
-wire_struct!(StreamSettings { partitions, retention, compact, protected });
+
+/// What is told by one bit each, in the byte that was `protected` alone.
+const PROTECTED: u8 = 1;
+const GUARDED: u8 = 2;
+
+impl Wire for StreamSettings {
+    fn put(&self, out: &mut Writer) {
+        let Self { partitions, retention, compact, protected, guarded } = self;
+        partitions.put(out);
+        retention.put(out);
+        compact.put(out);
+        out.raw(&[(u8::from(*protected) * PROTECTED) | (u8::from(*guarded) * GUARDED)]);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (partitions, retention, compact) = (Wire::take(from)?, Wire::take(from)?, Wire::take(from)?);
+        let bits = u8::take(from)?;
+        if bits > PROTECTED | GUARDED {
+            return Err(DecodeError::Tag { what: "settings of a stream", found: u64::from(bits) });
+        }
+        let (protected, guarded) = (bits & PROTECTED != 0, bits & GUARDED != 0);
+        Ok(Self { partitions, retention, compact, protected, guarded })
+    }
+}
 
 impl Default for StreamSettings {
     fn default() -> Self {
-        Self { partitions: 1, retention: Retention::default(), compact: false, protected: false }
+        Self {
+            partitions: 1,
+            retention: Retention::default(),
+            compact: false,
+            protected: false,
+            guarded: false,
+        }
     }
 }
 

@@ -80,6 +80,11 @@ pub enum Invalid {
     /// A charge of a limit or slot in a commit whose branches are foreseen.
     #[error("mode `foreseen` decides all branches before anything happens, so nothing in it may be charged")]
     ForeseenCharge,
+    /// What rides along with a batch is no rider.
+    #[error(
+        "what rides along with a batch has guards, and puts, deletes and increments of keys, and no more"
+    )]
+    Rider,
     /// A keyspace that belongs to the server.
     #[error("keyspace {0} belongs to the server: use the operations of locks and services")]
     InternalKeyspace(u16),
@@ -185,8 +190,31 @@ impl Limits {
             if let Op::Nested { commit } | Op::Schedule { commit, .. } = op {
                 self.walk(commit, depth + 1, operations, guards)?;
             }
+            if let Op::Produce { produce } = op
+                && let Some(rider) = produce.rider()
+            {
+                self.rider(rider, operations, guards)?;
+            }
         }
         Ok(())
+    }
+
+    /// A rider is plain: it names what it does to keys, and has no branches.
+    fn rider(&self, rider: &Commit, operations: &mut u64, guards: &mut u64) -> Result<(), Invalid> {
+        let plain = |op: &Op| matches!(op, Op::Put { .. } | Op::Delete { .. } | Op::Increment { .. });
+        if rider.otherwise.is_some() || rider.mode != Mode::Atomic || !rider.then.iter().all(plain) {
+            return Err(Invalid::Rider);
+        }
+        if let Some(idempotency) = &rider.idempotency {
+            self.name("idempotency key", &idempotency.key.0)?;
+            self.ttl("idempotency ttl", idempotency.ttl, 1)?;
+        }
+        *guards += rider.guards.len() as u64;
+        *operations += rider.then.len() as u64;
+        bound("number of guards", *guards, 0, self.guards_max)?;
+        bound("number of operations", *operations, 0, self.operations_max)?;
+        rider.guards.iter().try_for_each(|guard| self.guard(guard))?;
+        rider.then.iter().try_for_each(|op| self.op(op))
     }
 
     fn guard(&self, guard: &Guard) -> Result<(), Invalid> {
@@ -442,8 +470,12 @@ impl Limits {
                 self.numbered(by)?;
                 self.append(append)
             }
-            Produce::Append { append, by } => {
+            Produce::Append { append, by } | Produce::HoldWith { append, by, .. } => {
                 self.numbered(by)?;
+                self.append(append)
+            }
+            Produce::AppendWith { append, by, .. } => {
+                by.as_ref().map_or(Ok(()), |by| self.numbered(by))?;
                 self.append(append)
             }
         }
@@ -482,7 +514,8 @@ impl Limits {
 }
 
 /// What a commit takes in an entry, never less: a name counts wherever it stands.
-fn weight(commit: &Commit) -> u64 {
+#[must_use]
+pub fn weight(commit: &Commit) -> u64 {
     let idempotency = commit.idempotency.as_ref().map_or(0, |i| 64 + i.key.0.len());
     let guards: usize = commit.guards.iter().map(|guard| 64 + guard_bytes(guard)).sum();
     let ops = commit.then.iter().chain(commit.otherwise.iter().flatten());
@@ -588,7 +621,8 @@ fn produce_bytes(produce: &Produce) -> usize {
         Produce::HoldOffsets { commit, .. } => commit.bytes(),
         _ => 0,
     };
-    produce.append().map_or(0, append_bytes) + name + places + 64
+    let rider = produce.rider().map_or(0, weight) as usize;
+    produce.append().map_or(0, append_bytes) + name + places + rider + 64
 }
 
 fn append_bytes(append: &Append) -> usize {

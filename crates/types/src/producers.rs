@@ -4,7 +4,7 @@
 
 use crate::blob::Blob;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
-use crate::commit::Append;
+use crate::commit::{Append, Commit};
 use crate::membership::OffsetCommit;
 use crate::units::{GroupName, Key, Millis};
 use crate::{wire_enum, wire_struct};
@@ -120,6 +120,26 @@ pub enum Produce {
         /// Whether what it holds is appended, or dropped.
         commits: bool,
     },
+    /// As `Append`, with a rider: the batch is appended if the rider's guards hold, and what the rider does happens with it.
+    AppendWith {
+        /// What to append, and to which partition, by number.
+        append: Append,
+        /// Which batch it is; nothing where its producer does not count.
+        by: Option<Numbered>,
+        /// Its rider.
+        rider: Box<Commit>,
+    },
+    /// As `Hold`, with a rider, which is decided and done when the transaction ends well.
+    HoldWith {
+        /// Under which name.
+        name: Blob,
+        /// What to append, and to which partition, by number.
+        append: Append,
+        /// Which batch it is.
+        by: Numbered,
+        /// Its rider.
+        rider: Box<Commit>,
+    },
 }
 wire_enum!(Produce {
     1 = Begin {},
@@ -129,6 +149,8 @@ wire_enum!(Produce {
     5 = Hold { name, append, by },
     6 = End { author, commits },
     7 = HoldOffsets { author, commit },
+    8 = AppendWith { append, by, rider },
+    9 = HoldWith { name, append, by, rider },
 });
 
 impl Produce {
@@ -137,6 +159,7 @@ impl Produce {
     pub fn append(&self) -> Option<&Append> {
         match self {
             Self::Append { append, .. } | Self::Hold { append, .. } => Some(append),
+            Self::AppendWith { append, .. } | Self::HoldWith { append, .. } => Some(append),
             Self::Begin {} | Self::TakeOver { .. } | Self::Enlist { .. } | Self::End { .. } => None,
             Self::HoldOffsets { .. } => None,
         }
@@ -146,18 +169,29 @@ impl Produce {
     #[must_use]
     pub fn name(&self) -> Option<&Blob> {
         match self {
-            Self::Begin {} | Self::Append { .. } => None,
-            Self::TakeOver { name, .. } | Self::Hold { name, .. } => Some(name),
+            Self::Begin {} | Self::Append { .. } | Self::AppendWith { .. } => None,
+            Self::TakeOver { name, .. } | Self::Hold { name, .. } | Self::HoldWith { name, .. } => Some(name),
             Self::Enlist { author, .. } | Self::End { author, .. } | Self::HoldOffsets { author, .. } => {
                 Some(&author.name)
             }
         }
     }
 
-    /// The same, to be changed.
+    /// What is decided and done with what it appends: guards, an idempotency key, and plain operations on keys.
+    #[must_use]
+    pub fn rider(&self) -> Option<&Commit> {
+        match self {
+            Self::AppendWith { rider, .. } | Self::HoldWith { rider, .. } => Some(rider),
+            Self::Begin {} | Self::TakeOver { .. } | Self::Enlist { .. } | Self::End { .. } => None,
+            Self::Append { .. } | Self::Hold { .. } | Self::HoldOffsets { .. } => None,
+        }
+    }
+
+    /// What it appends, to be changed.
     pub fn append_mut(&mut self) -> Option<&mut Append> {
         match self {
             Self::Append { append, .. } | Self::Hold { append, .. } => Some(append),
+            Self::AppendWith { append, .. } | Self::HoldWith { append, .. } => Some(append),
             Self::Begin {} | Self::TakeOver { .. } | Self::Enlist { .. } | Self::End { .. } => None,
             Self::HoldOffsets { .. } => None,
         }
@@ -236,6 +270,14 @@ pub enum ProduceError {
         /// How much it may be.
         max: u64,
     },
+    /// The transaction has an idempotency key already.
+    #[error(
+        "the transaction of {name} has another idempotency key already: it is one commit, and a commit has one"
+    )]
+    SecondKey {
+        /// The name.
+        name: Blob,
+    },
 }
 wire_enum!(ProduceError {
     1 = Unknown { producer },
@@ -245,6 +287,7 @@ wire_enum!(ProduceError {
     5 = OtherNumber { name, producer },
     6 = NotOpen { name },
     7 = TooMuch { what, found, max },
+    8 = SecondKey { name },
 });
 
 #[cfg(test)]

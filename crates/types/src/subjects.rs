@@ -103,6 +103,13 @@ fn guards(commit: &Commit, found: &mut BTreeSet<Subject>) {
         if let Op::Nested { commit } | Op::Schedule { commit, .. } = op {
             guards(commit, found);
         }
+        if let Op::Produce { produce } = op
+            && let Some(rider) = produce.rider()
+        {
+            guards(rider, found);
+            let idempotency = rider.idempotency.as_ref();
+            found.extend(idempotency.map(|of| Subject::Idempotency { key: of.key.clone() }));
+        }
     }
 }
 

@@ -262,6 +262,7 @@ impl From<Invalid> for Problem {
                 .with("found", found.to_string())
                 .with("wanted", format!("[{min},{max}]")),
             Invalid::InnerIdempotency => Self::new(400, "inner_idempotency", detail),
+            Invalid::Rider => Self::new(400, "rider", detail),
             Invalid::ForeseenCharge => Self::new(400, "foreseen_charge", detail),
             Invalid::InternalKeyspace(_) => Self::new(403, "internal_keyspace", detail),
         }

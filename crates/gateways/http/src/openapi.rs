@@ -258,6 +258,11 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("prefix", "text", "All that begin with this"),
     ("promote", "number", "The learner that becomes a voter"),
     ("prev", "flag", "Whether the result shows what was there before"),
+    (
+        "guarded",
+        "flag",
+        "Headers of what Kafka's producers send name guards and changes of keys (docs/kafka.md)",
+    ),
     ("protected", "flag", "Other protocols' key commands must leave the stream alone; true when absent"),
     ("rate", "text", "Units per period: 100/s, 5/10s, 1000/h"),
     ("records", "list", "Records, each {key, value, headers, tombstone}"),
@@ -303,7 +308,7 @@ const BODIES: &[Shape] = shapes! {
         r#"{"ttl":"30s","wait":"10s","value":"node-1"}"#;
     "Release", "What to give back", "token", r#"{"token":1077}"#;
     "Proclaim", "What the leader says now", "token value value_base64", r#"{"token":1077,"value":"node-1"}"#;
-    "Stream", "Settings of a stream", "partitions retention compact protected",
+    "Stream", "Settings of a stream", "partitions retention compact protected guarded",
         r#"{"partitions":4,"retention":{"age":"7d"}}"#;
     "Append", "One record, or many",
         "records key key_base64 value value_base64 tombstone headers partition create",
@@ -367,10 +372,10 @@ pub(crate) const OPERATIONS: &[Shape] = shapes! {
     "delete_range", "Delete a range of keys",
         "keyspace key key_base64 prefix prefix_base64 from from_base64 to to_base64 prev", r#"{"prefix":"tmp/"}"#;
     "increment", "Add to a decimal integer", "keyspace key key_base64 by min max", r#"{"key":"stock","by":-1,"min":0}"#;
-    "create_stream", "Declare a stream", "keyspace stream stream_base64 retention partitions compact protected",
+    "create_stream", "Declare a stream", "keyspace stream stream_base64 retention partitions compact protected guarded",
         r#"{"stream":"orders","partitions":4}"#;
     "alter_stream", "Change the settings of a stream",
-        "keyspace stream stream_base64 retention partitions compact protected", r#"{"stream":"orders","partitions":8}"#;
+        "keyspace stream stream_base64 retention partitions compact protected guarded", r#"{"stream":"orders","partitions":8}"#;
     "delete_stream", "Remove a stream", "keyspace stream stream_base64", r#"{"stream":"orders"}"#;
     "append", "Append one record or many to one partition",
         "keyspace stream stream_base64 records key key_base64 value value_base64 tombstone headers partition create",

@@ -174,7 +174,7 @@ impl Connection {
         let bytes = frame.len();
         let (head, api, body) = api::read(frame)?;
         if api.is_some_and(|api| api.is_pipelined()) && self.may_ask() {
-            let launched = api::launch(&self.gateway, &self.session, &head, body)?;
+            let launched = api::launch(&self.gateway, &self.session, &head, body).await?;
             self.pending_bytes += bytes;
             self.pending.push_back(Box::pin(async move {
                 let answer = match launched {

@@ -5,7 +5,7 @@
 
 use quorate_batch::Bad;
 use quorate_runtime::RuntimeError;
-use quorate_types::{GroupFault, OpError, ProduceError, Refusal};
+use quorate_types::{GroupFault, GuardFailed, OpError, ProduceError, Refusal};
 
 macro_rules! codes {
     ($($name:ident = $code:literal)*) => {
@@ -73,8 +73,10 @@ codes! {
     FencedInstanceId = 82
     InvalidRecord = 87
     UnstableOffsetCommit = 88
+    ThrottlingQuotaExceeded = 89
     ProducerFenced = 90
     UnknownTopicId = 100
+    TransactionAbortable = 120
 }
 
 impl Code {
@@ -125,8 +127,29 @@ pub(crate) fn op(error: &OpError) -> Code {
         OpError::Denied { .. } => Code::TopicAuthorizationFailed,
         OpError::Group { why, .. } => fault(*why),
         OpError::Produce { why } => producer(why),
+        OpError::Guards { failed } => guards(failed),
+        // Of what rides along with a batch.
+        OpError::Inner { error, .. } if matches!(**error, OpError::Denied { .. }) => {
+            Code::TopicAuthorizationFailed
+        }
+        OpError::ClaimOther { .. } | OpError::Inner { .. } => Code::PolicyViolation,
+        OpError::IdempotencyFull { .. } => Code::NotEnoughReplicas,
         // None of these comes of what this gateway sends.
         _ => Code::UnknownServerError,
+    }
+}
+
+/// Of guards that do not hold. A limit that is used up holds later: clients try again by themselves.
+fn guards(failed: &[(u32, GuardFailed)]) -> Code {
+    let limited = |(_, why): &(u32, GuardFailed)| matches!(why, GuardFailed::Limit { .. });
+    if failed.iter().all(limited) { Code::ThrottlingQuotaExceeded } else { Code::PolicyViolation }
+}
+
+/// Of a transaction that cannot end well as things are: it is open still, and its producer drops it.
+pub(crate) fn ending(code: Code) -> Code {
+    match code {
+        Code::PolicyViolation | Code::ThrottlingQuotaExceeded => Code::TransactionAbortable,
+        other => other,
     }
 }
 
@@ -163,7 +186,7 @@ fn producer(why: &ProduceError) -> Code {
         ProduceError::Order { .. } => Code::OutOfOrderSequenceNumber,
         ProduceError::OtherNumber { .. } => Code::InvalidProducerIdMapping,
         ProduceError::NotOpen { .. } => Code::InvalidTxnState,
-        ProduceError::TooMuch { .. } => Code::PolicyViolation,
+        ProduceError::TooMuch { .. } | ProduceError::SecondKey { .. } => Code::PolicyViolation,
         // It did not happen, and may work later.
         ProduceError::Full { .. } => Code::NotEnoughReplicas,
     }

@@ -11,10 +11,12 @@ use quorate_types::{
     Blob, Command, CommandBody, Commit, Committed, DEFAULT_USER, Key, Limits, Outcome, Principal, Verbs,
 };
 use std::net::SocketAddr;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Longest name of a topic.
 const TOPIC_BYTES_MAX: usize = 249;
+/// Batches that are unpacked at once: each may take 64 MiB.
+const UNPACKING_MAX: usize = 2;
 /// What a node is called that runs alone.
 const ALONE: u64 = 1;
 
@@ -27,6 +29,8 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     /// Becomes true when the gateway ends.
     pub(crate) stopping: watch::Receiver<bool>,
+    /// Who may unpack a batch now.
+    pub(crate) unpacking: Semaphore,
 }
 
 /// Who is a client: told with every command, for `why`.
@@ -62,7 +66,8 @@ impl Gateway {
         address: SocketAddr,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { limits: handle.limits(), handle, config, address, stopping }
+        let unpacking = Semaphore::new(UNPACKING_MAX);
+        Self { limits: handle.limits(), handle, config, address, stopping, unpacking }
     }
 
     /// Resolves once the gateway ends.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use support::Server;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 #[tokio::test]
 async fn confluent_kafka_produces_consumes_and_administers() {
@@ -61,6 +63,11 @@ async fn transactions_of_confluent_kafka_kafka_python_and_aiokafka_are_whole_or_
 #[tokio::test]
 async fn transactions_of_kafkajs_are_whole_or_never() {
     story("transactions.cjs").await;
+}
+
+#[tokio::test]
+async fn guards_and_changes_of_keys_ride_with_batches_of_confluent_kafka() {
+    story("guards.py").await;
 }
 
 #[tokio::test]
@@ -124,16 +131,30 @@ async fn kcat_reads_what_it_wrote_and_what_others_wrote() {
 async fn story(name: &'static str) {
     let server = Server::start().await;
     let address = server.address;
-    tokio::task::spawn_blocking(move || run(name, address)).await.unwrap();
+    // What a story changes beside its topics it reads over HTTP.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let http = listener.local_addr().unwrap();
+    let handle = server.data.handle();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(async move {
+        let until = async move {
+            let _ = stopped.await;
+        };
+        quorate_http::serve(listener, handle, quorate_http::Config::default(), until).await.unwrap();
+    });
+    tokio::task::spawn_blocking(move || run(name, address, http)).await.unwrap();
+    drop(stop);
+    serving.await.unwrap();
     server.stop().await;
 }
 
-fn run(name: &str, address: SocketAddr) {
+fn run(name: &str, address: SocketAddr, http: SocketAddr) {
     let mut command = match name.rsplit_once('.') {
         Some((_, "py")) => Command::new(clients().join("venv/bin/python")),
         _ => Command::new("node"),
     };
     command.env("NODE_PATH", clients().join("node_modules")).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env("QUORATE_HTTP", http.to_string());
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name));
     let done = command.arg(address.to_string()).output().unwrap();
     let told = String::from_utf8_lossy(&done.stdout);

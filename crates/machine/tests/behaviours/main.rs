@@ -17,6 +17,7 @@ mod locks;
 mod members;
 mod memory;
 mod producers;
+mod riders;
 mod roles;
 mod snapshots;
 mod streams;

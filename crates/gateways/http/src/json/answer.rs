@@ -286,6 +286,7 @@ pub fn stream_settings(settings: &StreamSettings) -> Object {
         .json("retention", retention.done())
         .plain("compact", settings.compact)
         .plain("protected", settings.protected)
+        .plain("guarded", settings.guarded)
 }
 
 /// Settings of a group, as they are asked for.
@@ -545,7 +546,7 @@ mod tests {
     #[test]
     fn settings_are_written_as_they_are_read() {
         use super::super::{read::parse, request};
-        let text = r#"{"partitions":3,"retention":{"bytes":9,"age":"1h"},"compact":true,"protected":false}"#;
+        let text = r#"{"partitions":3,"retention":{"bytes":9,"age":"1h"},"compact":true,"protected":false,"guarded":false}"#;
         let settings = parse(text.as_bytes(), |node| node.object(request::stream_settings)).unwrap();
         assert_eq!(stream_settings(&settings).done(), text);
         let text = r#"{"mode":"shared","visibility":"5s","deliveries_max":3,"dead_letter":"d","from":"end"}"#;

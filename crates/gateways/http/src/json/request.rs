@@ -532,6 +532,7 @@ pub fn stream_settings(fields: &mut Fields<'_, '_>) -> Read<StreamSettings> {
         retention: retention.unwrap_or_default(),
         compact: fields.flag("compact")?,
         protected: fields.maybe("protected", |node| node.boolean())?.unwrap_or(true),
+        guarded: fields.flag("guarded")?,
     })
 }
 
@@ -981,8 +982,10 @@ mod tests {
             retention: Retention { bytes: Some(9), age: Some(Millis(1000)) },
             compact: true,
             protected: true,
+            guarded: true,
         };
-        let text = r#""stream":"s","partitions":3,"retention":{"bytes":9,"age":"1s"},"compact":true"#;
+        let text =
+            r#""stream":"s","partitions":3,"retention":{"bytes":9,"age":"1s"},"compact":true,"guarded":true"#;
         check_op(
             &format!(r#"{{"create_stream":{{{text}}}}}"#),
             Op::CreateStream { stream: "s".into(), settings: settings.clone() },

@@ -9,7 +9,7 @@ use super::units::{duration_text, time_text};
 use super::write::{Object, Values, list};
 use quorate_types::{
     Append, Commit, Compare, Delivery, GroupMode, Guard, Key, KeyField, KeyRange, LimitPolicy, Millis, Mode,
-    OnRefused, Op, Order, PartitionChoice, Produce, RangeRead, Sort, StreamSettings, When, record,
+    Numbered, OnRefused, Op, Order, PartitionChoice, Produce, RangeRead, Sort, StreamSettings, When, record,
 };
 
 /// A commit, as `POST /v1/commit` takes it.
@@ -129,6 +129,7 @@ impl Shown {
         self.number("partitions", settings.partitions)
             .with(|object| object.json("retention", retention.done()))
             .flag("compact", settings.compact)
+            .flag("guarded", settings.guarded)
             .number("protected", settings.protected)
     }
     /// The object under the name that says what it is.
@@ -347,10 +348,18 @@ fn operation(op: &Op, values: Values) -> String {
             Produce::End { author, commits } => {
                 shown.name("transaction", &author.name).number("commits", *commits)
             }
-            Produce::Append { append: one, by } | Produce::Hold { append: one, by, .. } => append(shown, one)
-                .number("producer", by.producer.0)
-                .number("epoch", u32::from(by.epoch))
-                .number("first", by.first),
+            Produce::Append { append: one, by } | Produce::Hold { append: one, by, .. } => {
+                numbered(append(shown, one), by)
+            }
+            Produce::AppendWith { append: one, by, rider } => {
+                let shown = append(shown, one);
+                let shown = by.iter().fold(shown, numbered);
+                shown.with(|object| object.json("rider", commit(rider, values)))
+            }
+            Produce::HoldWith { name, append: one, by, rider } => {
+                let shown = numbered(append(shown.name("transaction", name), one), by);
+                shown.with(|object| object.json("rider", commit(rider, values)))
+            }
         },
         Op::Nested { commit: inner } => return Object::new().json(tag, commit(inner, values)).done(),
     }
@@ -393,6 +402,10 @@ fn append(shown: Shown, append: &Append) -> Shown {
         PartitionChoice::Any | PartitionChoice::Hash { .. } => shown,
     };
     if append.create { shown } else { shown.number("create", false) }
+}
+
+fn numbered(shown: Shown, by: &Numbered) -> Shown {
+    shown.number("producer", by.producer.0).number("epoch", u32::from(by.epoch)).number("first", by.first)
 }
 
 fn record_json(record: &quorate_types::Record, values: Values) -> String {

@@ -85,6 +85,13 @@ fn of_topic(gateway: &Gateway, settings: &StreamSettings) -> Vec<Shown> {
             Kind::Long,
             "bytes of a partition beyond which its oldest records go; -1 for no bound",
         ),
+        own(
+            topics::GUARDS,
+            settings.guarded.to_string(),
+            default.guarded.to_string(),
+            Kind::Bool,
+            "headers `q-...` of records name guards, and changes of keys, that are one commit with their batch",
+        ),
         Shown::fixed("compression.type", "producer", Kind::Text, "batches stay as they came"),
         Shown::fixed("message.timestamp.type", "CreateTime", Kind::Text, "batches stay as they came"),
         Shown::fixed("min.insync.replicas", 1, Kind::Int, "a quorum is always in sync"),
@@ -335,6 +342,7 @@ pub(super) async fn alter(
             if !incremental {
                 let usual = topics::settings(settings.partitions);
                 (settings.retention, settings.compact) = (usual.retention, usual.compact);
+                settings.guarded = usual.guarded;
             }
             changes.iter().try_for_each(|change| change.apply(&mut settings))?;
             Ok(Op::AlterStream { stream, settings })
@@ -379,6 +387,7 @@ impl Change {
             (SET, None) | (DELETE, _) => match self.name.as_str() {
                 "retention.ms" | "retention.bytes" => "-1",
                 "cleanup.policy" => "delete",
+                topics::GUARDS => "false",
                 // What only has one value is back to it already.
                 "compression.type" => "producer",
                 "message.timestamp.type" => "CreateTime",
@@ -404,8 +413,12 @@ mod tests {
             operation,
             value: value.map(str::to_owned),
         };
-        for (name, value) in [("retention.ms", "5"), ("retention.bytes", "7"), ("cleanup.policy", "compact")]
-        {
+        for (name, value) in [
+            ("retention.ms", "5"),
+            ("retention.bytes", "7"),
+            ("cleanup.policy", "compact"),
+            (topics::GUARDS, "true"),
+        ] {
             change(name, SET, Some(value)).apply(&mut settings).unwrap();
             assert_ne!(settings, usual, "{name}");
             change(name, DELETE, None).apply(&mut settings).unwrap();

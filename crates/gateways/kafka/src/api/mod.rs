@@ -13,9 +13,11 @@ mod groups;
 mod members;
 mod metadata;
 mod offsets;
+mod opened;
 mod partitions;
 mod produce;
 mod producers;
+mod riders;
 mod sasl;
 mod topics;
 mod transactions;
@@ -140,13 +142,13 @@ pub(crate) fn read(frame: Bytes) -> Result<(Head, Option<Api>, Reader), Malforme
 }
 
 /// Begins a request of those that are pipelined.
-pub(crate) fn launch(
+pub(crate) async fn launch(
     gateway: &Arc<Gateway>,
     session: &Session,
     head: &Head,
     body: Reader,
 ) -> Result<Launched, Malformed> {
-    produce::launch(gateway, session, head, body)
+    produce::launch(gateway, session, head, body).await
 }
 
 /// Answers a request.

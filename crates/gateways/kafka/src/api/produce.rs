@@ -9,7 +9,8 @@
 //! Invariant: a batch is stored only when its checksum, length and count are right, and is never changed but for its first eight bytes.
 //! Invariant: on a compacted topic records are stored, not batches: the machine goes by their keys.
 
-use super::PRODUCE_SINCE;
+use super::opened::{self, Fault};
+use super::{PRODUCE_SINCE, riders};
 use crate::connection::Session;
 use crate::error::{self, Code};
 use crate::frame::{self, Head};
@@ -43,7 +44,7 @@ type Committing = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// What a partition's batch came to, or will.
 enum Slot {
-    Refused(Code),
+    Refused(Fault),
     /// Which commit, and which of its results.
     In(usize, usize),
 }
@@ -54,7 +55,7 @@ struct Batch {
 }
 
 /// Begins a request: when this returns, its appends have their place among those of the connection.
-pub(crate) fn launch(
+pub(crate) async fn launch(
     gateway: &Arc<Gateway>,
     session: &Session,
     head: &Head,
@@ -84,17 +85,18 @@ pub(crate) fn launch(
     let mut slots = Vec::new();
     for (name, batches) in topics {
         let topic = whole.map_or_else(|| topic_of(gateway, &name), Err);
-        let each = batches.into_iter().map(|batch| {
-            let append = topic.as_ref().map_err(|code| *code);
-            let slot = match append
-                .and_then(|topic| append_of(gateway, head.version, topic, &batch, transaction.as_deref()))
-            {
-                Ok(op) => commits.push(gateway, op),
-                Err(code) => Slot::Refused(code),
+        let mut each = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let op = match &topic {
+                Ok(topic) => append_of(gateway, head.version, topic, &batch, transaction.as_deref()).await,
+                Err(code) => Err((*code).into()),
             };
-            (batch.partition, slot)
-        });
-        let each: Vec<_> = each.collect();
+            let slot = match op {
+                Ok(op) => commits.push(gateway, op),
+                Err(fault) => Slot::Refused(fault),
+            };
+            each.push((batch.partition, slot));
+        }
         slots.push((name, each));
     }
     let (head, flexible) = (head.clone(), body.flexible);
@@ -133,8 +135,9 @@ fn begin(gateway: &Arc<Gateway>, who: &Who, ops: Vec<Op>) -> (Option<Outcome>, C
 #[derive(Default)]
 struct Commits {
     all: Vec<Vec<Op>>,
-    /// Bytes of the last.
+    /// Bytes of the last, and its operations and guards with those of riders.
     bytes: u64,
+    parts: u64,
 }
 
 impl Commits {
@@ -144,17 +147,25 @@ impl Commits {
             Op::Produce { produce } => (produce.append(), produce.name()),
             _ => (None, None),
         };
+        let rider = match &op {
+            Op::Produce { produce } => produce.rider(),
+            _ => None,
+        };
         let payload = payload.map_or(0, |append| append.payload.bytes.len());
         let bytes = (payload + name.map_or(0, |name| name.len())) as u64 + APPEND_BYTES;
+        let bytes = bytes + rider.map_or(0, quorate_types::limits::weight);
+        let parts = 1 + rider.map_or(0, |rider| rider.guards.len().max(rider.then.len()) as u64);
         let limits = &gateway.limits;
-        let fits = self.all.last().is_some_and(|ops| {
-            self.bytes + bytes <= limits.command_bytes_max && (ops.len() as u64) < limits.operations_max
-        });
+        let parts_max = limits.operations_max.min(limits.guards_max);
+        let fits = !self.all.is_empty()
+            && self.bytes + bytes <= limits.command_bytes_max
+            && self.parts + parts <= parts_max;
         if !fits {
             self.all.push(Vec::new());
-            self.bytes = APPEND_BYTES;
+            (self.bytes, self.parts) = (APPEND_BYTES, 0);
         }
         self.bytes += bytes;
+        self.parts += parts;
         let commit = self.all.len() - 1;
         self.all[commit].push(op);
         Slot::In(commit, self.all[commit].len() - 1)
@@ -171,55 +182,67 @@ fn topic_of(gateway: &Gateway, topic: &str) -> Result<(Key, StreamSettings), Cod
 }
 
 /// The append that a batch is: at once, once, or at the end of a transaction.
-fn append_of(
+async fn append_of(
     gateway: &Gateway,
     version: i16,
     (stream, settings): &(Key, StreamSettings),
     batch: &Batch,
     transaction: Option<&str>,
-) -> Result<Op, Code> {
+) -> Result<Op, Fault> {
     let partition = u32::try_from(batch.partition).ok().filter(|number| *number < settings.partitions);
     let partition = partition.ok_or(Code::UnknownTopicOrPartition)?;
     let bytes = batch.bytes.as_ref().ok_or(Code::InvalidRecord)?;
     if bytes.len() as u64 > gateway.limits.payload_bytes_max {
-        return Err(Code::MessageTooLarge);
+        return Err(Code::MessageTooLarge.into());
     }
-    let header = quorate_batch::check(bytes).map_err(|bad| error::batch(&bad))?;
+    let header = quorate_batch::check(bytes)?;
     if header.is_control() {
-        return Err(Code::InvalidRecord);
+        return Err(Code::InvalidRecord.into());
     }
     let by = numbered(&header)?;
-    let codec = header.codec().map_err(|bad| error::batch(&bad))?;
+    let codec = header.codec()?;
     if codec == Codec::Zstd && version < ZSTD_SINCE {
-        return Err(Code::UnsupportedCompressionType);
+        return Err(Code::UnsupportedCompressionType.into());
     }
-    let (format, payload) = if settings.compact {
-        let bytes_max = usize::try_from(gateway.limits.payload_bytes_max).unwrap_or(usize::MAX);
-        let timed = quorate_batch::decode(bytes, bytes_max).map_err(|bad| error::batch(&bad))?;
-        let records: Vec<_> = timed.into_iter().map(|timed| timed.record).collect();
+    let opened = if settings.compact || settings.guarded {
+        Some(opened::records(gateway, codec, bytes).await?)
+    } else {
+        None
+    };
+    let rider = match &opened {
+        Some(records) if settings.guarded => riders::of(stream, records)?.map(Box::new),
+        _ => None,
+    };
+    let (format, payload) = if let Some(records) = opened.filter(|_| settings.compact) {
         let payload = record::encode(&records);
-        if payload.bytes.len() > bytes_max {
-            return Err(Code::MessageTooLarge);
+        if payload.bytes.len() as u64 > gateway.limits.payload_bytes_max {
+            return Err(Code::MessageTooLarge.into());
         }
         (Format::Records, payload)
     } else {
-        if codec == Codec::None {
+        if codec == Codec::None && !settings.guarded {
             // What is not packed is looked at, so that nobody stores what no reader can read. It costs little beside the checksum.
-            quorate_batch::check_records(bytes).map_err(|bad| error::batch(&bad))?;
+            quorate_batch::check_records(bytes)?;
         }
         (Format::RecordBatch, Payload::from(quorate_batch::stored(bytes)))
     };
     let records = u32::try_from(header.count).map_err(|_| Code::InvalidRecord)?;
     let partition = PartitionChoice::Number { partition };
     let append = Append { stream: stream.clone(), partition, format, records, payload, create: false };
-    Ok(match (by, transaction) {
-        (Some(by), Some(name)) if header.is_transactional() => {
-            Op::Produce { produce: Box::new(Produce::Hold { name: name.into(), append, by }) }
+    let produce = match (by, transaction, rider) {
+        (Some(by), Some(name), rider) if header.is_transactional() => {
+            let name = name.into();
+            match rider {
+                Some(rider) => Produce::HoldWith { name, append, by, rider },
+                None => Produce::Hold { name, append, by },
+            }
         }
-        _ if header.is_transactional() => return Err(Code::InvalidTxnState),
-        (Some(by), _) => Op::Produce { produce: Box::new(Produce::Append { append, by }) },
-        (None, _) => Op::Append { append },
-    })
+        _ if header.is_transactional() => return Err(Code::InvalidTxnState.into()),
+        (by, _, Some(rider)) => Produce::AppendWith { append, by, rider },
+        (Some(by), _, None) => Produce::Append { append, by },
+        (None, _, None) => return Ok(Op::Append { append }),
+    };
+    Ok(Op::Produce { produce: Box::new(produce) })
 }
 
 /// Which batch of its producer it is; nothing where nobody counts.
@@ -234,12 +257,16 @@ fn put(slots: &[(String, Vec<(i32, Slot)>)], outcomes: &[Outcome], version: i16,
     out.list(slots, |out, (name, slots)| {
         out.text(name);
         out.list(slots, |out, (partition, slot)| {
-            let (code, first) = match slot {
-                Slot::Refused(code) => (*code, None),
+            let found = match slot {
+                Slot::Refused(fault) => Err(fault.clone()),
                 Slot::In(commit, place) => result(&outcomes[*commit], *place),
             };
+            let (fault, first) = match found {
+                Ok(first) => (Fault::from(Code::None), first),
+                Err(fault) => (fault, None),
+            };
             out.i32(*partition);
-            out.i16(code.number());
+            out.i16(fault.code.number());
             out.i64(first.map_or(-1, |first| first.0 as i64));
             out.i64(-1); // Times are those of the producer.
             if version >= 5 {
@@ -247,8 +274,12 @@ fn put(slots: &[(String, Vec<(i32, Slot)>)], outcomes: &[Outcome], version: i16,
                 out.i64(-1);
             }
             if version >= 8 {
-                out.list([0; 0], |_, _: i32| {});
-                out.maybe_text(None);
+                out.list(&fault.records, |out, (place, why)| {
+                    out.i32(*place);
+                    out.maybe_text(Some(why));
+                    out.tags();
+                });
+                out.maybe_text(fault.why.as_deref());
             }
             out.tags();
         });
@@ -258,15 +289,13 @@ fn put(slots: &[(String, Vec<(i32, Slot)>)], outcomes: &[Outcome], version: i16,
     out.tags();
 }
 
-fn result(outcome: &Outcome, place: usize) -> (Code, Option<Offset>) {
-    match outcome {
-        Err(code) => (*code, None),
-        Ok(committed) => match committed.results.get(place) {
-            Some(OpResult::Appended { first, .. }) => (Code::None, Some(*first)),
-            // Held until its transaction ends: it has no offset yet.
-            Some(OpResult::Done {}) => (Code::None, None),
-            Some(OpResult::Failed { error }) => (error::op(error), None),
-            _ => (Code::UnknownServerError, None),
-        },
+fn result(outcome: &Outcome, place: usize) -> Result<Option<Offset>, Fault> {
+    let committed = outcome.as_ref().map_err(|code| *code)?;
+    match committed.results.get(place) {
+        Some(OpResult::Appended { first, .. }) => Ok(Some(*first)),
+        // Held until its transaction ends, or one of another partition that comes again: it has no offset.
+        Some(OpResult::Done {}) => Ok(None),
+        Some(OpResult::Failed { error }) => Err(error.into()),
+        _ => Err(Code::UnknownServerError.into()),
     }
 }

@@ -7,6 +7,9 @@ use crate::wire::{Malformed, Reader, Writer};
 use quorate_types::{Commit, Key, Millis, Mode, Op, OpResult, StreamSettings};
 use std::collections::BTreeSet;
 
+/// Whether records' headers mean guards and changes of keys.
+pub(super) const GUARDS: &str = "quorate.guards";
+
 /// The settings of a topic that nobody has said anything about.
 pub(super) fn settings(partitions: u32) -> StreamSettings {
     StreamSettings { partitions, protected: true, ..StreamSettings::default() }
@@ -177,6 +180,13 @@ pub(super) fn config(settings: &mut StreamSettings, name: &str, value: &str) -> 
             "compact" => settings.compact = true,
             _ => return Err("wanted delete or compact"),
         },
+        GUARDS => {
+            settings.guarded = match value {
+                "true" => true,
+                "false" => false,
+                _ => return Err("wanted true or false"),
+            }
+        }
         "compression.type" => only(value == "producer", "batches stay as they came: wanted producer")?,
         "message.timestamp.type" => {
             only(value == "CreateTime", "batches stay as they came: wanted CreateTime")?;

@@ -148,7 +148,7 @@ pub(super) async fn end(
     let commits = body.bool()?;
     body.tags()?;
     let produce = author.map(|author| Produce::End { author, commits });
-    let code = changed(gateway, who, version, produce).await;
+    let code = error::ending(changed(gateway, who, version, produce).await);
     out.i32(0);
     out.i16(code.number());
     out.tags();

@@ -1,12 +1,17 @@
-"""Consume, transform, produce: each input comes to one output although the worker is killed again and again. Argument: the addresses of all nodes.
+"""Consume, transform, produce: each input comes to one output, and to one change of a key in the same commit, although the worker is killed again and again. Argument: the addresses of all nodes; the
+environment's `QUORATE_HTTP` has those of their HTTP gateways, where the keys are read in the end.
 
 As `worker`: one run of the worker, until it is killed or has done all; it says so in the middle of each transaction. Prints the number of the leader once workers are under way, if there are several nodes:
 whoever started this kills that node then.
 """
+import os
 import random
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -32,7 +37,10 @@ def work(servers):
             continue
         producer.begin_transaction()
         for message in messages:
-            producer.produce("out", b"done " + message.value(), partition=int(message.value()) % 2)
+            number = message.value().decode()
+            # Counters, which would tell of any that was done twice or not at all, of all together and of each.
+            headers = [("q-add:done", b"1"), ("q-add:done/" + number, b"1")]
+            producer.produce("out", b"done " + message.value(), partition=int(number) % 2, headers=headers)
         done = messages[-1].offset() + 1
         print(done, flush=True)
         producer.send_offsets_to_transaction([TopicPartition("in", 0, done)], consumer.consumer_group_metadata(), 60)
@@ -42,7 +50,7 @@ def work(servers):
 def main(addresses):
     servers = ",".join(addresses)
     admin = AdminClient({"bootstrap.servers": servers})
-    for future in admin.create_topics([NewTopic("in", 1), NewTopic("out", 2)]).values():
+    for future in admin.create_topics([NewTopic("in", 1), NewTopic("out", 2, config={"quorate.guards": "true"})]).values():
         future.result(20)
     source = Producer({"bootstrap.servers": servers, "enable.idempotence": True})
     for number in range(COUNT):
@@ -78,6 +86,21 @@ def main(addresses):
         wanted = [f"done {number}" for number in range(partition, COUNT, 2)]
         assert found == wanted, f"partition {partition}: {len(found)} outputs for {len(wanted)} inputs"
     consumer.close()
+    assert key("done") == str(COUNT), f"{key('done')} were counted"
+    twice = [number for number in range(COUNT) if key(f"done/{number}") != "1"]
+    assert not twice, f"the keys of {twice} were not changed once"
+
+
+def key(name):
+    """The value of a key, as the first node has it that answers."""
+    for address in os.environ["QUORATE_HTTP"].split(","):
+        try:
+            with urllib.request.urlopen(f"http://{address}/v1/keys/{urllib.parse.quote(name, safe='')}", timeout=20) as answer:
+                return answer.read().decode()
+        except (ConnectionError, urllib.error.URLError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                raise
+    raise AssertionError("no node answers")
 
 
 if sys.argv[1] == "worker":
