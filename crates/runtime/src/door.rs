@@ -50,6 +50,14 @@ impl Remembered {
         fixed(context.sign().as_ref())
     }
 
+    /// The salt that a name is told which has none: always the same, so that nobody learns by asking twice that it is none.
+    pub(crate) fn salt_of_nobody(&self, user: &[u8]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(b"salt of nobody");
+        context.update(user);
+        fixed(context.sign().as_ref())
+    }
+
     fn has(&self, mark: &[u8; 32]) -> bool {
         self.right.lock().unwrap_or_else(PoisonError::into_inner).contains(mark)
     }
@@ -74,10 +82,18 @@ pub fn sha256(bytes: &[u8]) -> Digest {
 /// # Errors
 /// [`RuntimeError::Stopped`] when the system has no entropy.
 pub fn verifier(password: &[u8]) -> Result<Scram, RuntimeError> {
-    let mut salt = [0; SALT_BYTES];
-    getrandom::fill(&mut salt)
+    Ok(verifier_of(password, Blob::copy_from(&drawn::<SALT_BYTES>()?), ITERATIONS))
+}
+
+/// So many bytes drawn at random.
+///
+/// # Errors
+/// [`RuntimeError::Stopped`] when the system has no entropy.
+pub(crate) fn drawn<const N: usize>() -> Result<[u8; N], RuntimeError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
         .map_err(|error| RuntimeError::Stopped { why: format!("the system gives no entropy: {error}") })?;
-    Ok(verifier_of(password, Blob::copy_from(&salt), ITERATIONS))
+    Ok(bytes)
 }
 
 /// So many bytes drawn at random, in hexadecimal digits: a secret for somebody.
@@ -122,7 +138,7 @@ pub fn verifies(scram: &Scram, password: &[u8]) -> bool {
 }
 
 /// Whether two hashes are the same, in time that does not depend on where they differ.
-fn same(one: &Digest, other: &Digest) -> bool {
+pub(crate) fn same(one: &Digest, other: &Digest) -> bool {
     let difference = one.0.iter().zip(other.0).fold(0, |all, (a, b)| all | (a ^ b));
     std::hint::black_box(difference) == 0
 }

@@ -16,6 +16,7 @@ mod handle;
 mod metrics;
 mod pages;
 mod replica;
+pub mod scram;
 
 pub use accept::{Connections, accept};
 pub use error::RuntimeError;

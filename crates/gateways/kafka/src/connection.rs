@@ -8,7 +8,7 @@
 //! Invariant: what waits for a client is bounded: [`PENDING_MAX`] requests under way, one answer in hand, no reading meanwhile.
 //! Called by: `serve` runs a [`Connection`] per client.
 
-use crate::api::{self, Launched};
+use crate::api::{self, Launched, Shaking};
 use crate::frame::Input;
 use crate::gateway::{Gateway, Who};
 use crate::stream::Stream;
@@ -76,7 +76,7 @@ pub(crate) struct Session {
     /// The client has said who it is, and was let in.
     pub(crate) entered: bool,
     /// The mechanism by which it is about to say it.
-    pub(crate) shaking: bool,
+    pub(crate) shaking: Shaking,
     /// The connection ends once its answers are sent.
     pub(crate) closing: bool,
 }
@@ -84,7 +84,7 @@ pub(crate) struct Session {
 impl Connection {
     pub(crate) fn new(gateway: Arc<Gateway>, stream: Stream, host: String) -> Self {
         let who = Who { principal: "anonymous".into(), name: Blob::EMPTY };
-        let session = Session { who, host, entered: false, shaking: false, closing: false };
+        let session = Session { who, host, entered: false, shaking: Shaking::default(), closing: false };
         Self {
             gateway,
             stream,

@@ -29,6 +29,7 @@ use crate::gateway::Gateway;
 use crate::wire::{Malformed, Reader};
 use bytes::Bytes;
 pub(crate) use produce::Launched;
+pub(crate) use sasl::Shaking;
 use std::sync::Arc;
 
 /// A kind of request.

@@ -1,17 +1,40 @@
 //! SASL: who a client is, by name and password or token.
 //!
-//! The only mechanism is PLAIN: passwords are kept as verifiers, and checked by the door that all gateways share.
-//! Source: RFC 4616 (PLAIN); KIP-43, KIP-152 (SASL inside Kafka's own requests).
+//! PLAIN takes passwords and tokens as they are; SCRAM-SHA-256 a proof of the password, against the verifiers that all gateways share. SCRAM-SHA-512 would want a
+//! second verifier of each password: it is not offered.
+//! Source: RFC 4616 (PLAIN), RFC 5802, RFC 7677 (SCRAM); KIP-43, KIP-84, KIP-152 (SASL inside Kafka's own requests).
 
 use crate::connection::Session;
 use crate::error::Code;
 use crate::gateway::Gateway;
 use crate::wire::{Malformed, Reader, Writer};
-use quorate_types::Blob;
+use quorate_runtime::scram::Exchange;
+use quorate_types::{Blob, Principal};
 
-const MECHANISM: &str = "PLAIN";
+const PLAIN: &str = "PLAIN";
+const SCRAM: &str = "SCRAM-SHA-256";
 /// Longest name or secret.
 const WORD_BYTES_MAX: usize = 4096;
+/// Why PLAIN is refused.
+const WRONG: &str = "the user is not known or disabled, or the password is wrong: ask the operator";
+
+/// How far a client is in saying who it is.
+#[derive(Default)]
+pub(crate) enum Shaking {
+    /// It has not begun, or has ended.
+    #[default]
+    Not,
+    Plain,
+    Scram,
+    /// It has been sent what it is to prove its password by.
+    Proving(Box<Exchange>),
+}
+
+/// What a client's message comes to.
+enum Step {
+    Enters(Principal, String),
+    GoesOn(Box<Exchange>, String),
+}
 
 impl Session {
     /// Notes what the client calls itself.
@@ -23,11 +46,14 @@ impl Session {
 }
 
 pub(super) fn handshake(session: &mut Session, body: &mut Reader, out: &mut Writer) -> Result<(), Malformed> {
-    let asked = body.text()?;
-    session.shaking = asked == MECHANISM;
-    let code = if session.shaking { Code::None } else { Code::UnsupportedSaslMechanism };
-    out.i16(code.number());
-    out.list([MECHANISM], Writer::text);
+    session.shaking = match body.text()?.as_str() {
+        PLAIN => Shaking::Plain,
+        SCRAM => Shaking::Scram,
+        _ => Shaking::Not,
+    };
+    let refused = matches!(session.shaking, Shaking::Not);
+    out.i16(if refused { Code::UnsupportedSaslMechanism } else { Code::None }.number());
+    out.list([PLAIN, SCRAM], Writer::text);
     Ok(())
 }
 
@@ -40,34 +66,56 @@ pub(super) async fn authenticate(
 ) -> Result<(), Malformed> {
     let sent = body.maybe_bytes()?.unwrap_or_default();
     body.tags()?;
-    if !session.shaking {
-        return Err(Malformed("SaslAuthenticate comes after SaslHandshake"));
-    }
-    let found = match plain(&sent) {
-        Some((user, secret)) => gateway.enter(user, secret).await.unwrap_or(None),
-        None => None,
+    let step = match std::mem::take(&mut session.shaking) {
+        Shaking::Not => return Err(Malformed("SaslAuthenticate comes after SaslHandshake")),
+        Shaking::Plain => by_plain(gateway, &sent).await,
+        Shaking::Scram => begins(gateway, &sent),
+        Shaking::Proving(exchange) => proves(gateway, &exchange, &sent),
     };
-    let refused = match found {
-        Some(principal) => {
+    let (code, refused, told) = match step {
+        Ok(Step::Enters(principal, told)) => {
             session.who.principal = principal;
             session.entered = true;
-            None
+            (Code::None, None, told)
         }
-        None => {
+        Ok(Step::GoesOn(exchange, told)) => {
+            session.shaking = Shaking::Proving(exchange);
+            (Code::None, None, told)
+        }
+        Err(why) => {
             session.closing = true;
-            Some("the user is not known or disabled, or the password is wrong: ask the operator")
+            (Code::SaslAuthenticationFailed, Some(why), String::new())
         }
     };
-    session.shaking = false;
-    out.i16(refused.map_or(Code::None, |_| Code::SaslAuthenticationFailed).number());
-    out.maybe_text(refused);
-    out.maybe_bytes(Some(&[]));
+    out.i16(code.number());
+    out.maybe_text(refused.as_deref());
+    out.maybe_bytes(Some(told.as_bytes()));
     if version >= 1 {
         // The session does not end by itself: what its user may do is asked for anew with each request.
         out.i64(0);
     }
     out.tags();
     Ok(())
+}
+
+async fn by_plain(gateway: &Gateway, sent: &[u8]) -> Result<Step, String> {
+    let found = match plain(sent) {
+        Some((user, secret)) => gateway.enter(user, secret).await.unwrap_or(None),
+        None => None,
+    };
+    found.map(|principal| Step::Enters(principal, String::new())).ok_or_else(|| WRONG.to_owned())
+}
+
+fn begins(gateway: &Gateway, sent: &[u8]) -> Result<Step, String> {
+    let begun = gateway.handle.scram(sent).map_err(|why| why.to_string())?;
+    let (exchange, told) = begun.map_err(|why| why.to_string())?;
+    Ok(Step::GoesOn(Box::new(exchange), told))
+}
+
+fn proves(gateway: &Gateway, exchange: &Exchange, sent: &[u8]) -> Result<Step, String> {
+    let proved = gateway.handle.scram_end(exchange, sent).map_err(|why| why.to_string())?;
+    let (principal, told) = proved.map_err(|why| why.to_string())?;
+    Ok(Step::Enters(principal, told))
 }
 
 /// Name and secret of a PLAIN message; nothing when it is none, or asks to act as somebody else.
