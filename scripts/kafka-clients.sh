@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Puts the clients that the end-to-end tests of the Kafka gateway run into a folder, at fixed versions.
 #
-#   scripts/kafka-clients.sh DIR     DIR/venv (Python), DIR/node_modules (Node.js) and DIR/kcat (Debian's kcat, downloaded and unpacked without
-#                                    being installed); DIR is printed on stdout
+#   scripts/kafka-clients.sh DIR     DIR/venv (Python), DIR/node_modules (Node.js), DIR/kcat (Debian's kcat, downloaded and unpacked without
+#                                    being installed) and DIR/rdkafka-story (Rust, built here); DIR is printed on stdout
 set -euo pipefail
 
 # confluent-kafka brings librdkafka along. The others pack and unpack with cramjam, python-snappy, lz4 and zstandard.
@@ -23,4 +23,14 @@ here=$(dirname "$0")/debian/usr
 LD_LIBRARY_PATH=$(echo "$here"/lib/*-linux-gnu*) exec "$here/bin/kcat" "$@"
 RUN
     chmod +x "$dir/kcat"
+fi
+
+# librdkafka in C takes over a minute of processor to build, so it is built once, and again only when the program has changed.
+story="$(dirname "$0")/kafka-rdkafka"
+built=$(cat "$story"/Cargo.* "$story"/src/main.rs | sha256sum)
+if [ "$(cat "$dir/.rdkafka" 2>/dev/null)" != "$built" ]; then
+    say "building the crate rdkafka"
+    CARGO_TARGET_DIR="$dir/rdkafka-target" cargo build --quiet --locked --manifest-path "$story/Cargo.toml" >&2
+    cp "$dir/rdkafka-target/debug/rdkafka-story" "$dir/rdkafka-story"
+    echo "$built" >"$dir/.rdkafka"
 fi

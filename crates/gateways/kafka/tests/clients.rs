@@ -6,14 +6,17 @@
 
 mod support;
 
+use quorate_types::{Command as Change, CommandBody, CommandRule, NameRule, UserChange, Verbs};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use support::Server;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 #[tokio::test]
 async fn confluent_kafka_produces_consumes_and_administers() {
@@ -71,8 +74,46 @@ async fn guards_and_changes_of_keys_ride_with_batches_of_confluent_kafka() {
 }
 
 #[tokio::test]
+async fn confluent_kafka_kafka_python_and_aiokafka_prove_who_they_are() {
+    by_name("sasl.py").await;
+}
+
+#[tokio::test]
+async fn clients_speak_tls_to_whom_their_authority_vouches_for() {
+    let made = || rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (ours, other) = (made(), made());
+    let key = PrivatePkcs8KeyDer::from(ours.signing_key.serialize_der());
+    let tls = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![ours.cert.der().clone()], key.into())
+        .unwrap();
+    let tls = Some(Arc::new(tls).into());
+    let server = Server::with(quorate_kafka::Config { tls, ..quorate_kafka::Config::default() }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, pem: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let more = [file("ours.pem", ours.cert.pem()), file("other.pem", other.cert.pem())];
+    let address = server.address;
+    tokio::task::spawn_blocking(move || run_with("tls.py", address, address, &more)).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn kafkajs_proves_who_it_is() {
+    by_name("sasl.cjs").await;
+}
+
+#[tokio::test]
 async fn a_worker_that_is_killed_again_and_again_does_everything_once() {
     story("exactly_once.py").await;
+}
+
+#[tokio::test]
+async fn the_crate_rdkafka_produces_consumes_and_moves_records_in_transactions() {
+    story("rdkafka-story").await;
 }
 
 #[tokio::test]
@@ -127,6 +168,30 @@ async fn kcat_reads_what_it_wrote_and_what_others_wrote() {
     server.stop().await;
 }
 
+/// Runs a program to its good end behind a door that only a user may enter, whose name and password are not the simplest.
+async fn by_name(name: &'static str) {
+    let server = Server::start().await;
+    server.client().await.make("t").await;
+    let handle = server.data.handle();
+    let scram = handle.verifier("correct horse, é".into(), vec![]).await.unwrap().unwrap();
+    let verbs = Verbs::READ.and(Verbs::WRITE);
+    let ann = vec![
+        UserChange::Enable { on: true },
+        UserChange::AddScram { scram },
+        UserChange::Command { rule: CommandRule { allow: true, what: "@all".into() } },
+        UserChange::Name { rule: NameRule { allow: true, verbs, space: None, pattern: "*".into() } },
+    ];
+    for (name, changes) in
+        [("ann", ann.clone()), ("ann,=é", ann), ("default", vec![UserChange::Enable { on: false }])]
+    {
+        let body = CommandBody::ChangeUser { name: name.into(), changes, may_lock_out: true };
+        handle.command(Change::new("server".into(), body)).await.unwrap();
+    }
+    let address = server.address;
+    tokio::task::spawn_blocking(move || run(name, address, address)).await.unwrap();
+    server.stop().await;
+}
+
 /// Runs a program of `tests/clients` to its good end.
 async fn story(name: &'static str) {
     let server = Server::start().await;
@@ -149,14 +214,22 @@ async fn story(name: &'static str) {
 }
 
 fn run(name: &str, address: SocketAddr, http: SocketAddr) {
+    run_with(name, address, http, &[]);
+}
+
+fn run_with(name: &str, address: SocketAddr, http: SocketAddr, more: &[String]) {
     let mut command = match name.rsplit_once('.') {
         Some((_, "py")) => Command::new(clients().join("venv/bin/python")),
-        _ => Command::new("node"),
+        Some(_) => Command::new("node"),
+        // Built where the clients are: `scripts/kafka-rdkafka`.
+        None => Command::new(clients().join(name)),
     };
     command.env("NODE_PATH", clients().join("node_modules")).env("PYTHONDONTWRITEBYTECODE", "1");
     command.env("QUORATE_HTTP", http.to_string());
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name));
-    let done = command.arg(address.to_string()).output().unwrap();
+    if name.contains('.') {
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name));
+    }
+    let done = command.arg(address.to_string()).args(more).output().unwrap();
     let told = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{name}: {told}{}", String::from_utf8_lossy(&done.stderr));
 }
