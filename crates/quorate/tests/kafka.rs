@@ -39,15 +39,14 @@ fn while_the_leader_dies(program: &str, arguments: &[&str]) {
     BufReader::new(up.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let said: Value = serde_json::from_str(&line).unwrap();
     let node = |n: usize, name: &str| said["nodes"][n][name].clone();
+    let http = (0..3).map(|n| node(n, "url").as_str().unwrap().trim_start_matches("http://").to_owned());
+    let http: Vec<String> = http.collect();
     let mut story = Command::new(folder.join("venv/bin/python"))
         .arg(root.join("crates/gateways/kafka/tests/clients").join(program))
         .args(arguments)
         .args((0..3).map(|n| node(n, "kafka").as_str().unwrap().to_owned()))
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env(
-            "QUORATE_HTTP",
-            (0..3).map(|n| node(n, "http").as_str().unwrap().to_owned()).collect::<Vec<_>>().join(","),
-        )
+        .env("QUORATE_HTTP", http.join(","))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
