@@ -44,12 +44,13 @@ pub use keys::{Change, Changes, Kind, RangeAnswer, Selection};
 pub use locks::{LockView, Waiter};
 pub use members::{Agreed, MemberView, MembersView, Phase, Standing};
 pub use memory::{Hand, KEY_BYTES, MemoryView, Victims};
+pub use producers::ProducerView;
 pub use reads::{LeaseView, Sizes};
 pub use services::{registered, service_range, services_range};
 pub use snapshot::{RestoreError, Restorer, Snapshot};
 pub use streams::{BatchRef, Batches, PartitionView, StreamId, StreamView};
 pub use tasks::{Due, TaskView};
-pub use transactions::TransactionView;
+pub use transactions::{Stage, TransactionView};
 pub use users::{Access, Rights};
 
 use quorate_calls::events::{Classes, KeyChange};
@@ -766,7 +767,7 @@ impl Machine {
                 8 => self.offsets.expire_next(),
                 9 => self.end_phase(now, out),
                 10 => self.numbered.expire_next(),
-                11 => self.transactions.expire_next(now.time),
+                11 => self.expire_transaction(now.time),
                 _ => {
                     let name = self.tasks.next_due_log().expect("it is due").1.clone();
                     self.fire(&name, now, out);

@@ -207,6 +207,15 @@ impl Offsets {
         true
     }
 
+    /// Forgets a group that has neither members nor marks.
+    pub(crate) fn drop_bare(&mut self, group: &GroupName) {
+        let is_bare =
+            |shelf: &Shelf| shelf.due.is_some() && self.rows.range(of_group(shelf.number)).next().is_none();
+        if self.shelves.get(group).is_some_and(is_bare) {
+            self.set(group, None);
+        }
+    }
+
     /// The stream is gone, and all marks in it.
     pub(crate) fn drop_stream(&mut self, stream: StreamId) {
         if self.of_stream(stream).next().is_some() {

@@ -17,6 +17,10 @@
 //! Invariant: a number is given once, and only those that were given are taken.
 //! Called by: `commit` ([`Machine::produce`]) and `Machine::expire`. Source: KIP-98, KIP-360.
 
+mod show;
+
+pub use show::ProducerView;
+
 use crate::commit::Context;
 use crate::streams::{PartKey, StreamId};
 use crate::table::Table;

@@ -15,6 +15,10 @@
 //! Invariant: ending a transaction is bounded by what one may hold.
 //! Called by: `commit` ([`Machine::transact`]), `Machine::expire`, and the cleaner ([`Transactions::payloads`]). Source: KIP-98, KIP-360, KIP-588.
 
+mod show;
+
+pub use show::{Stage, TransactionView};
+
 use crate::commit::Context;
 use crate::producers::{Kind, Producers};
 use crate::riders::Riders;
@@ -195,19 +199,6 @@ pub(crate) struct Transactions {
     pub(crate) riders: Riders,
 }
 
-/// A transaction as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TransactionView {
-    /// Who it belongs to.
-    pub producer: ProducerId,
-    /// The newest life of that.
-    pub epoch: u16,
-    /// Whether it is open.
-    pub open: bool,
-    /// Batches that it holds.
-    pub batches: u64,
-}
-
 impl Machine {
     /// Takes a name over.
     pub(crate) fn take_over(
@@ -217,8 +208,10 @@ impl Machine {
         timeout: Millis,
         known: Option<(ProducerId, u16)>,
     ) -> Result<OpResult, ProduceError> {
+        let dropped = self.transactions.groups_of(name);
         let Self { transactions, numbered, .. } = self;
         let (producer, epoch) = transactions.take_over(numbered, name, timeout, known, context.now)?;
+        self.drop_bare(dropped);
         Ok(OpResult::Producer { producer, epoch })
     }
 
@@ -326,8 +319,26 @@ impl Machine {
         if commits {
             self.append_held(held, context.now, out);
             self.put_offsets(context, offsets)?;
+        } else {
+            self.drop_bare(offsets.into_iter().map(|held| held.group).collect());
         }
         Ok(OpResult::Done {})
+    }
+
+    /// Drops the transaction, or forgets the name, that is due first.
+    pub(crate) fn expire_transaction(&mut self, now: LogTime) {
+        let dropped = self.transactions.groups_due(now);
+        self.transactions.expire_next(now);
+        self.drop_bare(dropped);
+    }
+
+    /// Groups that were only made for offsets which were dropped go with them, unless another transaction is about to set some.
+    fn drop_bare(&mut self, groups: BTreeSet<GroupName>) {
+        for group in groups {
+            if !self.transactions.moves(&group) {
+                self.offsets.drop_bare(&group);
+            }
+        }
     }
 
     /// Ends a transaction of which all has happened before: only how far its groups are is kept.
@@ -364,14 +375,6 @@ impl Machine {
     #[must_use]
     pub fn is_moving(&self, group: &GroupName, stream: &Key, partition: u32) -> bool {
         self.transactions.moving.marks.contains_key(&(group.clone(), stream.clone(), partition))
-    }
-
-    /// What is held under a name of a producer's.
-    #[must_use]
-    pub fn transaction(&self, name: &Blob) -> Option<TransactionView> {
-        let found = self.transactions.names.get(name)?;
-        let Transaction { producer, epoch, batches, .. } = *found;
-        Some(TransactionView { producer, epoch, open: found.state == State::Open, batches })
     }
 }
 
@@ -543,6 +546,26 @@ impl Transactions {
         let offsets: Vec<HeldOffsets> = taken.collect();
         offsets.iter().for_each(|held| self.moving.take(held));
         (held, offsets)
+    }
+
+    /// The groups of which offsets are held under a name.
+    fn groups_of(&self, name: &Blob) -> BTreeSet<GroupName> {
+        let Some(found) = self.names.get(name) else { return BTreeSet::new() };
+        let of = |number| Place { producer: found.producer, number };
+        self.offsets.range(of(0)..=of(u64::MAX)).map(|(_, held)| held.group.clone()).collect()
+    }
+
+    /// The same of the transaction that is dropped next for its time.
+    fn groups_due(&self, now: LogTime) -> BTreeSet<GroupName> {
+        let due = self.open.first().filter(|(deadline, _)| *deadline <= now);
+        due.map_or(BTreeSet::new(), |(_, name)| self.groups_of(name))
+    }
+
+    /// Whether an open transaction is about to say anything about a group.
+    fn moves(&self, group: &GroupName) -> bool {
+        let first = Key { space: quorate_types::Keyspace(0), name: Blob::EMPTY };
+        let next = self.moving.marks.range((group.clone(), first, 0)..).next();
+        next.is_some_and(|((other, ..), _)| other == group)
     }
 
     /// Whether an open transaction holds anything for a stream.

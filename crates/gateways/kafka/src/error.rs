@@ -76,6 +76,7 @@ codes! {
     ThrottlingQuotaExceeded = 89
     ProducerFenced = 90
     UnknownTopicId = 100
+    TransactionalIdNotFound = 105
     TransactionAbortable = 120
 }
 

@@ -390,3 +390,127 @@ async fn offsets_of_a_group_are_kept_with_the_records_of_their_transaction_or_no
     assert_eq!(send_offset(&mut client, 3, "tx-3", zombie, 1).await, code::INVALID_EPOCH);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn transactions_and_producers_are_shown_to_whoever_looks_after_them() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.make("a").await;
+    client.make("b").await;
+    let (open, done) = (init(&mut client, "open").await, init(&mut client, "done").await);
+    init(&mut client, "empty").await;
+    for (who, me) in [("open", open), ("done", done)] {
+        assert_eq!(add(&mut client, 3, who, me, &[("b", 0), ("a", 0)]).await, [0, 0]);
+        assert_eq!(send(&mut client, who, "a", held(&["x", "y"], me, 0)).await, (0, -1));
+    }
+    assert_eq!(end(&mut client, 3, "done", done, false).await, 0);
+
+    let names = ["open", "done", "empty", "none"].map(name).to_vec();
+    let body = DescribeTransactionsRequest::default().with_transactional_ids(names);
+    let told: DescribeTransactionsResponse = client.ask(ApiKey::DescribeTransactions, 0, &body).await;
+    let of = |at: usize| {
+        let one = &told.transaction_states[at];
+        (one.error_code, one.transaction_state.to_string(), one.producer_id.0, one.producer_epoch)
+    };
+    assert_eq!(of(0), (0, "Ongoing".to_owned(), open.id, open.epoch));
+    assert_eq!(of(1), (0, "CompleteAbort".to_owned(), done.id, done.epoch));
+    assert_eq!((of(2).1.as_str(), of(3).0), ("Empty", 105));
+    let one = &told.transaction_states[0];
+    assert_eq!(one.transaction_timeout_ms, 60_000);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    assert!(
+        (now - 60_000..=now).contains(&one.transaction_start_time_ms),
+        "{}",
+        one.transaction_start_time_ms
+    );
+    let mut places: Vec<_> =
+        one.topics.iter().map(|found| (found.topic.to_string(), found.partitions.clone())).collect();
+    places.sort();
+    assert_eq!(places, [("a".to_owned(), vec![0]), ("b".to_owned(), vec![0])]);
+    assert!(told.transaction_states[1].topics.is_empty());
+
+    let list = async |client: &mut Client, version, states: &[&str], ids: &[i64], longer| {
+        let mut body = ListTransactionsRequest::default()
+            .with_state_filters(
+                states.iter().map(|state| StrBytes::from_string((*state).to_owned())).collect(),
+            )
+            .with_producer_id_filters(ids.iter().copied().map(ProducerId).collect());
+        if version > 0 {
+            body = body.with_duration_filter(longer);
+        }
+        let told: ListTransactionsResponse = client.ask(ApiKey::ListTransactions, version, &body).await;
+        let names = told.transaction_states.iter().map(|one| one.transactional_id.to_string());
+        (told.error_code, told.unknown_state_filters.len(), names.collect::<Vec<_>>())
+    };
+    for version in 0..=1 {
+        let all = list(&mut client, version, &[], &[], -1).await;
+        assert_eq!(all, (0, 0, ["done", "empty", "open"].map(str::to_owned).to_vec()));
+        let some = list(&mut client, version, &["Ongoing", "Empty", "Nonsense"], &[], -1).await;
+        assert_eq!(some, (0, 1, ["empty", "open"].map(str::to_owned).to_vec()));
+        assert_eq!(list(&mut client, version, &[], &[done.id, 7], -1).await.2, ["done"]);
+    }
+    assert!(list(&mut client, 1, &[], &[], 3_600_000).await.2.is_empty());
+
+    let topics = [("a", vec![0, 1]), ("b", vec![0]), ("none", vec![0])].map(|(name, partitions)| {
+        describe_producers_request::TopicRequest::default()
+            .with_name(topic(name))
+            .with_partition_indexes(partitions)
+    });
+    let body = DescribeProducersRequest::default().with_topics(topics.to_vec());
+    let told: DescribeProducersResponse = client.ask(ApiKey::DescribeProducers, 0, &body).await;
+    let codes: Vec<Vec<i16>> = told
+        .topics
+        .iter()
+        .map(|topic| topic.partitions.iter().map(|partition| partition.error_code).collect())
+        .collect();
+    assert_eq!(codes, [vec![0, code::UNKNOWN_TOPIC], vec![0], vec![code::UNKNOWN_TOPIC]]);
+    let mut active: Vec<_> = told.topics[0].partitions[0]
+        .active_producers
+        .iter()
+        .map(|one| (one.producer_id.0, one.producer_epoch, one.last_sequence))
+        .collect();
+    active.sort_unstable();
+    let mut wanted = vec![(open.id, 0, 1), (done.id, 0, 1)];
+    wanted.sort_unstable();
+    assert_eq!(active, wanted);
+    assert!(told.topics[1].partitions[0].active_producers.is_empty());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn offsets_of_a_transaction_that_is_dropped_leave_no_group_behind() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.make("a").await;
+    let groups = async |client: &mut Client| {
+        let told: ListGroupsResponse = client.ask(ApiKey::ListGroups, 2, &ListGroupsRequest::default()).await;
+        told.groups.len()
+    };
+    let mut me = init(&mut client, "tx").await;
+    // Dropped by its producer, and by the next one that takes the name over.
+    for taken_over in [false, true] {
+        assert_eq!(add_offsets(&mut client, 3, "tx", me).await, 0);
+        assert_eq!(send_offset(&mut client, 3, "tx", me, 5).await, 0);
+        if taken_over {
+            me = init(&mut client, "tx").await;
+        } else {
+            assert_eq!(end(&mut client, 3, "tx", me, false).await, 0);
+        }
+        assert_eq!(groups(&mut client).await, 0);
+    }
+    // One that another transaction is about to make, or that has marks, stays.
+    let other = init(&mut client, "other").await;
+    for (who, of) in [("tx", me), ("other", other)] {
+        assert_eq!(add_offsets(&mut client, 3, who, of).await, 0);
+        assert_eq!(send_offset(&mut client, 3, who, of, 6).await, 0);
+    }
+    assert_eq!(end(&mut client, 3, "tx", me, false).await, 0);
+    assert_eq!(groups(&mut client).await, 1, "there is room for it when the other ends");
+    assert_eq!(end(&mut client, 3, "other", other, true).await, 0);
+    assert_eq!(committed(&mut client).await, 6);
+    assert_eq!(add_offsets(&mut client, 3, "tx", me).await, 0);
+    assert_eq!(send_offset(&mut client, 3, "tx", me, 9).await, 0);
+    assert_eq!(end(&mut client, 3, "tx", me, false).await, 0);
+    assert_eq!((committed(&mut client).await, groups(&mut client).await), (6, 1));
+    server.stop().await;
+}

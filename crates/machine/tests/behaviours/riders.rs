@@ -154,7 +154,7 @@ fn in_a_transaction_riders_are_decided_when_it_ends() {
     assert!(matches!(d.fails(end(&me, true)), OpError::Guards { failed } if failed.len() == 1));
     assert_eq!((next(&d), d.value("n")), (0, None));
     // It is open still: whoever has the lock again may go on, and others drop it.
-    assert!(d.machine.transaction(&"x".into()).unwrap().open);
+    assert_eq!(d.machine.transaction(&"x".into()).unwrap().stage, quorate_machine::Stage::Open);
     d.op(end(&me, false));
     open(&mut d, &me);
     let token = d.acquire("l", 1);

@@ -8,6 +8,7 @@ mod cluster;
 mod committed;
 mod configs;
 mod coordinator;
+mod describe;
 mod fetch;
 mod groups;
 mod members;
@@ -67,6 +68,9 @@ pub(crate) enum Api {
     IncrementalAlterConfigs,
     OffsetDelete,
     DescribeCluster,
+    DescribeProducers,
+    DescribeTransactions,
+    ListTransactions,
 }
 
 /// One kind of request: its number, the versions that are told, and the first that is flexible.
@@ -114,6 +118,9 @@ const APIS: &[Row] = &[
     row(Api::IncrementalAlterConfigs, 44, 0, 1, 1),
     row(Api::OffsetDelete, 47, 0, 0, i16::MAX),
     row(Api::DescribeCluster, 60, 0, 1, 0),
+    row(Api::DescribeProducers, 61, 0, 0, 0),
+    row(Api::DescribeTransactions, 65, 0, 0, 0),
+    row(Api::ListTransactions, 66, 0, 1, 0),
 ];
 /// The first version of Produce with batches of today's format.
 const PRODUCE_SINCE: i16 = 3;
@@ -215,6 +222,9 @@ pub(crate) async fn answer(
         Api::OffsetForLeaderEpoch => offsets::for_epoch(gateway, &who, version, body, &mut out).await?,
         Api::SaslAuthenticate => sasl::authenticate(gateway, session, version, body, &mut out).await?,
         Api::DescribeCluster => cluster::describe(gateway, version, body, &mut out)?,
+        Api::DescribeProducers => describe::producers(gateway, &who, body, &mut out).await?,
+        Api::DescribeTransactions => describe::transactions(gateway, &who, body, &mut out).await?,
+        Api::ListTransactions => describe::list(gateway, &who, version, body, &mut out).await?,
     }
     Ok(frame::end(out))
 }
