@@ -140,19 +140,32 @@ fn unpack(text: &str) -> Option<Vec<Blob>> {
 }
 
 fn quote(text: &str, out: &mut String) {
+    out.reserve(text.len() + 2);
     out.push('"');
-    for char in text.chars() {
-        match char {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            control if control < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(control))),
-            other => out.push(other),
+    let mut rest = text;
+    while let Some(stop) = first_escaped(rest.as_bytes()) {
+        out.push_str(&rest[..stop]);
+        match rest.as_bytes()[stop] {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            control => out.push_str(&format!("\\u{control:04x}")),
         }
+        rest = &rest[stop + 1..];
     }
+    out.push_str(rest);
     out.push('"');
+}
+
+/// Where the first byte lies that JSON writes as an escape. Most text has none, so whole blocks are passed over without a branch for each byte.
+fn first_escaped(bytes: &[u8]) -> Option<usize> {
+    let escaped = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    let clean =
+        bytes.chunks_exact(32).take_while(|block| !block.iter().fold(false, |any, byte| any | escaped(byte)));
+    let start = 32 * clean.count();
+    bytes[start..].iter().position(escaped).map(|at| start + at)
 }
 
 /// The pairs of an object as [`plain`] writes it; nothing for any other text.
@@ -275,6 +288,19 @@ mod tests {
         assert_eq!(record.value.as_deref(), Some("{\"b\":\"1\",\"a\":\"x\\\"\\\\\\n\\u0001é\"}".as_bytes()));
         let binary = to_record(&[Blob::from("f"), Blob::from(&b"\xff\x00"[..])]);
         assert_eq!(binary.value.as_deref(), Some(&b"{\"f\":{\"base64\":\"/wA=\"}}"[..]));
+    }
+
+    #[test]
+    fn an_escape_is_seen_wherever_it_lies() {
+        for length in 0..100 {
+            for at in 0..length {
+                let mut text = "x".repeat(length);
+                text.replace_range(at..=at, "\t");
+                let record = to_record(&words(&["f", &text]));
+                let wanted = format!("{{\"f\":\"{}\\t{}\"}}", "x".repeat(at), "x".repeat(length - at - 1));
+                assert_eq!(record.value.as_deref(), Some(wanted.as_bytes()));
+            }
+        }
     }
 
     #[test]

@@ -132,6 +132,13 @@ impl Index {
     }
     /// Position of the first batch whose last id is `id` or greater; [`Index::len`] when there is none.
     pub(crate) fn position_of(&self, id: RecordId) -> usize {
+        // Both ends are asked for by most, and are told without a search.
+        if id == RecordId::ZERO {
+            return 0;
+        }
+        if self.at(self.len.wrapping_sub(1)).is_none_or(|last| last.last_id() < id) {
+            return self.len;
+        }
         self.first_where(|batch| batch.last_id() >= id)
     }
     pub(crate) fn front(&self) -> Option<&Batch> {
@@ -143,6 +150,9 @@ impl Index {
 
     /// Position of the first batch that holds `offset` or begins after it; [`Index::len`] when there is none.
     pub(crate) fn position(&self, offset: Offset) -> usize {
+        if self.front().is_some_and(|front| front.end() > offset) {
+            return 0;
+        }
         self.first_where(|batch| batch.end() > offset)
     }
 
@@ -219,7 +229,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn batch(base: u64) -> Batch {
-        Batch { base: Offset(base), records: 1, ..Batch::default() }
+        Batch { base: Offset(base), records: 1, id: id(base), ..Batch::default() }
+    }
+
+    /// Ids leave gaps, so that what is looked for may lie between two.
+    fn id(base: u64) -> RecordId {
+        RecordId { ms: base * 2 + 1, seq: 0 }
     }
 
     proptest! {
@@ -251,6 +266,11 @@ mod tests {
                 for offset in [0, next / 2, next] {
                     let wanted = model.iter().position(|b| b.end() > Offset(offset)).unwrap_or(model.len());
                     prop_assert_eq!(index.position(Offset(offset)), wanted);
+                    for ms in [0, offset * 2, offset * 2 + 1] {
+                        let id = RecordId { ms, seq: 0 };
+                        let wanted = model.iter().position(|b| b.last_id() >= id).unwrap_or(model.len());
+                        prop_assert_eq!(index.position_of(id), wanted);
+                    }
                 }
                 prop_assert_eq!(index.sequences().0, dropped.len() as u64);
             }
