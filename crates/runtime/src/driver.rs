@@ -2,11 +2,13 @@
 //! lock and the same background thread.
 //!
 //! A round is: order what has arrived, write and sync it as one batch, apply, answer. A lone caller of the blocking interface
-//! does the round itself, so that a commit costs one sync and no thread switch; with many callers the thread does the rounds, and
-//! each takes what has gathered during the one before (group commit).
+//! does the round itself, so that a commit costs one sync and no thread switch. So do the tasks of a runtime, all that are ready in one
+//! round, while the disk takes less than [`WRITE_HERE_MAX`]: to wake the thread and be woken by it costs more than to wait for such a
+//! disk. On a slower one the thread does the rounds, and each takes what has gathered during the one before (group commit).
 //!
 //! Invariant: at most one round is under way; the lock is free while it waits for the disk.
 //! Invariant: whoever ends a round with more to do wakes the thread.
+//! Invariant: where a sync is owed ([`SYNC_EVERY`]) rounds are the thread's, so that others' cannot keep it from syncing.
 //! Called by: `handle`.
 
 use crate::answers::{Answers, Ticket};
@@ -28,6 +30,8 @@ use tokio::sync::{mpsc, watch};
 pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(200);
 /// How often unsynced writes are synced under [`Durability::Interval`].
 pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// How long writes may take, on the average, for the tasks of a runtime to wait for them there: its other tasks wait with them.
+pub(crate) const WRITE_HERE_MAX: Duration = Duration::from_micros(300);
 /// How often free disk and memory are looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -50,6 +54,8 @@ pub(crate) struct Core {
     /// When the job of a replica was begun, and when unsynced writes were last synced.
     pub(crate) job_since: std::time::Instant,
     pub(crate) synced: std::time::Instant,
+    /// What a job took of late: a moving average, of which the last is an eighth.
+    write_took: Duration,
     /// A replica that could not open its folder again, and why.
     pub(crate) broken: Option<String>,
     /// What operators should hear of, oldest first.
@@ -123,6 +129,7 @@ impl Shared {
             stopping: false,
             job_since: std::time::Instant::now(),
             synced: std::time::Instant::now(),
+            write_took: Duration::ZERO,
             broken: None,
             notes: Vec::new(),
             subscribers: Vec::new(),
@@ -169,6 +176,20 @@ impl Shared {
     pub(crate) fn now(&self) -> Instant {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Instant { monotonic_ns: self.started.elapsed().as_nanos() as u64, wall_ms: wall.as_millis() as u64 }
+    }
+
+    /// Sees to it that what a task proposed is ordered: together with what others of its runtime propose now, or by the thread.
+    pub(crate) fn round_soon(self: &Arc<Self>, mut core: MutexGuard<'_, Core>) {
+        if core.write_took > WRITE_HERE_MAX || self.owes_sync(&core) {
+            self.nudge(&mut core);
+        } else if core.asleep && !core.driving {
+            soon(self, core);
+        }
+    }
+
+    /// Whether unsynced writes have waited long enough.
+    pub(crate) fn owes_sync(&self, core: &Core) -> bool {
+        self.config.durability == Durability::Interval && core.synced.elapsed() >= SYNC_EVERY
     }
 
     /// Sees to it that what was just proposed is ordered.
@@ -227,6 +248,7 @@ impl Shared {
         if syncs {
             core.syncs.note(took.as_micros() as u64);
         }
+        core.write_took = (core.write_took * 7 + took) / 8;
         core.complete(done);
         core
     }
@@ -286,6 +308,53 @@ impl Core {
                     self.followers.retain(|follower| follower.send(changes.clone()).is_ok());
                 }
             }
+        }
+    }
+}
+
+/// Has what clients brought handled after what the caller's runtime has ready: its tasks run first, so that they share an entry, a sync, a
+/// frame and a question to the quorum, and nobody is woken for it. Outside of a runtime the partition's own thread does it.
+pub(crate) fn soon(shared: &Arc<Shared>, mut core: MutexGuard<'_, Core>) {
+    if core.settling {
+        return;
+    }
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return shared.wake_driver(&mut core) };
+    core.settling = true;
+    // A runtime that ends drops the task at once, and that takes the lock.
+    drop(core);
+    let soon = Soon { shared: Arc::clone(shared), settled: false };
+    runtime.spawn(async move {
+        tokio::task::yield_now().await;
+        soon.settle();
+    });
+}
+
+/// Somebody is going to settle; should the task be dropped first, the partition's own thread does.
+struct Soon {
+    shared: Arc<Shared>,
+    settled: bool,
+}
+
+impl Soon {
+    fn settle(mut self) {
+        self.settled = true;
+        let mut core = self.shared.lock();
+        core.settling = false;
+        if self.shared.peers.get().is_none() {
+            return self.shared.round(core);
+        }
+        self.shared.settle(&mut core);
+        drop(core);
+        self.shared.flush();
+    }
+}
+
+impl Drop for Soon {
+    fn drop(&mut self) {
+        if !self.settled {
+            let mut core = self.shared.lock();
+            core.settling = false;
+            self.shared.wake_driver(&mut core);
         }
     }
 }
@@ -377,17 +446,18 @@ pub(crate) fn spawn(
 /// The partition's own thread.
 fn drive(shared: &Shared, work: &SyncSender<Work>) {
     let mut looked: Option<std::time::Instant> = None;
-    let mut synced = std::time::Instant::now();
     let mut core = shared.lock();
     loop {
         if core.driving {
+            shared.look(&mut core, &mut looked);
+            core.hand_out_work(work);
             core = sleep(shared, core, SLEEP_MAX);
             continue;
         }
         core.driving = true;
         core = shared.order_and_write(core);
-        if shared.config.durability == Durability::Interval && synced.elapsed() >= SYNC_EVERY {
-            synced = std::time::Instant::now();
+        if shared.owes_sync(&core) {
+            core.synced = std::time::Instant::now();
             while let Some(job) = core.partition.as_mut().and_then(Partition::take_sync_job) {
                 core = shared.write(core, job);
             }
@@ -469,4 +539,114 @@ fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * 4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_log::FileDisk;
+    use quorate_types::{Command, Commit, LeaseId, Op};
+
+    /// A partition whose thread sleeps for good, so that whatever happens was done by a task.
+    fn without_thread(durability: Durability) -> (tempfile::TempDir, Arc<Shared>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = Arc::new(FileDisk::open(folder.path()).expect("a disk"));
+        let mut config = Config { durability, ..Config::default() };
+        config.log.segment_bytes = 4 << 20;
+        config.log.batch_bytes_max = 2 << 20;
+        config.log.entry_bytes_max = 1 << 20;
+        config.log.reserve_bytes = 0;
+        let (partition, _) = Partition::open(disk, config, 1, &mut |_, _| {}).expect("a partition");
+        let shared = Shared::new(partition, 1, u64::MAX);
+        {
+            let mut core = shared.lock();
+            core.asleep = true;
+            core.wakes_at = u64::MAX;
+        }
+        (folder, shared)
+    }
+
+    fn propose(shared: &Arc<Shared>) -> tokio::sync::oneshot::Receiver<quorate_node::Reply> {
+        let mut core = shared.lock();
+        let (ticket, receive) = core.answers.ticket();
+        let put = Op::Put { key: "k".into(), value: "v".into(), lease: LeaseId(0), prev: false };
+        let command = Command::commit(Commit::of(vec![put]));
+        assert!(core.open().expect("it is open").propose(command, ticket).is_ok());
+        shared.round_soon(core);
+        receive
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+    }
+
+    #[test]
+    fn what_the_tasks_of_a_runtime_propose_is_one_round_of_theirs() {
+        let (_folder, shared) = without_thread(Durability::Always);
+        runtime().block_on(async {
+            let waiting: Vec<_> = (0..50)
+                .map(|_| {
+                    tokio::spawn({
+                        let shared = Arc::clone(&shared);
+                        async move { propose(&shared).await }
+                    })
+                })
+                .collect();
+            for task in waiting {
+                assert!(task.await.expect("it ends").is_ok(), "a round answers");
+            }
+        });
+        let mut core = shared.lock();
+        assert!(core.asleep, "the thread was not needed");
+        let revision = core.open().expect("it is open").machine().revision();
+        assert_eq!((revision.0, core.syncs.count()), (50, 1), "50 commits share a sync");
+    }
+
+    #[test]
+    fn a_slow_disk_is_waited_for_by_the_thread_and_by_tasks_again_once_it_is_quick() {
+        let (_folder, shared) = without_thread(Durability::Always);
+        shared.lock().write_took = WRITE_HERE_MAX * 2;
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        let _waits = propose(&shared);
+        let mut core = shared.lock();
+        assert!(!core.asleep && !core.settling, "the thread is woken, and no task");
+        core.write_took = WRITE_HERE_MAX;
+        core.asleep = true;
+        drop(core);
+        let _waits = propose(&shared);
+        let core = shared.lock();
+        assert!(core.asleep && core.settling, "a task is at it, and the thread sleeps on");
+    }
+
+    #[test]
+    fn rounds_are_the_threads_while_a_sync_is_owed() {
+        for (durability, waited, by_task) in [
+            (Durability::Interval, SYNC_EVERY, false),
+            (Durability::Interval, Duration::ZERO, true),
+            (Durability::None, SYNC_EVERY, true),
+        ] {
+            let (_folder, shared) = without_thread(durability);
+            shared.lock().synced =
+                std::time::Instant::now().checked_sub(waited).expect("the machine runs for so long");
+            let runtime = runtime();
+            let _inside = runtime.enter();
+            let _waits = propose(&shared);
+            let core = shared.lock();
+            assert_eq!((core.settling, core.asleep), (by_task, by_task), "{durability:?} after {waited:?}");
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_ends_before_its_round_leaves_it_to_the_thread() {
+        let (_folder, shared) = without_thread(Durability::Always);
+        let runtime = runtime();
+        let inside = runtime.enter();
+        let _waits = propose(&shared);
+        assert!(shared.lock().settling);
+        drop(inside);
+        drop(runtime);
+        let core = shared.lock();
+        assert!(!core.settling && !core.asleep, "the thread is woken");
+    }
 }

@@ -5,7 +5,7 @@
 
 use crate::answers::Ticket;
 use crate::door::Remembered;
-use crate::driver::{Core, Shared, Threads};
+use crate::driver::{Core, Shared, Threads, soon};
 use crate::error::RuntimeError;
 use crate::metrics;
 use crate::replica::{self, ClusterConfig};
@@ -694,7 +694,7 @@ impl Handle {
         let (send, receive) = core.answers.ticket();
         core.open()?.request_read(send);
         // Not asked at once: what other readers bring meanwhile is confirmed by the same question.
-        replica::settle_soon(&self.shared, core);
+        soon(&self.shared, core);
         Ok(receive)
     }
 
@@ -710,10 +710,10 @@ impl Handle {
         partition.propose(command, ticket).map_err(|(_, refused)| refused)?;
         let leads = partition.engine().standing().orders;
         match self.shared.peers.get() {
-            None => self.shared.nudge(&mut core),
+            None => self.shared.round_soon(core),
             // The end of the write that is under way will see to what has gathered.
             Some(_) if leads && core.driving => {}
-            Some(_) => replica::settle_soon(&self.shared, core),
+            Some(_) => soon(&self.shared, core),
         }
         Ok(receive)
     }

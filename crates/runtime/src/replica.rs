@@ -11,10 +11,10 @@
 //! Called by: `handle`; the links call [`Peers`].
 
 use crate::answers::{self, Ticket};
-use crate::driver::{Core, SLEEP_MAX, SYNC_EVERY, Shared, Threads, sleep, spawn, work};
+use crate::driver::{Core, SLEEP_MAX, Shared, Threads, sleep, spawn, work};
 use crate::error::RuntimeError;
 use bytes::Bytes;
-use quorate_engine::{Change, CopyWanted, Durability, Job};
+use quorate_engine::{Change, CopyWanted, Job};
 use quorate_log::{Disk, Export, ExportFile, FileDisk, Import};
 use quorate_node::{AdminRequest, Config, OpenError, Partition, ReplicaConfig, Work};
 use quorate_peers::{BoxFuture, Hello, Host, Links, LinksConfig, PeerTls};
@@ -151,50 +151,6 @@ pub(crate) fn start(
     Ok((Threads { shared, threads }, report))
 }
 
-/// Has what a client brought handled, together with what the caller's runtime has ready: its tasks run first, so that they share an
-/// entry, a frame and a question to the quorum, and nobody is woken for it. Outside of a runtime the replica's own thread does it.
-pub(crate) fn settle_soon(shared: &Arc<Shared>, mut core: MutexGuard<'_, Core>) {
-    if core.settling {
-        return;
-    }
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return shared.wake_driver(&mut core) };
-    core.settling = true;
-    // A runtime that ends drops the task at once, and that takes the lock.
-    drop(core);
-    let soon = Soon { shared: Arc::clone(shared), settled: false };
-    runtime.spawn(async move {
-        tokio::task::yield_now().await;
-        soon.settle();
-    });
-}
-
-/// Somebody is going to settle; should the task be dropped first, the replica's own thread does.
-struct Soon {
-    shared: Arc<Shared>,
-    settled: bool,
-}
-
-impl Soon {
-    fn settle(mut self) {
-        self.settled = true;
-        let mut core = self.shared.lock();
-        core.settling = false;
-        self.shared.settle(&mut core);
-        drop(core);
-        self.shared.flush();
-    }
-}
-
-impl Drop for Soon {
-    fn drop(&mut self) {
-        if !self.settled {
-            let mut core = self.shared.lock();
-            core.settling = false;
-            self.shared.wake_driver(&mut core);
-        }
-    }
-}
-
 impl Shared {
     /// Handles what has arrived: orders it unless a job is under way, sends, answers, and starts the next job.
     pub(crate) fn settle(&self, core: &mut Core) {
@@ -254,8 +210,7 @@ fn write_jobs(shared: &Shared, jobs: &Receiver<Job>) {
             let mut core = shared.run(job);
             let (now, seed) = (shared.now(), core.entropy());
             // Under steady load one job follows another: every so often one of them has to sync.
-            let owed =
-                shared.config.durability == Durability::Interval && core.synced.elapsed() >= SYNC_EVERY;
+            let owed = shared.owes_sync(&core);
             if owed {
                 core.synced = std::time::Instant::now();
             }
@@ -320,7 +275,7 @@ fn drive(shared: &Shared, work: &SyncSender<Work>, peers_end: tokio::sync::onesh
             }
             shared.settle(&mut core);
         }
-        if idle && shared.config.durability == Durability::Interval && core.synced.elapsed() >= SYNC_EVERY {
+        if idle && shared.owes_sync(&core) {
             core.synced = std::time::Instant::now();
             start(shared, &peers, &mut core, Partition::take_sync_job);
         } else if idle && core.is_quiet() {
