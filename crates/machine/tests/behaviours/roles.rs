@@ -443,3 +443,74 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn roles_speak_of_the_default_keyspace_alone() {
+    let mut d = closed();
+    let verbs = Verbs::READ.and(Verbs::WRITE);
+    let rule = RangeRule { start: Blob::copy_from(&[0]), end: Blob::copy_from(&[0]), verbs };
+    change(&mut d, "user:root", AccessChange::AddRole { name: "all".into() });
+    change(&mut d, "user:root", AccessChange::Allow { role: "all".into(), rule });
+    change(&mut d, "user:root", AccessChange::GrantRole { user: "ann".into(), role: "all".into() });
+    let rights = d.machine.rights(&Principal::of_user(&"ann".into()));
+    let range = |space| KeyRange { start: Key { space, name: "a".into() }, end: None };
+    assert!(rights.name(verbs, Keyspace::DEFAULT, &"a".into()).is_ok());
+    assert!(rights.range(verbs, &range(Keyspace::DEFAULT)).is_ok());
+    let other = Keyspace(Keyspace::DEFAULT.0 + 1);
+    for verb in [Verbs::READ, Verbs::WRITE] {
+        assert!(rights.name(verb, other, &"a".into()).is_err(), "{verb:?}");
+        assert!(rights.range(verb, &range(other)).is_err(), "{verb:?}");
+        assert!(rights.everything(verb).is_err(), "{verb:?}: what all keyspaces hold is more");
+    }
+}
+
+#[test]
+fn the_user_default_stands_for_the_door_and_is_none_of_these_changes() {
+    let mut d = closed();
+    let name = || Blob::from("default");
+    let missing = || refused(AccessRefusal::UserMissing {});
+    let role = || Blob::from(ROOT);
+    change(&mut d, "user:root", AccessChange::AddRole { name: "r".into() });
+    for what in [
+        AccessChange::ChangePassword { name: name(), scram: scram(9) },
+        AccessChange::RemoveUser { name: name() },
+        AccessChange::GrantRole { user: name(), role: role() },
+        AccessChange::RevokeRole { user: name(), role: role() },
+    ] {
+        assert_eq!(change(&mut d, "user:root", what), missing());
+    }
+    // It is always there: one that were added, with a password, would close the door.
+    let mut d = driver();
+    let add = AccessChange::AddUser { name: name(), scram: Some(scram(9)) };
+    assert_eq!(change(&mut d, "anonymous", add), refused(AccessRefusal::UserExists {}));
+    assert!(d.machine.door_is_open());
+}
+
+#[test]
+fn a_door_that_is_closed_already_is_left_as_it_was_closed() {
+    let mut d = driver();
+    // By a password: who has it goes on entering as `default`. There is no root, and none is asked for.
+    let changes = vec![UserChange::NoPassword { on: false }, UserChange::AddScram { scram: scram(7) }];
+    let body = CommandBody::ChangeUser { name: "default".into(), changes, may_lock_out: false };
+    assert!(is_done(&d.send_as("server", body)));
+    let default = |d: &Driver| d.machine.user(b"default").expect("it is always there").user().clone();
+    let before = default(&d);
+    assert!(!d.machine.door_is_open() && before.enabled);
+    assert!(is_done(&change(&mut d, "server", AccessChange::CloseDoor {})));
+    assert_eq!(default(&d), before);
+}
+
+#[test]
+fn a_range_that_a_role_is_given_again_has_what_it_was_given_last() {
+    let mut d = closed();
+    change(&mut d, "user:root", AccessChange::AddRole { name: "r".into() });
+    change(&mut d, "user:root", AccessChange::GrantRole { user: "ann".into(), role: "r".into() });
+    for verbs in [Verbs::READ, Verbs::WRITE] {
+        let rule = RangeRule { start: "a".into(), end: "c".into(), verbs };
+        assert!(is_done(&change(&mut d, "user:root", AccessChange::Allow { role: "r".into(), rule })));
+    }
+    let rights = d.machine.rights(&Principal::of_user(&"ann".into()));
+    assert!(rights.name(Verbs::WRITE, Keyspace::DEFAULT, &"b".into()).is_ok());
+    assert!(rights.name(Verbs::READ, Keyspace::DEFAULT, &"b".into()).is_err());
+    assert_eq!(d.machine.role(b"r").map(|role| role.rules.len()), Some(1));
+}
