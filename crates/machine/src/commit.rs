@@ -61,8 +61,8 @@ pub(crate) struct Context<'a> {
 /// What it costs to delete a key, in elements touched.
 const DELETION: u64 = 8;
 /// What it costs to erase a plain value, in elements touched, so that a commit erases at most 62,499. Those hold the thread for 30 ms with values of
-/// 100 B, 60 ms with 1 KiB and 90 to 150 ms with 4 KiB, when the history has no room and forgets, and frees, as many lines; a quarter of an
-/// election's timeout is 112 ms. Twice as many are 65 to 240 ms (`examples/erase.rs`, two busy cores).
+/// 100 B, and for 36 to 47 ms with 4 KiB, when the history has no room and forgets as many lines (two busy cores; 97 to 107 while three compilers
+/// run on them); a quarter of an election's timeout is 112 ms. The values are freed by later entries, or it were 44 to 65 (`examples/erase.rs`).
 const ERASURE: u64 = 4;
 
 /// What a list of operations came to.

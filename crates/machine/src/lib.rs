@@ -325,7 +325,7 @@ impl Machine {
     /// Whether something is left to be freed that every entry frees a part of: an idle partition should make some.
     #[must_use]
     pub fn sweeps(&self) -> bool {
-        self.keys.sweeps()
+        self.keys.sweeps() || self.keys.frees()
     }
 
     /// Applies one entry. Same state and same entry: same outcomes, byte for byte, on every replica and every replay.
@@ -371,6 +371,7 @@ impl Machine {
         if head == entry.commands.len() {
             self.expire(&now, out);
         }
+        self.keys.free_some();
         self.bodies.free_some();
         self.producers.free_some();
         self.xgroups.free_some();

@@ -198,3 +198,24 @@ fn as_many_keys_as_the_budget_reaches_are_erased_at_one_revision_and_one_more_is
     assert_eq!(d.value(&format!("{MOST:06}")).as_deref(), Some("v"));
     assert_eq!(d.machine.range(&RangeRead::of(everything())).unwrap().count, 1);
 }
+
+#[test]
+fn values_that_a_large_delete_pushes_out_of_the_history_are_freed_a_part_by_each_entry() {
+    const KEYS: usize = 20_000;
+    let mut d = Driver::with(|settings| settings.history_bytes_max = 8 << 20);
+    let value = "v".repeat(1024);
+    for from in (0..KEYS).step_by(2000) {
+        d.run((from..from + 2000).map(|n| put(&format!("{n:06}"), &value)).collect());
+    }
+    d.run(vec![]);
+    assert!(!d.machine.sweeps(), "a put pushes out no more than its entry frees");
+    let committed = d.commit(Commit::of(vec![erase(everything())])).unwrap();
+    assert!(matches!(&committed.results[..], [OpResult::Deleted { count, .. }] if *count == KEYS as u64));
+    let mut entries = 0;
+    while d.machine.sweeps() {
+        d.run(vec![]);
+        entries += 1;
+    }
+    // 20,000 and those of the history before, 4,096 an entry, the delete's own among them.
+    assert!((3..=8).contains(&entries), "{entries} entries");
+}
