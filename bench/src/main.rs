@@ -54,6 +54,9 @@ enum What {
     /// The Kafka protocol, beside NATS JetStream.
     #[command(after_help = KAFKA_HELP)]
     Kafka(kafka::Options),
+    /// A server of gRPC that does nothing, for `cluster` to measure.
+    #[command(hide = true)]
+    Wall { address: std::net::SocketAddr },
 }
 
 const REDIS_HELP: &str = "\
@@ -78,6 +81,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
     // What runs in this process is to have its memory as a server has.
     quorate_runtime::use_small_pages();
+    if let What::Wall { address } = options.what {
+        return cluster::wall(address);
+    }
     let mut report = Report::new();
     let folder = options.folder.join(format!("quorate-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;

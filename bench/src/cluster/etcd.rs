@@ -59,6 +59,11 @@ impl Connection {
         Ok(())
     }
 
+    /// A call without a message, to a server that does nothing.
+    pub(crate) async fn echo(&mut self) -> Result<(), Failure> {
+        self.call("/wall/Echo", &[]).await.map(drop)
+    }
+
     /// A unary call; the message of the answer.
     async fn call(&mut self, path: &'static str, message: &[u8]) -> Result<Bytes, Failure> {
         let (answer, mut body) = self.begin(path).await?;
@@ -222,7 +227,7 @@ impl Client for EtcdClient {
             Operation::Lock => self.lock(&format!("lock{}", self.number)).await,
             Operation::Handoff => self.lock("contended").await,
             Operation::KeepAlive => self.keep_alive().await,
-            Operation::Echo => self.connection.call("/grpc.health.v1.Health/Check", &[]).await.map(drop),
+            Operation::Echo => self.connection.echo().await,
         }
     }
 }

@@ -6,7 +6,8 @@ use super::Failure;
 use super::etcd::{CONNECTIONS_MAX, Connection, EtcdClient};
 use super::http::HttpClient;
 use super::servers::{Fleet, Protocol};
-use crate::processes::cpu_seconds;
+use super::wall::Wall;
+use crate::processes::{Processes, cpu_seconds};
 use crate::report::percentile;
 use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_local};
@@ -29,7 +30,7 @@ pub(crate) enum Operation {
     /// A lease kept alive, on a stream of each client.
     #[value(name = "keepalive")]
     KeepAlive,
-    /// A call that does nothing: what the protocol itself costs.
+    /// A call that does nothing, of a server that is neither of both: what HTTP/2 itself costs here.
     Echo,
 }
 
@@ -42,7 +43,7 @@ impl Operation {
             Operation::Lock => "lock + unlock",
             Operation::Handoff => "hand-off",
             Operation::KeepAlive => "keep-alive",
-            Operation::Echo => "empty call",
+            Operation::Echo => "empty call (h2 alone)",
         }
     }
 
@@ -105,19 +106,27 @@ pub(crate) async fn measure(
             for client in 0..clients {
                 all.push(HttpClient::connect(fleet.addresses[client % nodes]).await?);
             }
-            load.run(fleet, all).await
+            load.run(&fleet.nodes, all).await
         }
         Protocol::Etcd => {
+            let wall = match operation {
+                Operation::Echo => Some(Wall::start(&fleet.folder.join("wall")).await?),
+                _ => None,
+            };
+            let address = |connection: usize| match &wall {
+                Some(wall) => wall.address,
+                None => fleet.grpc[connection % nodes],
+            };
             let mut connections = Vec::new();
             for connection in 0..clients.min(CONNECTIONS_MAX / nodes * nodes) {
-                connections.push(Connection::open(fleet.grpc[connection % nodes]).await?);
+                connections.push(Connection::open(address(connection)).await?);
             }
             let mut all = Vec::new();
             for client in 0..clients {
                 let connection = connections[client % connections.len()].clone();
                 all.push(EtcdClient::new(connection, operation, client).await?);
             }
-            load.run(fleet, all).await
+            load.run(wall.as_ref().map_or(&fleet.nodes, |wall| &wall.process), all).await
         }
     }
 }
@@ -130,7 +139,7 @@ struct Load {
 }
 
 impl Load {
-    async fn run<C: Client>(&self, fleet: &Fleet, clients: Vec<C>) -> Result<Measured, Failure> {
+    async fn run<C: Client>(&self, servers: &Processes, clients: Vec<C>) -> Result<Measured, Failure> {
         let warm = Duration::from_secs_f64((self.seconds / 10.0).max(0.5));
         let begin = Instant::now() + warm;
         let end = begin + Duration::from_secs_f64(self.seconds);
@@ -143,9 +152,9 @@ impl Load {
             })
             .collect();
         tokio::time::sleep_until(begin.into()).await;
-        let (servers, own) = (fleet.nodes.cpu_seconds(), cpu_seconds("self"));
+        let (before, own) = (servers.cpu_seconds(), cpu_seconds("self"));
         tokio::time::sleep_until(end.into()).await;
-        let (servers, own) = (fleet.nodes.cpu_seconds() - servers, cpu_seconds("self") - own);
+        let (servers, own) = (servers.cpu_seconds() - before, cpu_seconds("self") - own);
         let mut latencies = Vec::new();
         for client in running {
             latencies

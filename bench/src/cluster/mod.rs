@@ -14,6 +14,7 @@ mod http;
 mod load;
 mod protobuf;
 mod servers;
+mod wall;
 mod watchers;
 
 use crate::report::{machine, median};
@@ -23,6 +24,7 @@ use servers::{Fleet, Protocol, System};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+pub(crate) use wall::serve as wall;
 use watchers::Delivered;
 
 type Failure = Box<dyn std::error::Error>;

@@ -42,7 +42,7 @@ pub(crate) struct Fleet {
     /// Where etcd's protocol is answered, a node each.
     pub(crate) grpc: Vec<SocketAddr>,
     binary: PathBuf,
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     pub(crate) nodes: Processes,
 }
 
