@@ -17,6 +17,8 @@ pub const TOUCH_MAX: u64 = 100_000;
 pub(crate) const LOOKUP: u64 = 2;
 /// What it costs to add or remove one member of a sorted set.
 pub(crate) const SORTED: u64 = 4;
+/// What it costs to hand a script one item of a reply: made a value of its language, kept there, and thrown away by its collector.
+pub(crate) const ITEM: u64 = 3;
 /// Most elements that a script may touch in all; one that goes beyond is taken back whole.
 pub const SCRIPT_TOUCH_MAX: u64 = 200_000;
 /// Most elements that a commit may touch with all its operations: one that would go beyond is refused whole, and nothing of it happened.
@@ -105,6 +107,11 @@ impl Session {
                  take a part at a time, with a range, a count or the SCAN commands"
             )));
         }
+        self.spend(elements)
+    }
+
+    /// Counts what has been touched, or costs as much, against the budgets of the commit and of the script.
+    pub(crate) fn spend(&mut self, elements: u64) -> Result<(), Error> {
         self.touched = self.touched.saturating_add(elements);
         if self.touched > COMMIT_TOUCH_MAX {
             return Err(Error::Abort(over_budget(self.touched).into()));

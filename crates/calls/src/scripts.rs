@@ -4,6 +4,7 @@
 //! Called by: `call`, through the table.
 
 use crate::args::{int, is};
+use crate::call::ITEM;
 use crate::table::{Flags, Kind, check, lookup};
 use crate::{Error, Host, NoScripts, Run, Session, Store, Writing};
 use quorate_types::{Blob, Reply, WallTime};
@@ -135,6 +136,18 @@ struct Running<'a> {
     abort: Option<Error>,
 }
 
+/// How many values a reply is made of, itself not counted.
+fn items(reply: &Reply) -> u64 {
+    match reply {
+        Reply::Array { items }
+        | Reply::Set { items }
+        | Reply::Map { items }
+        | Reply::Named { items }
+        | Reply::Pairs { items } => items.0.iter().map(|item| 1 + self::items(item)).sum(),
+        _ => 0,
+    }
+}
+
 impl Host for Running<'_> {
     fn call(&mut self, words: &[Blob]) -> Result<Reply, Error> {
         if let Some(abort) = &self.abort {
@@ -147,6 +160,7 @@ impl Host for Running<'_> {
         }
         let answer = crate::write(self.store, &mut NoScripts, &mut self.session, words)
             .and_then(|reply| crate::streams::for_script(self.store, reply))
+            .and_then(|reply| self.session.spend(ITEM * items(&reply)).map(|()| reply))
             .map_err(of_script);
         // What it has begun it may finish, so that memory never cuts a script in half; as Redis has it.
         let writes = lookup(&words[0]).is_some_and(|spec| matches!(spec.kind, Kind::Write(_)));
