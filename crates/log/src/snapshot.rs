@@ -100,8 +100,7 @@ impl SnapshotWriter {
         self.buffer.extend_from_slice(&footer);
         self.flush()?;
         let name = Name::Snapshot(self.index).file();
-        let file = self.file.take().expect("flush made it");
-        file.sync_data().map_err(LogError::io("sync", &self.temporary))?;
+        self.file = None;
         self.disk.rename(&self.temporary, &name).map_err(LogError::io("rename to", &name))?;
         self.disk.sync_dir().map_err(LogError::io("sync folder of", &name))?;
         Ok(SnapshotDone { index: self.index, bytes: self.at })
@@ -116,6 +115,8 @@ impl SnapshotWriter {
             }
         };
         file.write_at(self.at, &self.buffer).map_err(LogError::io("write", &self.temporary))?;
+        // By the MiB, as it is written: a sync of all of it would hold up those of commits.
+        file.sync_data().map_err(LogError::io("sync", &self.temporary))?;
         self.at += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
