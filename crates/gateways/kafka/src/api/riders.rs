@@ -21,8 +21,9 @@ use crate::error::Code;
 use quorate_types::codec::encode;
 use quorate_types::{
     Blob, Commit, Compare, FencingToken, Fingerprint, Guard, Idempotency, Key, KeyField, LeaseId,
-    LimitPolicy, Millis, Op, Record,
+    LimitPolicy, Millis, Op, Record, record::Header,
 };
+use std::collections::HashSet;
 
 const PREFIX: &[u8] = b"q-";
 
@@ -33,7 +34,7 @@ pub(super) fn of(stream: &Key, records: &[Record]) -> Result<Option<Commit>, Fau
     for (place, record) in (0..).zip(records) {
         let ours = record.headers.iter().filter(|header| header.name.starts_with(PREFIX));
         for header in ours {
-            if let Err(why) = rider.take(&header.name, &header.value) {
+            if let Err(why) = rider.take(header) {
                 bad.push((place, format!("header {}: {why}", header.name)));
                 break;
             }
@@ -42,7 +43,7 @@ pub(super) fn of(stream: &Key, records: &[Record]) -> Result<Option<Commit>, Fau
     if let Some((_, why)) = bad.first() {
         return Err(Fault { code: Code::InvalidRecord, why: Some(why.clone()), records: bad });
     }
-    let Rider { guards, then, idempotency } = rider;
+    let Rider { guards, then, idempotency, .. } = rider;
     if guards.is_empty() && then.is_empty() && idempotency.is_none() {
         return Ok(None);
     }
@@ -57,12 +58,15 @@ pub(super) fn of(stream: &Key, records: &[Record]) -> Result<Option<Commit>, Fau
 #[derive(Default)]
 struct Rider {
     guards: Vec<Guard>,
+    /// The headers whose guards are there already: many records of a batch ask for the same, and a batch may have very many.
+    asked: HashSet<(Blob, Blob)>,
     then: Vec<Op>,
     idempotency: Option<(Blob, Millis)>,
 }
 
 impl Rider {
-    fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), &'static str> {
+    fn take(&mut self, header: &Header) -> Result<(), &'static str> {
+        let (name, value) = (&header.name, &header.value);
         let at = name.iter().position(|byte| *byte == b':').ok_or("wanted a colon and a name after it")?;
         let (word, name) = (&name[PREFIX.len()..at], Blob::copy_from(&name[at + 1..]));
         if name.is_empty() {
@@ -71,12 +75,12 @@ impl Rider {
         match word {
             b"fence" => {
                 let token = FencingToken(number(value, "wanted the token, a decimal number")?);
-                self.guard(Guard::Fence { lock: name.into(), token });
+                self.guard(header, Guard::Fence { lock: name.into(), token });
             }
             b"version" => {
                 let wanted = number(value, "wanted the version, a decimal number")?;
                 let (field, compare) = (KeyField::Version, Compare::Equal);
-                self.guard(Guard::Key { key: key(name), field, compare, wanted });
+                self.guard(header, Guard::Key { key: key(name), field, compare, wanted });
             }
             b"limit" => {
                 let (policy, cost) = limit(value)?;
@@ -106,8 +110,8 @@ impl Rider {
     }
 
     /// What many records of a batch ask for is asked once.
-    fn guard(&mut self, guard: Guard) {
-        if !self.guards.contains(&guard) {
+    fn guard(&mut self, header: &Header, guard: Guard) {
+        if self.asked.insert((header.name.clone(), header.value.clone())) {
             self.guards.push(guard);
         }
     }
@@ -146,7 +150,6 @@ fn fingerprint(stream: &Key, records: &[Record]) -> Fingerprint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_types::record::Header;
 
     fn record(headers: &[(&str, &str)]) -> Record {
         let header = |(name, value): &(&str, &str)| Header { name: (*name).into(), value: (*value).into() };
