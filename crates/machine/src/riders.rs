@@ -23,7 +23,7 @@ use quorate_types::{
     Append, Author, Blob, Commit, DecodeError, Fingerprint, Guard, Idempotency, Numbered, Op, OpError,
     OpResult, Produce, ProduceError, ProducerId, Refusal,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Guards and operations of the riders that one transaction holds, and all together.
 const PARTS_MAX: u64 = 10_000;
@@ -182,8 +182,9 @@ impl Riders {
         within("guards and changes of keys in all open transactions", all.parts, ALL_PARTS_MAX)?;
         within("bytes of changes of keys in all open transactions", all.bytes, ALL_BYTES_MAX)?;
         let key = |rider: &Commit| rider.idempotency.as_ref().map(|of| of.key.clone());
-        let others = self.of(producer).filter_map(|(_, held)| key(held)).next();
-        if key(rider).zip(others).is_some_and(|(mine, other)| mine != other) {
+        // Only a rider with a key looks at the others: they may be thousands.
+        let other = |mine| self.of(producer).find_map(|(_, held)| key(held)).filter(|other| other != mine);
+        if key(rider).as_ref().and_then(other).is_some() {
             return Err(ProduceError::SecondKey { name: name.clone() });
         }
         let place = Place { producer, number: self.sum(producer).rows };
@@ -196,7 +197,11 @@ impl Riders {
     /// Takes all of a transaction's away, as one commit; nothing when there are none.
     pub(crate) fn take(&mut self, producer: ProducerId) -> Option<Commit> {
         let places: Vec<Place> = self.of(producer).map(|(place, _)| *place).collect();
-        places.into_iter().filter_map(|place| self.set(place, None)).reduce(joined)
+        let mut riders = places.into_iter().filter_map(|place| self.set(place, None));
+        let mut all = riders.next()?;
+        let mut asked: BTreeSet<Vec<u8>> = all.guards.iter().map(encode).collect();
+        riders.for_each(|rider| join(&mut all, &mut asked, rider));
+        Some(all)
     }
 
     fn of(&self, producer: ProducerId) -> impl Iterator<Item = (&Place, &Commit)> {
@@ -216,23 +221,23 @@ impl Riders {
     }
 }
 
-/// Two riders as one: a guard that both have is one guard, unless each is to be charged.
-fn joined(mut one: Commit, other: Commit) -> Commit {
+/// Two riders as one: a guard that both have is one guard, unless each is to be charged. `asked` has those of the first, encoded: there may be
+/// thousands.
+fn join(one: &mut Commit, asked: &mut BTreeSet<Vec<u8>>, other: Commit) {
     for guard in other.guards {
         let is_charged = matches!(guard, Guard::Limit { .. } | Guard::Slots { .. });
-        if is_charged || !one.guards.contains(&guard) {
+        if asked.insert(encode(&guard)) || is_charged {
             one.guards.push(guard);
         }
     }
     one.then.extend(other.then);
-    one.idempotency = match (one.idempotency, other.idempotency) {
+    one.idempotency = match (one.idempotency.take(), other.idempotency) {
         (Some(one), Some(other)) => {
             let fingerprint = Fingerprint(one.fingerprint.0.wrapping_add(other.fingerprint.0));
             Some(Idempotency { fingerprint, ..one })
         }
         (one, other) => one.or(other),
     };
-    one
 }
 
 fn count(

@@ -29,11 +29,11 @@ use tokio::sync::{mpsc, watch};
 /// How long the thread sleeps at most: log time must be ticked well within the second that a stall counts.
 pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(200);
 /// How often unsynced writes are synced under [`Durability::Interval`].
-pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(1);
+const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How long writes may take, on the average, for the tasks of a runtime to wait for them there: its other tasks wait with them.
-pub(crate) const WRITE_HERE_MAX: Duration = Duration::from_micros(300);
+const WRITE_HERE_MAX: Duration = Duration::from_micros(300);
 /// How often free disk and memory are looked at.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) struct Core {
     /// Absent while a replica opens its folder anew.
@@ -200,8 +200,18 @@ impl Shared {
         }
     }
 
+    /// Handles what has arrived on the caller's thread.
+    pub(crate) fn handle_here(&self, mut core: MutexGuard<'_, Core>) {
+        if self.peers.get().is_none() {
+            return self.round(core);
+        }
+        self.settle(&mut core);
+        drop(core);
+        self.flush();
+    }
+
     /// One round by the caller, if nobody is at it: its own command is in it.
-    pub(crate) fn round<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
+    fn round<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
         if core.driving || !core.asleep {
             return self.nudge(&mut core);
         }
@@ -340,12 +350,7 @@ impl Soon {
         self.settled = true;
         let mut core = self.shared.lock();
         core.settling = false;
-        if self.shared.peers.get().is_none() {
-            return self.shared.round(core);
-        }
-        self.shared.settle(&mut core);
-        drop(core);
-        self.shared.flush();
+        self.shared.handle_here(core);
     }
 }
 

@@ -118,13 +118,7 @@ impl Quorate {
             return Ok(denied);
         }
         partition.propose(command, send).map_err(|(_, refused)| refused)?;
-        if shared.peers.get().is_some() {
-            shared.settle(&mut core);
-            drop(core);
-            shared.flush();
-        } else {
-            shared.round(core);
-        }
+        shared.handle_here(core);
         outcome(receive.blocking_recv())
     }
 

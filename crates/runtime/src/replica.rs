@@ -741,9 +741,7 @@ impl Peers {
         if let Some(partition) = &mut core.partition {
             act(partition);
         }
-        shared.settle(&mut core);
-        drop(core);
-        shared.flush();
+        shared.handle_here(core);
     }
 }
 

@@ -84,6 +84,11 @@ impl Code {
     pub(crate) fn number(self) -> i16 {
         self as i16
     }
+
+    /// What an outcome is told by.
+    pub(crate) fn of<T>(outcome: &Result<T, Self>) -> Self {
+        outcome.as_ref().err().copied().unwrap_or(Self::None)
+    }
 }
 
 /// Of a command that has no outcome, or a read that has no answer.

@@ -126,6 +126,12 @@ impl Reader {
         self.length(true)?.map(|length| self.taken(length)).transpose()
     }
 
+    /// A topic and numbers of its partitions, as many requests name them.
+    pub(crate) fn numbered(&mut self) -> Result<(String, Vec<i32>), Malformed> {
+        let topic = (self.text()?, self.list(Self::i32)?);
+        self.tags()?;
+        Ok(topic)
+    }
     /// A list, or none.
     #[allow(clippy::missing_errors_doc)]
     pub fn maybe_list<T>(

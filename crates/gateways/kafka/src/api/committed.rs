@@ -237,11 +237,7 @@ pub(super) async fn fetch(
 ) -> Result<(), Malformed> {
     let one = |body: &mut Reader| {
         let group = body.text()?;
-        let topics = body.maybe_list(|body| {
-            let topic = (body.text()?, body.list(Reader::i32)?);
-            body.tags()?;
-            Ok(topic)
-        })?;
+        let topics = body.maybe_list(Reader::numbered)?;
         Ok(Asked { group, topics })
     };
     let asked = if version >= SEVERAL_SINCE {

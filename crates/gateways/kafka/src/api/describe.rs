@@ -33,11 +33,7 @@ pub(super) async fn producers(
     body: &mut Reader,
     out: &mut Writer,
 ) -> Result<(), Malformed> {
-    let topics = body.list(|body| {
-        let topic = (body.text()?, body.list(Reader::i32)?);
-        body.tags()?;
-        Ok(topic)
-    })?;
+    let topics = body.list(Reader::numbered)?;
     body.tags()?;
     let found = gateway.read(|machine| {
         let rights = machine.rights(&who.principal);
@@ -63,7 +59,7 @@ pub(super) async fn producers(
         out.text(name);
         out.list(partitions.iter().zip(found), |out, (partition, found)| {
             out.i32(*partition);
-            out.i16(found.as_ref().err().copied().unwrap_or(Code::None).number());
+            out.i16(Code::of(&found).number());
             out.maybe_text(None);
             out.list(found.unwrap_or_default(), put_producer);
             out.tags();
@@ -107,7 +103,7 @@ pub(super) async fn transactions(
     let found = found.unwrap_or_else(|code| names.iter().map(|_| Err(error::coordinator(code))).collect());
     out.i32(0);
     out.list(names.iter().zip(&found), |out, (name, found)| {
-        out.i16(found.as_ref().err().copied().unwrap_or(Code::None).number());
+        out.i16(Code::of(found).number());
         out.text(name);
         put(found.as_ref().ok(), out);
         out.tags();
@@ -174,7 +170,7 @@ pub(super) async fn list(
     });
     let found = found.await.map_err(error::coordinator);
     out.i32(0);
-    out.i16(found.as_ref().err().copied().unwrap_or(Code::None).number());
+    out.i16(Code::of(&found).number());
     let unknown: Vec<_> = states.iter().filter(|name| !STATES.contains(&name.as_str())).collect();
     out.list(unknown, |out, name| out.text(name));
     out.list(found.unwrap_or_default(), |out, (name, view)| {

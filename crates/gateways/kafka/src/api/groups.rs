@@ -45,7 +45,7 @@ pub(super) async fn describe(
     }
     out.list(names.iter().zip(&found), |out, (name, found)| {
         let view = found.as_ref().ok().and_then(Option::as_ref);
-        out.i16(found.as_ref().err().copied().unwrap_or(Code::None).number());
+        out.i16(Code::of(found).number());
         out.text(name);
         // One that is not there is dead, which is no error.
         let state = view.map_or(if found.is_ok() { "Dead" } else { "" }, |view| state(view.phase));
@@ -98,7 +98,7 @@ pub(super) async fn list(
     if version >= 1 {
         out.i32(0);
     }
-    out.i16(found.as_ref().err().copied().unwrap_or(Code::None).number());
+    out.i16(Code::of(&found).number());
     out.list(found.unwrap_or_default(), |out, (name, phase, kind)| {
         out.text(&text(&name.0));
         out.text(&text(&kind));

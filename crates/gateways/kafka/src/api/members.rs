@@ -236,7 +236,7 @@ pub(super) async fn sync(
     if version >= 1 {
         out.i32(0);
     }
-    out.i16(found.as_ref().err().copied().unwrap_or(Code::None).number());
+    out.i16(Code::of(&found).number());
     let found = found.ok();
     if version >= 5 {
         out.maybe_text(found.as_ref().map(|(_, kind, _)| text(kind)).as_deref());

@@ -56,11 +56,7 @@ pub(super) async fn add_partitions(
     out: &mut Writer,
 ) -> Result<(), Malformed> {
     let author = author(body.text()?, body.i64()?, body.i16()?);
-    let topics = body.list(|body| {
-        let topic = (body.text()?, body.list(Reader::i32)?);
-        body.tags()?;
-        Ok(topic)
-    })?;
+    let topics = body.list(Reader::numbered)?;
     body.tags()?;
     let places = places(gateway, who, &topics).await;
     let refused = places.iter().flatten().any(Result::is_err);
