@@ -13,6 +13,7 @@ use crate::table::Table;
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{DecodeError, LeaseId, LogTime, Millis, OpError};
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
@@ -41,6 +42,10 @@ impl Leases {
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = LeaseId> {
         self.table.iter().map(|(id, _)| *id)
+    }
+
+    pub(crate) fn after(&self, after: LeaseId) -> impl Iterator<Item = (LeaseId, Millis)> {
+        self.table.range((Bound::Excluded(after), Bound::Unbounded)).map(|(id, lease)| (*id, lease.ttl))
     }
 
     /// Whether the lease is there; 0 ("no lease") never is.

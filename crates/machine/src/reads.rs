@@ -173,6 +173,11 @@ impl Machine {
     pub fn leases(&self) -> impl Iterator<Item = LeaseId> {
         self.leases.ids()
     }
+    /// So many leases and their times to live, in order of their ids, from beyond one on.
+    #[must_use]
+    pub fn leases_after(&self, after: LeaseId, max: usize) -> Vec<(LeaseId, Millis)> {
+        self.leases.after(after).take(max).collect()
+    }
     /// Reads a lock or election; nothing when nobody holds it or waits for it.
     #[must_use]
     pub fn lock(&self, lock: &LockName) -> Option<LockView> {

@@ -162,9 +162,10 @@ impl pb::maintenance_server::Maintenance for Api {
 
     async fn snapshot(
         &self,
-        _: Request<pb::SnapshotRequest>,
+        request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(absent("Snapshot", "back up with `quorate backup`"))
+        self.0.operator(&request).await?;
+        self.0.snapshot().map(Response::new)
     }
     async fn downgrade(
         &self,

@@ -3,6 +3,7 @@
 //! Called by: the server's `main`, and `serve`.
 
 use quorate_types::Principal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +41,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Whether FLUSHDB and FLUSHALL may take what etcd clients have written.
     pub may_be_flushed: bool,
+    /// Where a snapshot is put together, in files without names: as large as the keys, twice for a while.
+    pub scratch: PathBuf,
     /// Who may enter; everybody without.
     pub door: Option<Arc<dyn Door>>,
     /// What shakes hands with clients; plain TCP without.
@@ -61,6 +64,7 @@ impl Default for Config {
             shutdown_grace: Duration::from_secs(5),
             advertise: None,
             may_be_flushed: false,
+            scratch: std::env::temp_dir(),
             door: None,
             tls: None,
         }

@@ -9,6 +9,7 @@ use crate::error;
 use crate::probe::Seen;
 use crate::protocol::etcdserverpb::ResponseHeader;
 use crate::queue::Queues;
+use crate::snapshot::SNAPSHOTS_MAX;
 use crate::watch::Hub;
 use quorate_machine::Machine;
 use quorate_runtime::{Consistency, Handle};
@@ -16,7 +17,7 @@ use quorate_types::{Blob, Command, CommandBody, Commit, Committed, Outcome, Prin
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
@@ -32,6 +33,8 @@ pub(crate) struct Gateway {
     pub(crate) hub: Arc<Hub>,
     pub(crate) seen: Seen,
     pub(crate) queues: Queues,
+    /// Snapshots that may still begin.
+    pub(crate) snapshots: Arc<Semaphore>,
     /// Becomes true when the gateway ends.
     pub(crate) stopping: watch::Receiver<bool>,
     cluster: AtomicU64,
@@ -53,6 +56,7 @@ impl Gateway {
             address,
             seen: Seen::default(),
             queues: Queues::default(),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             stopping,
             cluster: AtomicU64::new(0),
             member: AtomicU64::new(1),

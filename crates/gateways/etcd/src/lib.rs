@@ -26,6 +26,7 @@ mod probe;
 mod queue;
 mod ranges;
 mod serve;
+mod snapshot;
 mod txn;
 mod watch;
 

@@ -586,8 +586,6 @@ async fn the_node_tells_of_itself() {
     let asked = pb::MemberListRequest { linearizable: true };
     let members = cluster.member_list(asked).await.unwrap().into_inner().members;
     assert_eq!(members[0].client_ur_ls, [format!("http://{}", server.address)]);
-    let snapshot = maintenance.snapshot(pb::SnapshotRequest {}).await;
-    assert_eq!(refused(snapshot.map(drop)).0, Code::Unimplemented);
     use quorate_etcd::protocol::grpc::health::v1 as health;
     let mut check = health::health_client::HealthClient::new(client.channel.clone());
     let answer = check.check(health::HealthCheckRequest::default()).await.unwrap().into_inner();

@@ -417,6 +417,7 @@ impl Serve {
         settings.redis.command_timeout = settings.http.command_timeout;
         settings.redis.shutdown_grace = settings.http.shutdown_grace;
         settings.etcd.advertise.clone_from(&self.advertise_etcd);
+        settings.etcd.scratch.clone_from(&self.data);
         settings.etcd.may_be_flushed = self.etcd_may_be_flushed;
         settings.etcd.command_timeout = settings.http.command_timeout;
         settings.etcd.shutdown_grace = settings.http.shutdown_grace;

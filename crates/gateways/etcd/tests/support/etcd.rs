@@ -50,20 +50,43 @@ impl Etcd {
 
     /// One that was started with further arguments.
     pub(crate) fn with(more: &[&str]) -> Self {
+        Self::from(None, more)
+    }
+
+    /// One that goes on from a snapshot, as its operator would have it restored.
+    pub(crate) fn restored(snapshot: &Path) -> Self {
+        Self::from(Some(snapshot), &[])
+    }
+
+    fn from(snapshot: Option<&Path>, more: &[&str]) -> Self {
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         let (address, peers, data) = (free(), free(), tempfile::tempdir().unwrap());
+        let member = [
+            format!("--initial-advertise-peer-urls=http://{peers}"),
+            format!("--initial-cluster=default=http://{peers}"),
+        ];
+        let folder_of_data = data.path().join("data");
+        if let Some(snapshot) = snapshot {
+            let mut restore = Command::new(folder().join("etcdutl"));
+            restore.args(["snapshot", "restore"]).arg(snapshot).arg("--data-dir").arg(&folder_of_data);
+            let done = restore.args(["--name", "default"]).args(&member).output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        }
         let scheme = if more.contains(&"--cert-file") { "https" } else { "http" };
         let child = Command::new(folder().join("etcd"))
-            .args(["--data-dir", data.path().to_str().unwrap(), "--log-level", "error", "--unsafe-no-fsync"])
+            .args([
+                "--data-dir",
+                folder_of_data.to_str().unwrap(),
+                "--log-level",
+                "error",
+                "--unsafe-no-fsync",
+            ])
             .args([
                 format!("--listen-client-urls={scheme}://{address}"),
                 format!("--advertise-client-urls={scheme}://{address}"),
             ])
-            .args([
-                format!("--listen-peer-urls=http://{peers}"),
-                format!("--initial-advertise-peer-urls=http://{peers}"),
-            ])
-            .arg(format!("--initial-cluster=default=http://{peers}"))
+            .arg(format!("--listen-peer-urls=http://{peers}"))
+            .args(&member)
             .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
