@@ -1,7 +1,7 @@
 //! What commands answer, family by family: stories as redis-cli would show them. Replies are those of Redis 7.2.
 #![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use common::{Redis, show, words};
 use quorate_calls::collections::Value;

@@ -1,7 +1,7 @@
 //! Scans that miss nothing, and ranges against plain models.
 #![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use common::Redis;
 use proptest::prelude::*;

@@ -2,7 +2,7 @@
 //! And the golden folders: what a release wrote, every later one opens.
 #![allow(clippy::unwrap_used)] // A test may panic.
 
-mod common;
+use crate::common;
 use common::*;
 use proptest::prelude::*;
 use quorate_log::*;

@@ -1,7 +1,7 @@
 //! Cleaning, reading meanwhile, backup and restore.
 #![allow(clippy::unwrap_used)] // A test may panic.
 
-mod common;
+use crate::common;
 use common::*;
 use proptest::prelude::*;
 use quorate_log::*;

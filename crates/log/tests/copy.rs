@@ -1,7 +1,7 @@
 //! A whole log copied to a peer, in pieces, with breaks and crashes and flipped bytes: it opens verified, or not at all.
 #![allow(clippy::unwrap_used)] // A test may panic.
 
-mod common;
+use crate::common;
 use common::*;
 use quorate_log::*;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Crashes at every boundary, torn and lost writes, failed syncs: acknowledged ⊆ recovered ⊆ appended, always a prefix.
 #![allow(clippy::unwrap_used)] // A test may panic.
 
-mod common;
+use crate::common;
 use common::*;
 use proptest::prelude::*;
 use quorate_log::*;

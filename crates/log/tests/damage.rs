@@ -1,7 +1,7 @@
 //! Flipped, missing, foreign and stale bytes: refused with file and offset, or cut when nothing says they were synced.
 #![allow(clippy::unwrap_used)] // A test may panic.
 
-mod common;
+use crate::common;
 use common::*;
 use quorate_log::*;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Sub-folders, real and simulated, and small durable files: at every crash the old content or the new.
 #![allow(clippy::unwrap_used)] // A test may panic.
 
-mod common;
+use crate::common;
 use common::*;
 use proptest::prelude::*;
 use quorate_log::*;

@@ -1,7 +1,7 @@
 //! What the log promises to whoever appends, reads and opens again.
 #![allow(clippy::unwrap_used)] // A test may panic.
 
-mod common;
+use crate::common;
 use common::*;
 use quorate_log::*;
 

@@ -1,7 +1,7 @@
 //! Rewinding: a suffix that was never agreed on is overwritten, and of several copies of an index the last one counts, everywhere.
 #![allow(clippy::unwrap_used)] // A test may panic.
 
-mod common;
+use crate::common;
 use common::{flush, mark, open, prepare, snapshot};
 use proptest::prelude::*;
 use quorate_log::*;

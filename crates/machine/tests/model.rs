@@ -8,7 +8,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
-mod common;
+use crate::common;
 
 use common::*;
 use proptest::prelude::*;

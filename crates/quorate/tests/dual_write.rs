@@ -1,10 +1,10 @@
 //! The dual write that is none: an order and its event in one transaction of a Redis client, read back by a Kafka client, while the server is
 //! killed again and again.
 //!
-//! `QUORATE_KILLS=1000 cargo test --release -p quorate --test dual_write` is the long form.
+//! `QUORATE_KILLS=1000 cargo test --release -p quorate --test it dual_write::` is the long form.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! etcd's authentication over three nodes, as processes: tokens, and what a node says that has lost its leader.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use redis::{Connection, Value, cmd};
 use serde_json::Value as Json;

@@ -1,7 +1,7 @@
 //! Kafka's clients and a cluster: they find its nodes, follow its leader, and lose nothing that was acknowledged.
 #![allow(clippy::unwrap_used, dead_code)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};

@@ -3,7 +3,7 @@
 //! `SEEDS=0..500 LENGTH=80` choose other sequences; a failing one is told with what replays it.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use authpb::permission::Type;
 use pb::request_op::Request as Asked;
@@ -317,7 +317,7 @@ async fn etcd_and_quorate_decide_alike_who_may_do_what() {
 
 async fn run(seed: u64, length: u64, both: &mut [Known; 2], counts: &mut HashMap<String, u64>) {
     let replay = format!(
-        "replay: SEEDS={seed}..{} LENGTH={length} cargo test -p quorate-etcd --test auth alike",
+        "replay: SEEDS={seed}..{} LENGTH={length} cargo test -p quorate-etcd --test it auth::",
         seed + 1
     );
     let mut maker = Maker { random: Random(seed) };

@@ -4,7 +4,7 @@
 //! The libraries are put into `target/etcd-clients` by `scripts/etcd-clients.sh`: a machine that cannot have them fails the test.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The gateway as a client sees it: every service over a real runtime.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pb::request_op::Request as Asked;

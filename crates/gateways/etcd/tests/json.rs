@@ -1,7 +1,7 @@
 //! The JSON gateway and the probes as `curl` sees them, beside the real thing: etcd and Quorate have to answer the same requests with the same bytes.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};

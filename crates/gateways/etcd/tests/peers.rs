@@ -4,7 +4,7 @@
 //! `SEEDS=0..500 LENGTH=80` choose other sequences; a failing one is told with what replays it.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use pb::request_op::Request as Asked;
 use quorate_etcd::protocol::etcdserverpb as pb;
@@ -257,7 +257,7 @@ async fn etcd_and_quorate_answer_alike() {
 
 async fn run(seed: u64, length: u64, both: &mut [Client; 2]) -> u64 {
     let replay = format!(
-        "replay: SEEDS={seed}..{} LENGTH={length} cargo test -p quorate-etcd --test peers alike",
+        "replay: SEEDS={seed}..{} LENGTH={length} cargo test -p quorate-etcd --test it peers::",
         seed + 1
     );
     let prefix = format!("s{seed:06}/");

@@ -1,7 +1,7 @@
 //! RangeStream: what its pieces come to, that they are of one revision, and that they wait for their client.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use pb::request_op::Request as Asked;
 use quorate_etcd::protocol::etcdserverpb as pb;

@@ -1,7 +1,7 @@
 //! Ten thousand watches of ranges on one stream: who hears of which change.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use pb::watch_request::RequestUnion;
 use quorate_etcd::protocol::etcdserverpb as pb;

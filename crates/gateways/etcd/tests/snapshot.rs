@@ -1,7 +1,7 @@
 //! Moving to etcd: what `etcdctl snapshot save` gets is opened by etcd's own tools, and an etcd that starts from it answers as Quorate did.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use pb::maintenance_client::MaintenanceClient;
 use quorate_etcd::protocol::etcdserverpb as pb;

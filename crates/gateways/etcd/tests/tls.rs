@@ -1,7 +1,7 @@
 //! TLS as etcdctl and curl see it, beside the real thing: certificates of servers and of clients, and whom those of clients name.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use quorate_etcd::Config;
 use quorate_http::TlsFiles;

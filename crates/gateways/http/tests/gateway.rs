@@ -1,6 +1,6 @@
 //! The gateway over a real socket and a real log: each test is a story a client could tell.
 
-mod support;
+use crate::support;
 
 use quorate_http::{Config, Token};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! The manual `docs/http.md` against the server: it names every route, and what it shows is what happens.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use serde_json::Value;
 use support::Server;

@@ -1,7 +1,7 @@
 //! Users over HTTP: made, entered as, held to their rights; and that no route is open that should be closed.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use base64::Engine;
 use quorate_http::{Config, Token};

@@ -1,7 +1,7 @@
 //! Administration by hand, in every version: settings shown and changed, partitions added, records deleted.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;

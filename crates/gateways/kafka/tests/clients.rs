@@ -4,7 +4,7 @@
 //! The clients are put into `target/kafka-clients` by `scripts/kafka-clients.sh`: a machine that cannot have them fails the test.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use quorate_types::{Command as Change, CommandBody, CommandRule, NameRule, UserChange, Verbs};
 use std::io::Write;

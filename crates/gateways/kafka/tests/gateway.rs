@@ -1,7 +1,7 @@
 //! What clients of every version are told, by hand: produce, fetch, offsets, topics, errors, order.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::*;

@@ -1,7 +1,7 @@
 //! Groups by hand, in every version: coordinators, offsets, members who come, go, die and come back, and what people see of it.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use bytes::Bytes;
 use kafka_protocol::messages::*;

@@ -1,7 +1,7 @@
 //! Guards and changes of keys that ride with batches, by hand: what each batch of a request is told, record by record, and what a right allows.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use bytes::Bytes;
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;

@@ -1,7 +1,7 @@
 //! What silent, slow and half-done clients cost, and topics that nobody uses. One test after the other: they look at the memory of the process.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use kafka_protocol::messages::*;
 use quorate_kafka::Config;

@@ -1,7 +1,7 @@
 //! One stream behind three protocols: what a Kafka client produces is read by Redis and HTTP, and the other way round, in one order.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use std::net::SocketAddr;
 use std::path::Path;

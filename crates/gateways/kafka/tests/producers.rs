@@ -1,7 +1,7 @@
 //! Producers that number their batches, by hand: numbers, batches that come again, gaps, earlier lives.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use kafka_protocol::messages::*;
 use quorate_types::{Commit, Op, StreamSettings};

@@ -1,7 +1,7 @@
 //! SCRAM by hand: what a name is told that is not there, and messages that are none.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use bytes::Bytes;
 use kafka_protocol::messages::*;

@@ -1,7 +1,7 @@
 //! Transactions, by hand: what is seen when, retries, who is fenced off, and what each version is told.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;

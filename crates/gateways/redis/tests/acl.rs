@@ -1,7 +1,7 @@
 //! Users and their rights as a Redis client sees them, and that nothing is open that should be closed.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use quorate_calls::permissions::permissions;
 use quorate_calls::{KeyPositions, Kind, lookup};

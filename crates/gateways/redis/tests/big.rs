@@ -5,7 +5,7 @@
 //!
 //! ```sh
 //! cargo build --release -p quorate
-//! QUORATE=target/release/quorate cargo test -p quorate-redis --test big -- --ignored --nocapture
+//! QUORATE=target/release/quorate cargo test -p quorate-redis --test it big:: -- --ignored --nocapture
 //! ```
 //!
 //! which prints a table, and fails where others waited for more than 50 ms and what they wait with nothing to do. `ELEMENTS=1000000` makes them
@@ -15,9 +15,7 @@
 //! Invariant: every command of the table of calls that works on a collection is tried, or named in `ELSEWHERE` with its reason.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code)] // Test code: a failure here is the test's failure.
 
-mod fleet;
-#[path = "differential/resp.rs"]
-mod resp;
+use crate::fleet;
 
 use fleet::Fleet;
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,14 +5,9 @@
 //! them fails the test. Each story has databases of its own.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code)] // Test code: a failure here is the test's failure.
 
-#[path = "clients/libraries.rs"]
-mod libraries;
-#[path = "differential/quorate.rs"]
-mod quorate;
-#[path = "differential/resp.rs"]
-mod resp;
-#[path = "differential/servers.rs"]
-mod servers;
+pub(crate) mod libraries;
+use crate::differential::quorate;
+use crate::differential::servers;
 
 use libraries::program;
 use redis::Commands;

@@ -1,9 +1,8 @@
 //! Clients in cluster mode, unmodified: they find one master with all slots, and another when it goes away.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code)] // Test code: a failure here is the test's failure.
 
-#[path = "clients/libraries.rs"]
-mod libraries;
-mod support;
+use crate::clients::libraries;
+use crate::support;
 
 use libraries::program;
 use quorate_redis::{Config, serve};

@@ -1,7 +1,7 @@
 //! docs/redis-commands.md says exactly which commands are answered: it is made from the server's own answers, and this fails when they disagree.
 //!
 //! ```sh
-//! UPDATE=1 cargo test -p quorate-redis --test commands
+//! UPDATE=1 cargo test -p quorate-redis --test it commands::
 //! ```
 //!
 //! writes the page anew. Every name of our table and of Redis' is sent to a server; what it does not know, or does not serve, stands among the refused, and
@@ -10,7 +10,7 @@
 //! `tests/data/redis-8.2.txt` lists what COMMAND of a redis-server 8.2.3 lists: a group in each line, its commands and subcommands, each with its arity.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -149,7 +149,7 @@ async fn the_page_of_commands_says_what_the_server_does() {
         page.lines().zip(found.lines().chain(std::iter::repeat(""))).find(|(wanted, found)| wanted != found);
     assert!(
         found == page,
-        "docs/redis-commands.md is out of date, at {differs:?}: UPDATE=1 cargo test -p quorate-redis --test commands"
+        "docs/redis-commands.md is out of date, at {differs:?}: UPDATE=1 cargo test -p quorate-redis --test it commands::"
     );
 }
 
@@ -272,7 +272,7 @@ fn written(answered: &BTreeMap<&str, Vec<(&str, String)>>, refused: &[(&str, &st
     rows.sort();
     rows.iter().for_each(|(names, why)| writeln!(out, "| {names} | {why} |").unwrap());
     out += "\nModules are not loaded: JSON.\\*, FT.\\*, TS.\\* are unknown commands here.\n\n\
-            This page is made from what a server answers: `UPDATE=1 cargo test -p quorate-redis --test commands` writes it anew, and `cargo test` fails\n\
+            This page is made from what a server answers: `UPDATE=1 cargo test -p quorate-redis --test it commands::` writes it anew, and `cargo test` fails\n\
             while it is out of date.\n";
     out
 }

@@ -1,7 +1,7 @@
 //! Keyspace events: what subscribers are told of every kind of command, as Redis 8.2.3 tells it.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use support::{Client, Server};
 

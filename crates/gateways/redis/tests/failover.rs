@@ -6,17 +6,14 @@
 //!
 //! ```sh
 //! cargo build --release -p quorate
-//! QUORATE=target/release/quorate KILLS=20 cargo test -p quorate-redis --test failover -- --nocapture
+//! QUORATE=target/release/quorate KILLS=20 cargo test -p quorate-redis --test it failover:: -- --nocapture
 //! ```
 //!
 //! which prints the counts of each story.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code)] // Test code: a failure here is the test's failure.
 
-mod fleet;
-#[path = "clients/libraries.rs"]
-mod libraries;
-#[path = "differential/resp.rs"]
-mod resp;
+use crate::clients::libraries;
+use crate::fleet;
 
 use fleet::Fleet;
 use libraries::{libraries, program};

@@ -1,7 +1,7 @@
 //! The gateway as a Redis client sees it, over real sockets.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use quorate_redis::{Config, Door};
 use quorate_types::Principal;

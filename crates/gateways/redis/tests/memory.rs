@@ -1,10 +1,9 @@
 //! A keyspace as a cache: limits, refusals, evictions, and how good they are beside Redis'.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code)] // Test code: a failure here is the test's failure.
 
-mod fleet;
-#[path = "differential/resp.rs"]
-mod resp;
-mod support;
+use crate::differential::resp;
+use crate::fleet;
+use crate::support;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};

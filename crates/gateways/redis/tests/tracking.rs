@@ -1,7 +1,7 @@
 //! Clients that remember what they have read are told of every change of it, whoever made it, and after the reply that they remember.
 #![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
-mod support;
+use crate::support;
 
 use quorate_redis::Config;
 use quorate_types::{Command, CommandBody, Commit, LeaseId, Op, Outcome};

@@ -1,6 +1,6 @@
 //! Fields of hashes that end by themselves.
 
-use crate::calls::{Calls, ask, call, driver};
+use super::calls::{Calls, ask, call, driver};
 use crate::common::*;
 use quorate_machine::Outputs;
 use quorate_types::*;

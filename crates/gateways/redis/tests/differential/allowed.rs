@@ -3,7 +3,7 @@
 //! Invariant: each row says why; a row that no run needs is taken out.
 //! Called by: `run`.
 
-use crate::resp::Reply;
+use super::resp::Reply;
 
 /// A difference that is allowed, because of its reason.
 pub(crate) struct Allowed {

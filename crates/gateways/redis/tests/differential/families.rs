@@ -3,7 +3,7 @@
 //! Invariant: a command whose reply may rightly differ between two servers says so by its sign; all others must agree to the byte.
 //! Called by: `main`. A line is `SIGN WEIGHT GRAMMAR`; the signs are [`How`]'s.
 
-use crate::grammar::{self, Dice, KEYS, Word};
+use super::grammar::{self, Dice, KEYS, Word};
 
 /// How two replies are held against each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! Called by: `main`.
 
-use crate::resp::{Reply, Wire};
+use super::resp::{Reply, Wire};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 /// A fault. What it changes is sent on instead.

@@ -4,10 +4,10 @@
 //! Invariant: what only one server can know (ids it made, values it took at random) is never taken for a difference.
 //! Called by: `main`, `shrink`. Read [`play`] first.
 
-use crate::allowed::{self, Allowed};
-use crate::families::{How, Sequence, Step};
-use crate::grammar::Word;
-use crate::resp::{Reply, Wire};
+use super::allowed::{self, Allowed};
+use super::families::{How, Sequence, Step};
+use super::grammar::Word;
+use super::resp::{Reply, Wire};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::thread::sleep;
@@ -159,7 +159,7 @@ impl Side {
                 Word::Seconds(from_now) => (now / 1000 + from_now).to_string().into_bytes(),
                 Word::Millis(from_now) => (now + from_now).to_string().into_bytes(),
                 Word::Database => self.other.to_string().into_bytes(),
-                Word::Own(text) => crate::grammar::owned(text, self.other),
+                Word::Own(text) => super::grammar::owned(text, self.other),
                 Word::Id(_) if self.ids.is_empty() => b"1-1".to_vec(),
                 Word::Id(place) => self.ids[place % self.ids.len()].clone(),
             })

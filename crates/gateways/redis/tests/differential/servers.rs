@@ -3,7 +3,7 @@
 //! Invariant: a server ends with the value that stands for it.
 //! Called by: `main`.
 
-use crate::resp::Wire;
+use super::resp::Wire;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

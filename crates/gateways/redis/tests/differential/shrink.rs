@@ -3,8 +3,8 @@
 //! Invariant: what is returned showed a difference of the same signature when it was last played.
 //! Called by: `main`.
 
-use crate::families::Sequence;
-use crate::run::{Difference, Match, play};
+use super::families::Sequence;
+use super::run::{Difference, Match, play};
 use std::time::{Duration, Instant};
 
 /// Longest time to spend on one finding.

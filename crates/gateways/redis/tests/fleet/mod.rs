@@ -6,7 +6,7 @@
 //! Called by: `failover`, `big`.
 #![allow(dead_code)] // Each test program uses its part.
 
-use crate::resp::{Reply, Wire};
+use crate::differential::resp::{Reply, Wire};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

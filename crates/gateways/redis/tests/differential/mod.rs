@@ -9,10 +9,10 @@ mod allowed;
 mod families;
 mod grammar;
 mod proxy;
-mod quorate;
-mod resp;
+pub(crate) mod quorate;
+pub(crate) mod resp;
 mod run;
-mod servers;
+pub(crate) mod servers;
 mod shrink;
 
 use allowed::Allowed;
@@ -362,7 +362,7 @@ fn quorate_answers_as_redis_does() {
 }
 
 #[test]
-#[ignore = "what 7.2 changed since 7.0 is not listed whole yet: `cargo test -p quorate-redis --test differential -- --ignored` shows it"]
+#[ignore = "what 7.2 changed since 7.0 is not listed whole yet: `cargo test -p quorate-redis --test it differential:: -- --ignored` shows it"]
 fn quorate_answers_as_an_older_redis_does_but_for_what_has_changed_since() {
     compare("redis-server", &[allowed::BY_DESIGN, allowed::SINCE_SEVEN]);
 }

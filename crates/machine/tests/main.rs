@@ -1,0 +1,5 @@
+//! All integration tests of this crate, in one program: each further one would compile and link again all that it stands on.
+
+mod behaviours;
+mod common;
+mod model;

@@ -1,0 +1,6 @@
+//! All integration tests of this crate, in one program: each further one would compile and link again all that it stands on.
+
+mod campaign;
+mod cluster;
+mod cluster_planted;
+mod planted;
