@@ -19,7 +19,7 @@ use crate::replica::Peers;
 use quorate_calls::events::Classes;
 use quorate_engine::{Durability, Instant, Job};
 use quorate_node::{Changes, Config, Done, Doors, Partition, Published, Work};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -32,6 +32,8 @@ pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(200);
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How long writes may take, on the average, for the tasks of a runtime to wait for them there: its other tasks wait with them.
 const WRITE_HERE_MAX: Duration = Duration::from_micros(300);
+/// How long the lock is left to those who wait for it, at most: there may always be one more.
+const GIVE_WAY_MAX: Duration = Duration::from_millis(1);
 /// How often free disk and memory are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -99,6 +101,8 @@ impl Seen {
 
 pub(crate) struct Shared {
     core: Mutex<Core>,
+    /// How many threads wait for the lock.
+    waiting: AtomicUsize,
     pub(crate) wake: Condvar,
     pub(crate) started: std::time::Instant,
     pub(crate) memory_bytes_max: u64,
@@ -144,6 +148,7 @@ impl Shared {
         };
         Arc::new(Self {
             core: Mutex::new(core),
+            waiting: AtomicUsize::new(0),
             wake: Condvar::new(),
             started: std::time::Instant::now(),
             memory_bytes_max,
@@ -169,8 +174,28 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        if let Ok(core) = self.core.try_lock() {
+            return core;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let core = self.core.lock();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         // A panic while the lock is held is a bug of ours; the state may be half changed, so nobody may go on with it.
-        self.core.lock().expect("no thread panics while it holds the partition")
+        core.expect("no thread panics while it holds the partition")
+    }
+
+    /// Lets those have the lock who wait for it. To release it is not enough: who takes it again at once has it before the one that was woken
+    /// for it runs, round after round.
+    pub(crate) fn give_way<'a>(&'a self, core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return core;
+        }
+        drop(core);
+        let until = std::time::Instant::now() + GIVE_WAY_MAX;
+        while self.waiting.load(Ordering::Relaxed) > 0 && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        self.lock()
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -485,14 +510,8 @@ fn drive(shared: &Shared, work: &SyncSender<Work>) {
         core.driving = false;
         let Some(partition) = &core.partition else { return };
         let wake = partition.next_wake(shared.now()).map_or(SLEEP_MAX, Duration::from_nanos);
-        if partition.has_arrivals() {
-            continue;
-        }
-        if wake.is_zero() {
-            // More to do at once: others get their turn at the lock first.
-            drop(core);
-            std::thread::yield_now();
-            core = shared.lock();
+        if partition.has_arrivals() || wake.is_zero() {
+            core = shared.give_way(core);
         } else {
             // Not quiet and nothing to write: the log waits for a segment, and the background thread will wake us.
             core = sleep(shared, core, wake.min(SLEEP_MAX));
@@ -622,6 +641,29 @@ mod tests {
         let _waits = propose(&shared);
         let core = shared.lock();
         assert!(core.asleep && core.settling, "a task is at it, and the thread sleeps on");
+    }
+
+    #[test]
+    fn who_waits_for_the_lock_has_it_before_the_thread_that_gives_way_takes_it_again() {
+        let (_folder, shared) = without_thread(Durability::None);
+        let mut first = 0;
+        for _ in 0..100 {
+            let had = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let core = shared.lock();
+                scope.spawn(|| {
+                    let _core = shared.lock();
+                    had.store(true, Ordering::Relaxed);
+                });
+                while shared.waiting.load(Ordering::Relaxed) == 0 {
+                    std::thread::yield_now();
+                }
+                let _core = shared.give_way(core);
+                first += u32::from(had.load(Ordering::Relaxed));
+            });
+        }
+        // A busy machine may not let the one that was woken run for as long as way is given.
+        assert!(first > 50, "who waited had the lock first {first} times of 100");
     }
 
     #[test]

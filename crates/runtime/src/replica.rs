@@ -303,9 +303,7 @@ fn drive(shared: &Shared, work: &SyncSender<Work>, peers_end: tokio::sync::onesh
         let wake = core.partition.as_ref().and_then(|partition| partition.next_wake(now));
         let wake = wake.map_or(SLEEP_MAX, Duration::from_nanos).min(SLEEP_MAX);
         if wake.is_zero() {
-            drop(core);
-            std::thread::yield_now();
-            core = shared.lock();
+            core = shared.give_way(core);
         } else {
             core = sleep(shared, core, wake);
         }
