@@ -503,22 +503,23 @@ impl Groups {
     pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> bool {
         let mut left = rows_max.max(1);
         while left > 0 && self.stage != Stage::Over {
-            let emitted = match self.stage {
+            let (emitted, over) = match self.stage {
                 Stage::NextId => {
                     out.varint(TAG_NEXT_ID);
                     out.varint(self.next_id_walked);
-                    0
+                    (0, true)
                 }
                 Stage::Groups => section(&mut self.groups, TAG_GROUPS, left, out),
                 Stage::Cursors => section(&mut self.cursors, TAG_CURSORS, left, out),
                 Stage::Flights => section(&mut self.flights, TAG_FLIGHTS, left, out),
                 Stage::Dropped => section(&mut self.dropped, TAG_DROPPED, left, out),
-                Stage::Over => 0,
+                Stage::Over => (0, true),
             };
-            if emitted < left {
-                self.stage = self.stage.next();
+            if !over {
+                break;
             }
-            left -= emitted;
+            self.stage = self.stage.next();
+            left = left.saturating_sub(emitted);
         }
         out.varint(TAG_END);
         self.stage == Stage::Over

@@ -51,7 +51,7 @@ impl Libraries {
         self.table.walk_begin();
     }
 
-    pub(crate) fn walk_next(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_next(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.table.walk_next(rows, out)
     }
 
@@ -132,7 +132,7 @@ mod tests {
             all.forget();
             all.walk_begin();
             let mut out = Writer::default();
-            assert_eq!(all.walk_next(10, &mut out), 2);
+            assert_eq!(all.walk_next(10, &mut out), (2, true));
             let (bytes, mut copy) = (Bytes::from(out.buffer), Libraries::default());
             let mut from = Reader::new(&bytes);
             copy.restore_row(&mut from).and_then(|()| copy.restore_row(&mut from)).map(|()| owners(&copy))

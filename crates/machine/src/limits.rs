@@ -210,10 +210,10 @@ impl Limits {
         self.table.walk_begin();
         self.slots.walk_begin();
     }
-    pub(crate) fn walk_limits(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_limits(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.table.walk_next(rows, out)
     }
-    pub(crate) fn walk_slots(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_slots(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.slots.walk_next(rows, out)
     }
     pub(crate) fn walk_end(&mut self) {

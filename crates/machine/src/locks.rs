@@ -387,10 +387,10 @@ impl Locks {
         self.holds.walk_begin();
         self.waits.walk_begin();
     }
-    pub(crate) fn walk_holds(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_holds(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.holds.walk_next(rows, out)
     }
-    pub(crate) fn walk_waits(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_waits(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.waits.walk_next(rows, out)
     }
     pub(crate) fn walk_end(&mut self) {

@@ -330,21 +330,22 @@ impl Offsets {
         let Some(mut walk) = self.walk.take() else { return true };
         let mut left = rows_max.max(1);
         while left > 0 && walk.tag <= TAG_GONE {
-            let emitted = match walk.tag {
+            let (emitted, over) = match walk.tag {
                 TAG_NEXT => {
                     out.varint(TAG_NEXT);
                     out.varint(walk.next);
-                    0
+                    (0, true)
                 }
                 TAG_SHELVES => section(&mut self.shelves, TAG_SHELVES, left, out),
                 TAG_ROWS => section(&mut self.rows, TAG_ROWS, left, out),
                 TAG_DROPPED => section(&mut self.dropped, TAG_DROPPED, left, out),
                 _ => section(&mut self.gone, TAG_GONE, left, out),
             };
-            if emitted < left {
-                walk.tag += 1;
+            if !over {
+                break;
             }
-            left -= emitted;
+            walk.tag += 1;
+            left = left.saturating_sub(emitted);
         }
         let over = walk.tag > TAG_GONE;
         self.walk = Some(walk);

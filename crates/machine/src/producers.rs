@@ -333,13 +333,13 @@ impl Producers {
         self.count.walk_begin();
         self.given.walk_begin();
     }
-    pub(crate) fn walk_sent(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_sent(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.sent.walk_next(rows, out)
     }
-    pub(crate) fn walk_count(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_count(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.count.walk_next(rows, out)
     }
-    pub(crate) fn walk_given(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_given(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.given.walk_next(rows, out)
     }
     pub(crate) fn walk_end(&mut self) {

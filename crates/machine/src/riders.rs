@@ -273,7 +273,7 @@ impl Riders {
     pub(crate) fn walk_begin(&mut self) {
         self.rows.walk_begin();
     }
-    pub(crate) fn walk_next(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_next(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.rows.walk_next(rows, out)
     }
     pub(crate) fn walk_end(&mut self) {

@@ -227,8 +227,6 @@ impl Machine {
     }
 
     fn slice(&mut self, progress: &Progress, rows: usize, out: &mut Writer) -> (usize, bool) {
-        // A table's walk is over when it gives fewer rows than it was asked for.
-        let full = |count: usize| (count, count < rows);
         match progress.section {
             HEADER => {
                 progress.header.put(out);
@@ -239,34 +237,34 @@ impl Machine {
             }
             KEYS => self.keys.walk_rows(rows, out),
             LINES => self.keys.walk_lines(rows, out),
-            USERS => full(self.users.walk_next(rows, out)),
-            ROLES => full(self.users.walk_roles(rows, out)),
-            TOKENS => full(self.users.walk_given(rows, out)),
-            ACCESS => full(self.users.walk_counts(rows, out)),
-            LEASES => full(self.leases.table().walk_next(rows, out)),
-            HOLDS => full(self.locks.walk_holds(rows, out)),
-            WAITS => full(self.locks.walk_waits(rows, out)),
+            USERS => self.users.walk_next(rows, out),
+            ROLES => self.users.walk_roles(rows, out),
+            TOKENS => self.users.walk_given(rows, out),
+            ACCESS => self.users.walk_counts(rows, out),
+            LEASES => self.leases.table().walk_next(rows, out),
+            HOLDS => self.locks.walk_holds(rows, out),
+            WAITS => self.locks.walk_waits(rows, out),
             IDEMPOTENCY => self.idempotency.rows().walk_next(rows, out),
-            LIMITS => full(self.limits.walk_limits(rows, out)),
-            SLOTS => full(self.limits.walk_slots(rows, out)),
-            TASKS => full(self.tasks.table().walk_next(rows, out)),
+            LIMITS => self.limits.walk_limits(rows, out),
+            SLOTS => self.limits.walk_slots(rows, out),
+            TASKS => self.tasks.table().walk_next(rows, out),
             STREAMS => (0, self.streams.walk_next(rows, out)),
             GROUPS => (0, self.groups.walk_next(rows, out)),
             BODIES => self.bodies.walk_next(rows, &self.keys, out),
-            SCRIPTS => full(self.scripts.walk_next(rows, out)),
-            LIBRARIES => full(self.libraries.walk_next(rows, out)),
+            SCRIPTS => self.scripts.walk_next(rows, out),
+            LIBRARIES => self.libraries.walk_next(rows, out),
             XGROUPS => (0, self.xgroups.walk_next(rows, out)),
             PRODUCERS => (0, self.producers.walk_next(rows, out)),
             OFFSETS => (0, self.offsets.walk_next(rows, out)),
             MEMBERS => (0, self.members.walk_next(rows, out)),
-            MEMORY => full(self.limits_of_memory.walk_next(rows, out)),
-            SENT => full(self.numbered.walk_sent(rows, out)),
-            PRODUCER_NUMBERS => full(self.numbered.walk_count(rows, out)),
-            NUMBERS_GIVEN => full(self.numbered.walk_given(rows, out)),
-            TRANSACTIONS => full(self.transactions.walk_names(rows, out)),
-            HELD => full(self.transactions.walk_held(rows, out)),
-            HELD_OFFSETS => full(self.transactions.walk_offsets(rows, out)),
-            RIDERS => full(self.transactions.riders.walk_next(rows, out)),
+            MEMORY => self.limits_of_memory.walk_next(rows, out),
+            SENT => self.numbered.walk_sent(rows, out),
+            PRODUCER_NUMBERS => self.numbered.walk_count(rows, out),
+            NUMBERS_GIVEN => self.numbered.walk_given(rows, out),
+            TRANSACTIONS => self.transactions.walk_names(rows, out),
+            HELD => self.transactions.walk_held(rows, out),
+            HELD_OFFSETS => self.transactions.walk_offsets(rows, out),
+            RIDERS => self.transactions.riders.walk_next(rows, out),
             _ => (0, true),
         }
     }

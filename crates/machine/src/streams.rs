@@ -746,11 +746,11 @@ impl Streams {
         while left > 0 {
             let Some(walk) = &mut self.walk else { break };
             let stage = walk.stage;
-            let emitted = match stage {
+            let (emitted, over) = match stage {
                 Stage::NextId => {
                     out.varint(TAG_NEXT_ID);
                     out.varint(walk.next_id);
-                    0
+                    (0, true)
                 }
                 Stage::Names => section(&mut self.names, TAG_NAMES, left, out),
                 Stage::Dropped => section(&mut self.dropped, TAG_DROPPED, left, out),
@@ -761,10 +761,11 @@ impl Streams {
                 Stage::Inline => section(&mut self.inline, TAG_INLINE, left, out),
                 Stage::Over => break,
             };
-            if emitted < left {
-                walk.stage = stage.next();
+            if !over {
+                break;
             }
-            left -= emitted;
+            walk.stage = stage.next();
+            left = left.saturating_sub(emitted);
         }
         out.varint(TAG_END);
         self.walk.as_ref().is_none_or(|walk| walk.stage == Stage::Over)
@@ -1333,8 +1334,8 @@ impl Walk {
         }
     }
 
-    /// Emits parts: a part counts as a row, and so does each of its batches.
-    fn parts(&mut self, parts: &BTreeMap<PartKey, Part>, rows_max: usize, out: &mut Writer) -> usize {
+    /// Emits parts, where a part counts as a row and so does each of its batches; as [`Table::walk_next`].
+    fn parts(&mut self, parts: &BTreeMap<PartKey, Part>, rows_max: usize, out: &mut Writer) -> (usize, bool) {
         let mut emitted = 0;
         while emitted < rows_max && self.at < self.parts.len() {
             let part = &mut self.parts[self.at];
@@ -1355,25 +1356,25 @@ impl Walk {
                 self.at += 1;
             }
         }
-        emitted.min(rows_max)
+        (emitted, self.at == self.parts.len())
     }
 }
 
-/// Emits a tag, a count and up to `rows_max` rows of a table; nothing when there are none. Returns how many rows.
+/// Emits a tag, a count and up to `rows_max` rows of a table, nothing when there are none; as [`Table::walk_next`].
 pub(crate) fn section<K: Ord + Clone + Wire, V: Clone + Wire>(
     table: &mut Table<K, V>,
     tag: u64,
     rows_max: usize,
     out: &mut Writer,
-) -> usize {
+) -> (usize, bool) {
     let mut rows = Writer::default();
-    let emitted = table.walk_next(rows_max, &mut rows);
+    let (emitted, over) = table.walk_next(rows_max, &mut rows);
     if emitted > 0 {
         out.varint(tag);
         out.varint(emitted as u64);
         out.raw(&rows.buffer);
     }
-    emitted
+    (emitted, over)
 }
 
 /// Reads the count and rows of a [`section`] into a table that no index belongs to.

@@ -107,44 +107,41 @@ impl<K: Ord + Clone + Wire, V: Clone + Wire> Table<K, V> {
         self.walk = Some(Walk { done: None, saved: BTreeMap::new() });
     }
 
-    /// Emits up to `rows_max` rows into `out`; returns how many. Fewer than asked means that the walk is over.
-    pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> usize {
-        let Some(walk) = &mut self.walk else { return 0 };
+    /// Goes on by up to `rows_max` rows; returns how many of them it emitted into `out`, and whether the walk is over. A row
+    /// that came after the walk began is a step too, though it emits nothing: there may be as many of them as of any.
+    pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> (usize, bool) {
+        let Some(walk) = &mut self.walk else { return (0, true) };
         let after = walk.done.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut live = self.rows.range((after.clone(), Bound::Unbounded)).peekable();
-        let mut saved = walk.saved.range((after, Bound::Unbounded)).peekable();
+        let mut live = self.rows.range((after, Bound::Unbounded)).peekable();
         let mut emitted = 0;
-        let mut last = None;
-        while emitted < rows_max {
-            let from_saved = match (live.peek(), saved.peek()) {
+        for _ in 0..rows_max {
+            let row = live.peek().map(|(row, _)| *row);
+            let saved_is_next = match (row, walk.saved.first_key_value()) {
                 (None, None) => break,
-                (Some(_), None) => false,
+                (_, None) => false,
                 (None, Some(_)) => true,
-                (Some((row, _)), Some((was, _))) => was <= row,
+                (Some(row), Some((was, _))) => was <= row,
             };
-            let (key, value) = if from_saved {
-                let (key, value) = saved.next().expect("it was just peeked");
-                if live.peek().is_some_and(|(row, _)| *row == key) {
+            if saved_is_next {
+                let (key, value) = walk.saved.pop_first().expect("it was just seen");
+                if row == Some(&key) {
                     live.next();
                 }
-                (key, value.as_ref())
+                if let Some(value) = value {
+                    key.put(out);
+                    value.put(out);
+                    emitted += 1;
+                }
+                walk.done = Some(key);
             } else {
-                let (key, value) = live.next().expect("it was just peeked");
-                (key, Some(value))
-            };
-            last = Some(key.clone());
-            if let Some(value) = value {
+                let (key, value) = live.next().expect("it was just seen");
                 key.put(out);
                 value.put(out);
                 emitted += 1;
+                walk.done = Some(key.clone());
             }
         }
-        if let Some(last) = last {
-            walk.saved = walk.saved.split_off(&last);
-            walk.saved.remove(&last);
-            walk.done = Some(last);
-        }
-        emitted
+        (emitted, live.peek().is_none() && walk.saved.is_empty())
     }
 
     /// Ends a walk, finished or not.
@@ -184,6 +181,22 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
+    #[test]
+    fn rows_that_came_after_a_walk_began_are_passed_in_slices() {
+        let mut table = Table::<u64, u64>::default();
+        table.set(9_999, Some(1));
+        table.forget();
+        table.walk_begin();
+        for key in 0..1_000 {
+            table.set(key, Some(key));
+        }
+        table.forget();
+        let mut out = Writer::default();
+        let slices: Vec<(usize, bool)> = (0..11).map(|_| table.walk_next(100, &mut out)).collect();
+        assert_eq!(slices[..10], [(0, false); 10], "a hundred of them with each slice, none emitted");
+        assert_eq!(slices[10], (1, true));
+    }
+
     proptest! {
         #[test]
         fn rollback_restores_and_a_walk_emits_the_state_it_began_with(
@@ -208,12 +221,12 @@ mod tests {
                     table.rollback(mark, |_, _, _| {});
                 }
                 table.forget();
-                emitted += table.walk_next(step, &mut out);
+                emitted += table.walk_next(step, &mut out).0;
             }
             loop {
-                let some = table.walk_next(step, &mut out);
+                let (some, over) = table.walk_next(step, &mut out);
                 emitted += some;
-                if some < step { break; }
+                if over { break; }
             }
             let bytes = Bytes::from(out.buffer);
             let mut from = Reader::new(&bytes);

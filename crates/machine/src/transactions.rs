@@ -677,13 +677,13 @@ impl Transactions {
         self.offsets.walk_begin();
         self.riders.walk_begin();
     }
-    pub(crate) fn walk_names(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_names(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.names.walk_next(rows, out)
     }
-    pub(crate) fn walk_held(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_held(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.held.walk_next(rows, out)
     }
-    pub(crate) fn walk_offsets(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_offsets(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.offsets.walk_next(rows, out)
     }
     pub(crate) fn walk_end(&mut self) {

@@ -145,16 +145,16 @@ impl Users {
         self.given.rows.walk_begin();
         self.counts.walk_begin();
     }
-    pub(crate) fn walk_next(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_next(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.rows.walk_next(rows, out)
     }
-    pub(crate) fn walk_roles(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_roles(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.roles.walk_next(rows, out)
     }
-    pub(crate) fn walk_given(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_given(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.given.rows.walk_next(rows, out)
     }
-    pub(crate) fn walk_counts(&mut self, rows: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_counts(&mut self, rows: usize, out: &mut Writer) -> (usize, bool) {
         self.counts.walk_next(rows, out)
     }
     pub(crate) fn walk_end(&mut self) {

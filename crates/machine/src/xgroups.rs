@@ -319,21 +319,22 @@ impl XGroups {
         let Some(mut walk) = self.walk.take() else { return true };
         let mut left = rows_max.max(1);
         while left > 0 && walk.tag <= TAG_DROPPED {
-            let emitted = match walk.tag {
+            let (emitted, over) = match walk.tag {
                 TAG_NEXT => {
                     out.varint(TAG_NEXT);
                     out.varint(walk.next);
-                    0
+                    (0, true)
                 }
                 TAG_GROUPS => section(&mut self.groups, TAG_GROUPS, left, out),
                 TAG_MEMBERS => section(&mut self.members, TAG_MEMBERS, left, out),
                 TAG_PENDING => section(&mut self.pending, TAG_PENDING, left, out),
                 _ => section(&mut self.dropped, TAG_DROPPED, left, out),
             };
-            if emitted < left {
-                walk.tag += 1;
+            if !over {
+                break;
             }
-            left -= emitted;
+            walk.tag += 1;
+            left = left.saturating_sub(emitted);
         }
         let over = walk.tag > TAG_DROPPED;
         self.walk = Some(walk);

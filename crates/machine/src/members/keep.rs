@@ -53,20 +53,21 @@ impl Members {
         let Some(mut walk) = self.walk.take() else { return true };
         let mut left = rows_max.max(1);
         while left > 0 && walk.tag <= TAG_NAMED {
-            let emitted = match walk.tag {
+            let (emitted, over) = match walk.tag {
                 TAG_NEXT => {
                     out.varint(TAG_NEXT);
                     out.varint(walk.next);
-                    0
+                    (0, true)
                 }
                 TAG_GROUPS => section(&mut self.groups, TAG_GROUPS, left, out),
                 TAG_MEMBERS => section(&mut self.members, TAG_MEMBERS, left, out),
                 _ => section(&mut self.named, TAG_NAMED, left, out),
             };
-            if emitted < left {
-                walk.tag += 1;
+            if !over {
+                break;
             }
-            left -= emitted;
+            walk.tag += 1;
+            left = left.saturating_sub(emitted);
         }
         let over = walk.tag > TAG_NAMED;
         self.walk = Some(walk);

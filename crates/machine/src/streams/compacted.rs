@@ -228,11 +228,11 @@ impl Compacted {
         self.newest.walk_begin();
     }
     /// Emits batches under tag `kept`; as [`section`].
-    pub(crate) fn walk_kept(&mut self, tag: u64, rows_max: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_kept(&mut self, tag: u64, rows_max: usize, out: &mut Writer) -> (usize, bool) {
         section(&mut self.kept, tag, rows_max, out)
     }
     /// Emits keys under tag `newest`; as [`section`].
-    pub(crate) fn walk_newest(&mut self, tag: u64, rows_max: usize, out: &mut Writer) -> usize {
+    pub(crate) fn walk_newest(&mut self, tag: u64, rows_max: usize, out: &mut Writer) -> (usize, bool) {
         section(&mut self.newest, tag, rows_max, out)
     }
     pub(crate) fn walk_end(&mut self) {
