@@ -131,7 +131,7 @@ pub(crate) fn spop(w: &mut Writing<'_>) -> Answer {
         }
         Some(count) => {
             let count = count.min(len);
-            w.session.touch(if count == len { len } else { count * LOOKUP })?;
+            w.session.touch(if count == len { len } else { count * (PICK + LOOKUP) })?;
             pop_some(w, &key, count, len)
         }
     }

@@ -276,6 +276,7 @@ fn touch_max() -> u64 {
 fn lines(kind: &str, count: u64) -> Vec<String> {
     let (mid, last, cost) = (count / 2, count - 1, touch_max());
     let half = cost / 2;
+    let picked = cost / 6;
     let text = match kind {
         "hash" => format!(
             "BGSAVE
@@ -414,6 +415,7 @@ COPY big copy
 SADD big new
 SPOP big
 SPOP big 1000
+SPOP big {picked}
 SPOP big {half}
 SPOP big {count}
 EVAL return·#redis.call('smembers',KEYS[1]) 1 mid
