@@ -147,6 +147,8 @@ pub struct Log {
     pub(crate) manifest: Manifest,
     pub(crate) cleaning: bool,
     pub(crate) snapshots: Vec<Index>,
+    /// Bytes of the newest of them.
+    pub(crate) snapshot_bytes: u64,
     /// Snapshot files that failed verification; removed once a new snapshot is done.
     pub(crate) snapshots_damaged: Vec<String>,
     pub(crate) poison: Option<String>,
@@ -433,6 +435,7 @@ impl Log {
             self.snapshots.push(done.index);
             self.snapshots.sort_unstable();
         }
+        self.snapshot_bytes = done.bytes;
         self.garbage.append(&mut self.snapshots_damaged);
         while self.snapshots.len() > 2 {
             let old = self.snapshots.remove(0);
@@ -443,6 +446,11 @@ impl Log {
     /// Indexes of the snapshots kept, oldest first.
     pub fn snapshots(&self) -> &[Index] {
         &self.snapshots
+    }
+
+    /// Bytes of the newest snapshot; 0 while there is none.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes
     }
 
     pub(crate) fn alive(&self) -> Result<(), LogError> {

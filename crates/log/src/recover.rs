@@ -131,6 +131,7 @@ impl Log {
             manifest,
             cleaning: false,
             snapshots: found.snapshots,
+            snapshot_bytes: snapshot.as_ref().map_or(0, SnapshotReader::file_bytes),
             snapshots_damaged: found.snapshots_damaged,
             poison: None,
             lock,

@@ -165,14 +165,21 @@ impl Background {
             || self.snapshot.as_ref().is_some_and(|taking| !taking.walked && taking.bytes < CHUNK_BYTES_MAX)
     }
 
+    /// Whether the log has grown enough since the last snapshot. A large state lets it grow by as much as the state takes, so that to write
+    /// snapshots never costs more than to write the log, and to replay the log not much more than to read the snapshot.
+    fn is_due(&self, log: &Log, config: &Config) -> bool {
+        let bytes = config.snapshot_bytes.max(1);
+        let bytes_due = bytes.max(log.snapshot_bytes());
+        let commands_due = u128::from(config.snapshot_commands) * u128::from(bytes_due) / u128::from(bytes);
+        let grown = log.file_bytes().saturating_sub(self.bytes_at_snapshot);
+        grown >= bytes_due || u128::from(self.commands) >= commands_due
+    }
+
     /// A slice of the snapshot, or the beginning of one.
     pub(crate) fn turn(&mut self, machine: &mut Machine, engine: &dyn Engine, config: &Config) {
         let log = engine.log();
         if self.snapshot.is_none() {
-            let grown = log.file_bytes().saturating_sub(self.bytes_at_snapshot);
-            let wanted =
-                self.soon || self.commands >= config.snapshot_commands || grown >= config.snapshot_bytes;
-            if !wanted || machine.applied() == LogIndex::ZERO {
+            if !(self.soon || self.is_due(log, config)) || machine.applied() == LogIndex::ZERO {
                 return;
             }
             self.soon = false;

@@ -28,9 +28,9 @@ pub struct Config {
     pub waiting_bytes_max: u64,
     /// Bytes of commands that go into one entry, about.
     pub entry_bytes: u64,
-    /// A snapshot is taken after so many commands.
+    /// A snapshot is taken after so many commands; after more in proportion where the last one was larger than `snapshot_bytes`.
     pub snapshot_commands: u64,
-    /// A snapshot is taken after so many bytes of log.
+    /// A snapshot is taken after so many bytes of log, or as many as the last one has where these are more.
     pub snapshot_bytes: u64,
     /// Rows per slice of a snapshot.
     pub snapshot_rows: usize,

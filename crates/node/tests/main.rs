@@ -2,3 +2,4 @@
 
 mod cleaning;
 mod entry_size;
+mod snapshots;

@@ -268,9 +268,9 @@ bounds! {
     waiting_bytes_max = node.waiting_bytes_max;
     /// Bytes of commands that go into one entry, about.
     entry_bytes = node.entry_bytes;
-    /// Commands after which a snapshot is taken.
+    /// Commands after which a snapshot is taken; more in proportion while snapshots are larger than --snapshot-bytes.
     snapshot_commands = node.snapshot_commands;
-    /// Bytes of log after which a snapshot is taken.
+    /// Bytes of log after which a snapshot is taken, or as many as the last snapshot has.
     snapshot_bytes = node.snapshot_bytes;
     /// Rows per slice of a snapshot.
     snapshot_rows = node.snapshot_rows;
