@@ -15,7 +15,7 @@ use crate::rows::Slot;
 use crate::services;
 use crate::tasks::{Due, Task};
 use crate::{
-    Event, Machine, Now, Outputs, groups, limits, lock_row, members, offsets, producers, streams,
+    Event, Machine, Now, Outputs, consumers, groups, limits, lock_row, members, offsets, producers, streams,
     transactions, xgroups,
 };
 use quorate_calls::{COMMIT_TOUCH_MAX, OPERATION};
@@ -41,6 +41,7 @@ struct Savepoint {
     producers: xgroups::Mark,
     offsets: offsets::Mark,
     members: members::Mark,
+    consumers: consumers::Mark,
     numbered: producers::Mark,
     transactions: transactions::Mark,
     groups: groups::Mark,
@@ -1002,6 +1003,7 @@ impl Machine {
             producers: self.producers.mark(),
             offsets: self.offsets.mark(),
             members: self.members.mark(),
+            consumers: self.consumers.mark(),
             numbered: self.numbered.mark(),
             transactions: self.transactions.mark(),
             groups: self.groups.mark(),
@@ -1026,6 +1028,7 @@ impl Machine {
         self.producers.rollback(&to.producers);
         self.offsets.rollback(&to.offsets);
         self.members.rollback(&to.members);
+        self.consumers.rollback(&to.consumers);
         self.numbered.rollback(&to.numbered);
         self.transactions.rollback(&to.transactions);
         self.groups.rollback(to.groups);

@@ -12,6 +12,7 @@
 mod bodies;
 mod calls;
 mod commit;
+mod consumers;
 mod groups;
 mod idempotency;
 mod keys;
@@ -39,6 +40,7 @@ mod users;
 mod xgroups;
 
 pub use calls::{CALLS_SINCE, Times};
+pub use consumers::{ConsumerView, ConsumersView, Progress};
 pub use groups::{GroupPartition, GroupView};
 pub use keys::{Change, Changes, Kind, RangeAnswer, Selection};
 pub use locks::{LockView, Waiter};
@@ -248,6 +250,8 @@ pub struct Machine {
     /// How far groups of members are.
     offsets: offsets::Offsets,
     members: members::Members,
+    /// Groups whose partitions the server divides.
+    consumers: consumers::Consumers,
     /// Whether the commit in hand has changed something that counts as a revision.
     moved: bool,
     /// Locks given back by the command in hand, whose queues have to be looked at when it is done.
@@ -298,6 +302,7 @@ impl Machine {
             xgroups: xgroups::XGroups::default(),
             offsets: offsets::Offsets::default(),
             members: members::Members::default(),
+            consumers: consumers::Consumers::default(),
             moved: false,
             touched: Vec::new(),
             trail: 0,
@@ -448,6 +453,7 @@ impl Machine {
             self.users.given.next_due(),
             self.offsets.next_due(),
             self.members.next_due(),
+            self.consumers.next_due(),
             self.numbered.next_due(),
             self.transactions.next_due(),
         ];
@@ -704,6 +710,7 @@ impl Machine {
         }
         out.events.push(Event::LeaseEnded { lease });
         self.member_ended(lease, now, out);
+        self.consumer_ended(lease, now);
         Ok(())
     }
 
@@ -727,6 +734,7 @@ impl Machine {
                 self.members.next_due().map(|time| (time, 9)),
                 self.numbered.next_due().map(|time| (time, 10)),
                 self.transactions.next_due().map(|time| (time, 11)),
+                self.consumers.next_due().map(|time| (time, 12)),
             ];
             let Some((_, kind)) = due.into_iter().flatten().filter(|(time, _)| *time <= now.time).min()
             else {
@@ -769,6 +777,7 @@ impl Machine {
                 9 => self.end_phase(now, out),
                 10 => self.numbered.expire_next(),
                 11 => self.expire_transaction(now.time),
+                12 => self.end_consumer(now, out),
                 _ => {
                     let name = self.tasks.next_due_log().expect("it is due").1.clone();
                     self.fire(&name, now, out);
@@ -907,6 +916,7 @@ impl Machine {
         self.xgroups.forget();
         self.offsets.forget();
         self.members.forget();
+        self.consumers.forget();
         self.producers.forget();
         self.numbered.forget();
         self.transactions.forget();

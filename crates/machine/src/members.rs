@@ -148,6 +148,10 @@ impl Members {
         self.named.range(Id { group, member: Blob::EMPTY }..).take_while(move |(id, _)| id.group == group)
     }
 
+    pub(crate) fn has(&self, group: &GroupName) -> bool {
+        self.groups.get(group).is_some()
+    }
+
     fn is_empty(&self, group: u64) -> bool {
         self.of(group).next().is_none()
     }

@@ -357,6 +357,8 @@ impl Machine {
         self.producers.check(|id| self.streams.is_stream(id));
         self.offsets.check(|id| self.streams.is_stream(id));
         self.members.check(live, |group| self.offsets.is_held(group));
+        let other = |group: &_| self.members.has(group);
+        self.consumers.check(live, |group| self.offsets.is_held(group), other);
         assert!(self.rows_fit_streams(), "rows and streams go together");
         let mut bytes: std::collections::BTreeMap<quorate_types::Keyspace, u64> = Default::default();
         for (key, row) in self.keys.rows() {

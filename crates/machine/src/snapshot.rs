@@ -15,7 +15,7 @@ use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{DecodeError, Key, LimitName, LogIndex, LogTime, Revision, Settings, WallTime};
 
 /// Version of the snapshot's contents.
-const VERSION: u64 = 5;
+const VERSION: u64 = 6;
 
 /// Sections in the order in which they are written.
 const HEADER: u64 = 0;
@@ -49,11 +49,13 @@ const TRANSACTIONS: u64 = 27;
 const HELD: u64 = 28;
 const HELD_OFFSETS: u64 = 29;
 const RIDERS: u64 = 30;
-const END: u64 = 31;
-/// Where the first two versions ended, the third, and the fourth.
+const CONSUMERS: u64 = 31;
+const END: u64 = 32;
+/// Where the first two versions ended, the third, the fourth, and the fifth.
 const END_FIRST: u64 = 12;
 const END_THIRD: u64 = 22;
 const END_FOURTH: u64 = 30;
+const END_FIFTH: u64 = 31;
 
 /// What a snapshot is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +173,7 @@ impl Machine {
         self.producers.walk_begin();
         self.offsets.walk_begin();
         self.members.walk_begin();
+        self.consumers.walk_begin();
         self.numbered.walk_begin();
         self.transactions.walk_begin();
         let mut fallen = Writer::default();
@@ -222,6 +225,7 @@ impl Machine {
         self.producers.walk_end();
         self.offsets.walk_end();
         self.members.walk_end();
+        self.consumers.walk_end();
         self.numbered.walk_end();
         self.transactions.walk_end();
     }
@@ -257,6 +261,7 @@ impl Machine {
             PRODUCERS => (0, self.producers.walk_next(rows, out)),
             OFFSETS => (0, self.offsets.walk_next(rows, out)),
             MEMBERS => (0, self.members.walk_next(rows, out)),
+            CONSUMERS => (0, self.consumers.walk_next(rows, out)),
             MEMORY => self.limits_of_memory.walk_next(rows, out),
             SENT => self.numbered.walk_sent(rows, out),
             PRODUCER_NUMBERS => self.numbered.walk_count(rows, out),
@@ -325,6 +330,7 @@ impl Machine {
             self.producers.digest(&mut scratch),
             self.offsets.digest(&mut scratch),
             self.members.digest(&mut scratch),
+            self.consumers.digest(&mut scratch),
             sent,
             producer_numbers,
             numbers_given,
@@ -381,6 +387,7 @@ impl Restorer {
             1 | 2 => END_FIRST,
             3 => END_THIRD,
             4 => END_FOURTH,
+            5 => END_FIFTH,
             _ => END,
         };
         let section = if section == ended { END } else { section };
@@ -416,6 +423,11 @@ impl Restorer {
             MEMBERS => {
                 while from.left() > 0 {
                     machine.members.restore(&mut from)?;
+                }
+            }
+            CONSUMERS => {
+                while from.left() > 0 {
+                    machine.consumers.restore(&mut from)?;
                 }
             }
             _ => {
@@ -471,6 +483,8 @@ impl Restorer {
         self.machine.offsets.restored(|id| self.machine.streams.is_stream(id))?;
         let live = |lease| self.machine.leases.get(lease).is_some();
         self.machine.members.restored(live, |group| self.machine.offsets.is_held(group))?;
+        let other = |group: &_| self.machine.members.has(group);
+        self.machine.consumers.restored(live, |group| self.machine.offsets.is_held(group), other)?;
         self.machine.verify().map_err(|what| DecodeError::Range { what, found: 0 })?;
         self.machine.forget();
         self.machine.note_uses(self.machine.time);

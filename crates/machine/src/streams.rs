@@ -615,6 +615,16 @@ impl Streams {
         self.row(stream).map(|row| row.id)
     }
 
+    /// How many streams were made, and are there.
+    pub(crate) fn stamp(&self) -> (u64, u64) {
+        (self.next_id, self.names.len() as u64)
+    }
+
+    /// How many partitions a stream has; nothing where there is none.
+    pub(crate) fn partitions(&self, stream: &Key) -> Option<u32> {
+        self.row(stream).ok().map(|row| row.settings.partitions)
+    }
+
     /// Bounds of each partition of a stream, by number.
     pub(crate) fn bounds(&self, stream: StreamId) -> impl Iterator<Item = (Offset, Offset)> {
         self.parts_of(stream).map(|(_, part)| (part.head.first, part.head.next))

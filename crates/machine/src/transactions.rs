@@ -271,7 +271,7 @@ impl Machine {
         let refuse = |why| OpError::Produce { why };
         self.transactions.owned(&author.name, author.producer, author.epoch).map_err(refuse)?;
         let fault = |why: GroupFault| OpError::Group { group: commit.group.0.clone(), why };
-        let lease = self.members.may_commit(&commit.group, &commit.by, true).map_err(fault)?;
+        let lease = self.may_commit(&commit.group, &commit.by, true).map_err(fault)?;
         if let Some(lease) = lease {
             // Who says how far it is, is alive.
             self.leases.keep_alive(lease, context.now)?;

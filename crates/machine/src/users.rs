@@ -731,7 +731,7 @@ impl Machine {
             // A lock shows as a row under its own name.
             rights.name(verbs, key.space, &key.name)
         })?;
-        if let Some(group) = self.members.group_of(lease) {
+        if let Some(group) = self.members.group_of(lease).or_else(|| self.consumers.group_of(lease)) {
             rights.name(verbs, Keyspace::DEFAULT, &group.0)?;
         }
         let (holds, waits) = self.locks.of_lease(lease);
@@ -942,9 +942,17 @@ fn op_named(rights: &Rights, op: &Op) -> Result<(), Denied> {
                 partitions.iter().try_for_each(|(stream, _)| key("xreadgroup", Verbs::READ, stream))?;
                 name("xgroup|destroy", Verbs::WRITE, &group.0)
             }
-            MemberChange::Join { .. } | MemberChange::Sync { .. } | MemberChange::Leave { .. } => {
-                name("xreadgroup", Verbs::WRITE, &change.group().0)
+            // Who reads is given places in streams, so it has to be allowed to read them.
+            MemberChange::Beat { beat } => {
+                let mut named = [&beat.names, &beat.matched].into_iter().flatten().flatten();
+                let of = |name: &Blob| Key { space: Keyspace::DEFAULT, name: name.clone() };
+                named.try_for_each(|stream| key("xreadgroup", Verbs::READ, &of(stream)))?;
+                name("xreadgroup", Verbs::WRITE, &beat.group.0)
             }
+            MemberChange::Join { .. }
+            | MemberChange::Sync { .. }
+            | MemberChange::Leave { .. }
+            | MemberChange::Part { .. } => name("xreadgroup", Verbs::WRITE, &change.group().0),
         },
         Op::Call { space, words, record } => match quorate_calls::check(words) {
             Ok(spec) => rights.call(spec, *space, words),

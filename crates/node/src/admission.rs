@@ -153,7 +153,11 @@ fn adds(commit: &Commit) -> bool {
             | Op::Register { .. }
             | Op::Claim { .. }
             | Op::Complete { .. } => true,
-            Op::Member { change } => matches!(**change, MemberChange::Join { .. }),
+            Op::Member { change } => match &**change {
+                MemberChange::Join { .. } => true,
+                MemberChange::Beat { beat } => beat.epoch.is_none(),
+                _ => false,
+            },
             // Whoever has read as a member has to be able to say so.
             Op::CommitOffsets { commit } => commit.by.generation.is_none(),
             Op::Get { .. }

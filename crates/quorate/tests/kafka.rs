@@ -21,7 +21,12 @@ fn a_producer_that_numbers_its_batches_loses_doubles_and_swaps_nothing_when_the_
 
 #[test]
 fn members_of_a_group_are_told_nothing_when_the_leader_dies() {
-    while_the_leader_dies("groups_failover.py", &[]);
+    while_the_leader_dies("groups_failover.py", &["classic"]);
+}
+
+#[test]
+fn members_of_a_group_that_the_server_divides_are_told_nothing_when_the_leader_dies() {
+    while_the_leader_dies("groups_failover.py", &["consumer"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! Invariant: no type here knows a clock, a socket, a file or a protocol.
 //! Invariant: `decode(encode(x)) == x`, and decoding any bytes never panics nor allocates beyond a small multiple of them.
 
+pub mod beats;
 pub mod blob;
 pub mod codec;
 pub mod command;
@@ -24,6 +25,7 @@ pub mod subjects;
 pub mod units;
 pub mod users;
 
+pub use beats::{Assignor, Beat, Beaten, Shares};
 pub use blob::Blob;
 pub use codec::DecodeError;
 pub use command::{Command, CommandBody, Eviction, MemoryLimit, RequestId, Settings, WaitRequest};

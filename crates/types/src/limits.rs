@@ -2,6 +2,7 @@
 //!
 //! Invariant: whatever passes [`Limits::check`] fits an entry and is decided in bounded time.
 
+use crate::beats::{Beat, SHARED_MAX, TOPICS_MAX};
 use crate::blob::Blob;
 use crate::command::{Command, CommandBody};
 use crate::commit::{
@@ -445,11 +446,31 @@ impl Limits {
                 members.iter().try_for_each(|(member, instance)| speaker(member, instance))
             }
             MemberChange::Delete { .. } => Ok(()),
+            MemberChange::Beat { beat } => self.beat(beat),
+            MemberChange::Part { member, instance, .. } => speaker(member, instance),
             MemberChange::Forget { partitions, .. } => {
                 bound("offsets", partitions.len() as u64, 0, OFFSETS_MAX)?;
                 partitions.iter().try_for_each(|(stream, _)| self.writable(stream))
             }
         }
+    }
+
+    fn beat(&self, beat: &Beat) -> Result<(), Invalid> {
+        let words = [&beat.member, &beat.client, &beat.host];
+        let maybe = [&beat.instance, &beat.rack, &beat.regex];
+        let all = words.into_iter().chain(maybe.into_iter().flatten());
+        let longest = all.map(|word| word.len()).max().unwrap_or_default();
+        bound("id, client or expression in bytes", longest as u64, 0, self.name_bytes_max)?;
+        self.lease_ttl(beat.session)?;
+        if let Some(rebalance) = beat.rebalance {
+            self.ttl("rebalance timeout in milliseconds", rebalance, 1)?;
+        }
+        for names in [&beat.names, &beat.matched].into_iter().flatten() {
+            bound("streams of a member", names.len() as u64, 0, TOPICS_MAX)?;
+            names.iter().try_for_each(|name| self.name("stream name", name))?;
+        }
+        let owned = beat.owned.iter().flatten().map(|(_, each)| 1 + each.len() as u64).sum();
+        bound("partitions of a member", owned, 0, 2 * SHARED_MAX)
     }
 
     fn produce(&self, produce: &Produce) -> Result<(), Invalid> {

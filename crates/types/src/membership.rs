@@ -4,6 +4,7 @@
 //! member says is held against its generation, so that one who was left behind moves nothing. These groups are those of Kafka's clients; a
 //! stream's own groups ([`crate::Op::CreateGroup`]) and those of Redis are apart, whatever they are called.
 
+use crate::beats::{Beat, Beaten};
 use crate::blob::Blob;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::units::{GroupName, Key, Millis, Offset};
@@ -126,6 +127,22 @@ pub enum MemberChange {
         /// Which.
         partitions: Vec<(Key, u32)>,
     },
+    /// Says that a member of a group that the server divides is alive, and what has changed for it.
+    Beat {
+        /// What it says.
+        beat: Box<Beat>,
+    },
+    /// Leaves a group that the server divides.
+    Part {
+        /// The group.
+        group: GroupName,
+        /// The member's id.
+        member: Blob,
+        /// The name that it keeps over restarts, if it has one.
+        instance: Option<Blob>,
+        /// One that keeps its name comes back under it: what it has is kept for it until its session ends.
+        returns: bool,
+    },
 }
 wire_enum!(MemberChange {
     1 = Join { join },
@@ -133,6 +150,8 @@ wire_enum!(MemberChange {
     3 = Leave { group, members },
     4 = Delete { group },
     5 = Forget { group, partitions },
+    6 = Beat { beat },
+    7 = Part { group, member, instance, returns },
 });
 
 /// A member that enters.
@@ -187,7 +206,9 @@ impl MemberChange {
     pub fn group(&self) -> &GroupName {
         match self {
             Self::Join { join } => &join.group,
-            Self::Sync { group, .. }
+            Self::Beat { beat } => &beat.group,
+            Self::Part { group, .. }
+            | Self::Sync { group, .. }
             | Self::Leave { group, .. }
             | Self::Delete { group }
             | Self::Forget { group, .. } => group,
@@ -199,7 +220,8 @@ impl MemberChange {
     pub fn cost(&self) -> u64 {
         let each = match self {
             // A generation may be made of everybody.
-            Self::Join { .. } | Self::Sync { .. } => MEMBERS_MAX,
+            Self::Join { .. } | Self::Sync { .. } | Self::Beat { .. } => MEMBERS_MAX,
+            Self::Part { .. } => 8,
             Self::Leave { members, .. } => 8 * members.len() as u64 + MEMBERS_MAX,
             Self::Delete { .. } => MEMBERS_MAX,
             Self::Forget { partitions, .. } => 8 * partitions.len() as u64,
@@ -216,6 +238,8 @@ impl MemberChange {
             Self::Leave { .. } => "leave",
             Self::Delete { .. } => "delete",
             Self::Forget { .. } => "forget",
+            Self::Beat { .. } => "beat",
+            Self::Part { .. } => "part",
         }
     }
 
@@ -239,6 +263,10 @@ impl MemberChange {
                 .map(|(id, instance)| id.len() + instance.as_ref().map_or(0, |name| name.len()) + 16)
                 .sum(),
             Self::Delete { .. } => 0,
+            Self::Beat { beat } => beat.bytes(),
+            Self::Part { member, instance, .. } => {
+                member.len() + instance.as_ref().map_or(0, |name| name.len()) + 16
+            }
             Self::Forget { partitions, .. } => {
                 partitions.iter().map(|(stream, _)| stream.name.len() + 16).sum()
             }
@@ -273,12 +301,21 @@ pub enum MemberAnswer {
         /// Nothing for one that has left.
         faults: Vec<Option<GroupFault>>,
     },
+    /// Where it stands in a group that the server divides.
+    Beaten {
+        /// What it is told.
+        beaten: Beaten,
+    },
+    /// It has left a group that the server divides.
+    Parted {},
 }
 wire_enum!(MemberAnswer {
     1 = Named { member },
     2 = Joined { member, leader },
     3 = Given { given },
     4 = Left { faults },
+    5 = Beaten { beaten },
+    6 = Parted {},
 });
 
 /// Why a group does not do what is asked.
@@ -310,6 +347,15 @@ pub enum GroupFault {
     /// It has members.
     #[error("the group has members: they have to leave first")]
     NotEmpty,
+    /// Its member is in an epoch that is over, or has not been.
+    #[error("the member is in another epoch: it gives up what it has, and joins again")]
+    OtherEpoch,
+    /// The member has moved on to another epoch.
+    #[error("the member is in another epoch by now: ask again in that")]
+    StaleEpoch,
+    /// One that lives has the instance.
+    #[error("the instance is another member's, which has not left")]
+    Unreleased,
 }
 wire_enum!(GroupFault {
     1 = UnknownMember {},
@@ -320,6 +366,9 @@ wire_enum!(GroupFault {
     6 = Full {},
     7 = Missing {},
     8 = NotEmpty {},
+    9 = OtherEpoch {},
+    10 = StaleEpoch {},
+    11 = Unreleased {},
 });
 
 impl Wire for Box<OffsetCommit> {

@@ -24,6 +24,10 @@ pub struct Config {
     pub fetch_wait_max: Duration,
     /// Partitions of a topic that is made because somebody asked for it.
     pub partitions: u32,
+    /// How long a member of a group of the consumer protocol may be silent.
+    pub consumer_session: Duration,
+    /// How often such a member is asked to beat.
+    pub consumer_heartbeat: Duration,
     /// Connections at once; one more is closed.
     pub connections_max: usize,
     /// How long a command may stay open; then its outcome is said to be indeterminate.
@@ -47,6 +51,8 @@ impl Default for Config {
             fetch_bytes_max: 16 << 20,
             fetch_wait_max: Duration::from_secs(30),
             partitions: 1,
+            consumer_session: Duration::from_secs(45),
+            consumer_heartbeat: Duration::from_secs(5),
             connections_max: 10_000,
             command_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),

@@ -77,7 +77,12 @@ codes! {
     ProducerFenced = 90
     UnknownTopicId = 100
     TransactionalIdNotFound = 105
+    FencedMemberEpoch = 110
+    UnreleasedInstanceId = 111
+    UnsupportedAssignor = 112
+    StaleMemberEpoch = 113
     TransactionAbortable = 120
+    InvalidRegularExpression = 128
 }
 
 impl Code {
@@ -170,6 +175,9 @@ pub(crate) fn fault(fault: GroupFault) -> Code {
         GroupFault::Full => Code::GroupMaxSizeReached,
         GroupFault::Missing => Code::GroupIdNotFound,
         GroupFault::NotEmpty => Code::NonEmptyGroup,
+        GroupFault::OtherEpoch => Code::FencedMemberEpoch,
+        GroupFault::StaleEpoch => Code::StaleMemberEpoch,
+        GroupFault::Unreleased => Code::UnreleasedInstanceId,
     }
 }
 

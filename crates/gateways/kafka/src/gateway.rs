@@ -3,6 +3,7 @@
 //! Invariant: no lock here is held across an `await`.
 //! Called by: `serve` makes it, `connection` and `api` use it.
 
+use crate::api::Matching;
 use crate::config::Config;
 use crate::error::{self, Code};
 use quorate_machine::{Machine, Rights, StreamView};
@@ -29,6 +30,8 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     /// Becomes true when the gateway ends.
     pub(crate) stopping: watch::Receiver<bool>,
+    /// When expressions were last matched.
+    pub(crate) matching: Matching,
     /// Who may unpack a batch now.
     pub(crate) unpacking: Semaphore,
 }
@@ -67,7 +70,8 @@ impl Gateway {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let unpacking = Semaphore::new(UNPACKING_MAX);
-        Self { limits: handle.limits(), handle, config, address, stopping, unpacking }
+        let matching = Matching::default();
+        Self { limits: handle.limits(), handle, config, address, stopping, matching, unpacking }
     }
 
     /// Resolves once the gateway ends.
@@ -191,10 +195,22 @@ impl Gateway {
 impl Nodes {
     /// A topic's id: the number of its stream, which is never used again, beside the cluster's. Never all zeros, which is "none".
     pub(crate) fn topic_id(&self, view: &StreamView) -> [u8; 16] {
+        self.id_of(view.id.0)
+    }
+
+    /// The id of the topic that the stream of this number is.
+    pub(crate) fn id_of(&self, stream: u64) -> [u8; 16] {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.cluster_id.to_be_bytes());
-        id[8..].copy_from_slice(&(view.id.0 + 1).to_be_bytes());
+        id[8..].copy_from_slice(&(stream + 1).to_be_bytes());
         id
+    }
+
+    /// The number of the stream that a topic of this cluster's is, by its id.
+    pub(crate) fn stream_of_id(&self, id: &[u8; 16]) -> Option<u64> {
+        let (cluster, stream) = id.split_first_chunk::<8>()?;
+        let stream = u64::from_be_bytes(stream.try_into().ok()?);
+        if u64::from_be_bytes(*cluster) == self.cluster_id { stream.checked_sub(1) } else { None }
     }
 }
 

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use support::Server;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -41,6 +42,19 @@ async fn kafkajs_produces_and_administers() {
 #[tokio::test]
 async fn consumers_of_confluent_kafka_share_a_topic() {
     story("groups_confluent.py").await;
+}
+
+#[tokio::test]
+async fn consumers_of_confluent_kafka_have_a_topic_divided_by_the_server() {
+    let config = quorate_kafka::Config {
+        consumer_session: Duration::from_secs(2),
+        consumer_heartbeat: Duration::from_millis(200),
+        ..quorate_kafka::Config::default()
+    };
+    let server = Server::with(config).await;
+    let address = server.address;
+    tokio::task::spawn_blocking(move || run("groups_consumer.py", address, address)).await.unwrap();
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod admin;
 mod clients;
+mod consumers;
 mod gateway;
 mod groups;
 mod guards;

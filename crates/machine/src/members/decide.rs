@@ -24,7 +24,7 @@ impl Machine {
     /// Keeps offsets of a group.
     pub(crate) fn commit_offsets(&mut self, commit: &OffsetCommit, now: &Now) -> Result<OpResult, OpError> {
         let fault = |why| OpError::Group { group: commit.group.0.clone(), why };
-        let lease = self.members.may_commit(&commit.group, &commit.by, false).map_err(fault)?;
+        let lease = self.may_commit(&commit.group, &commit.by, false).map_err(fault)?;
         if let Some(lease) = lease {
             // Who says how far it is, is alive.
             self.leases.keep_alive(lease, now)?;
@@ -32,6 +32,22 @@ impl Machine {
         let when = (now.time, now.wall);
         let missing = self.offsets.put(&self.streams, &commit.group, &commit.offsets, when).map_err(fault)?;
         Ok(OpResult::Kept { missing })
+    }
+
+    /// Who may set offsets of a group, whichever kind it is of, and whose lease that renews.
+    ///
+    /// # Errors
+    /// [`GroupFault`].
+    pub(crate) fn may_commit(
+        &self,
+        group: &GroupName,
+        by: &Membership,
+        in_transaction: bool,
+    ) -> Result<Option<LeaseId>, GroupFault> {
+        if self.consumers.has(group) {
+            return self.consumers.may_commit(group, by, in_transaction);
+        }
+        self.members.may_commit(group, by, in_transaction)
     }
 
     /// Changes who is in a group.
@@ -50,6 +66,13 @@ impl Machine {
             MemberChange::Leave { group, members } => {
                 let faults = members.iter().map(|one| self.leave(group, one, now, out).err()).collect();
                 Ok(MemberAnswer::Left { faults })
+            }
+            MemberChange::Beat { beat } => {
+                self.beat(beat, context.place, now, out).map(|beaten| MemberAnswer::Beaten { beaten })
+            }
+            MemberChange::Part { group, member, instance, returns } => {
+                let parted = self.part_with(group, (member, instance.as_ref()), *returns, now, out);
+                parted.map(|()| MemberAnswer::Parted {})
             }
             MemberChange::Delete { group } => return self.delete_members(group, now, out),
             MemberChange::Forget { group, partitions } => {
@@ -75,7 +98,7 @@ impl Machine {
         out: &mut Outputs,
     ) -> Result<MemberAnswer, GroupFault> {
         let name = &join.group;
-        if join.kind.is_empty() || join.protocols.is_empty() {
+        if join.kind.is_empty() || join.protocols.is_empty() || self.consumers.has_members(name) {
             return Err(GroupFault::Inconsistent);
         }
         let owner = self.members.groups.get(name).and_then(|group| {
@@ -147,10 +170,12 @@ impl Machine {
     fn new_group(&mut self, name: &GroupName, now: &Now) -> u64 {
         let number = self.members.next;
         self.members.next += 1;
+        // One of the other kind without members goes on as one of this; its epochs were generations.
+        let generation = self.retire_consumers(name);
         let row = Group {
             number,
             kind: Blob::EMPTY,
-            generation: 0,
+            generation,
             phase: Phase::Empty,
             leader: Blob::EMPTY,
             protocol: Blob::EMPTY,
@@ -505,7 +530,14 @@ impl Machine {
         if row.is_some_and(|row| !self.members.is_empty(row.number)) {
             return Err(GroupFault::NotEmpty);
         }
-        if row.is_some() || self.offsets.has(group) { Ok(()) } else { Err(GroupFault::Missing) }
+        if self.consumers.has_members(group) {
+            return Err(GroupFault::NotEmpty);
+        }
+        if row.is_some() || self.consumers.has(group) || self.offsets.has(group) {
+            Ok(())
+        } else {
+            Err(GroupFault::Missing)
+        }
     }
 
     fn delete_members(
@@ -516,8 +548,28 @@ impl Machine {
     ) -> Result<OpResult, OpError> {
         self.unused(group).map_err(|why| OpError::Group { group: group.0.clone(), why })?;
         self.remove_group(group, now, out);
+        self.retire_consumers(group);
         self.offsets.drop_group(group);
         Ok(OpResult::Done {})
+    }
+
+    /// Makes way for a group of the other kind; the generation that this one was in.
+    ///
+    /// # Errors
+    /// [`GroupFault::Missing`]: it has members, so there is no group of the other kind of this name.
+    pub(crate) fn retire_members(
+        &mut self,
+        name: &GroupName,
+        now: &Now,
+        out: &mut Outputs,
+    ) -> Result<u32, GroupFault> {
+        let Some(group) = self.members.groups.get(name) else { return Ok(0) };
+        if !self.members.is_empty(group.number) {
+            return Err(GroupFault::Missing);
+        }
+        let generation = group.generation;
+        self.remove_group(name, now, out);
+        Ok(generation)
     }
 
     /// Removes a group without members; those who were to come are not awaited.

@@ -127,7 +127,7 @@ impl Machine {
 
     /// Leases that are the sessions of members, or of ids that were given out.
     pub fn member_sessions(&self) -> impl Iterator<Item = LeaseId> {
-        self.members.leases.keys().copied()
+        self.members.leases.keys().copied().chain(self.consumers.sessions())
     }
 
     /// How far a group of members is in a partition.
@@ -159,7 +159,7 @@ impl Machine {
                 generation: 0,
                 members: Vec::new(),
             };
-            return self.offsets.has(group).then(view);
+            return (self.offsets.has(group) && !self.consumers.has(group)).then(view);
         };
         let view = |(id, member): (&Id, &Member)| MemberView {
             member: id.member.clone(),
@@ -182,11 +182,15 @@ impl Machine {
         })
     }
 
-    /// All groups that have members or offsets, or had: each with its phase and kind, in the order of their names.
+    /// All groups that have members or offsets, or had, but for those that the server divides: each with its phase and kind, in the order of their names.
     #[must_use]
     pub fn member_groups(&self) -> Vec<(GroupName, Phase, Blob)> {
-        let mut all: BTreeMap<GroupName, (Phase, Blob)> =
-            self.offsets.groups().map(|name| (name.clone(), (Phase::Empty, Blob::EMPTY))).collect();
+        let mut all: BTreeMap<GroupName, (Phase, Blob)> = self
+            .offsets
+            .groups()
+            .filter(|name| !self.consumers.has(name))
+            .map(|name| (name.clone(), (Phase::Empty, Blob::EMPTY)))
+            .collect();
         let rows = self.members.groups.iter();
         all.extend(rows.map(|(name, row)| (name.clone(), (row.phase, row.kind.clone()))));
         all.into_iter().map(|(name, (phase, kind))| (name, phase, kind)).collect()

@@ -7,6 +7,7 @@ mod common;
 
 mod calls;
 mod commits;
+mod consumers;
 mod foreseen;
 mod hash_fields;
 mod idempotency;

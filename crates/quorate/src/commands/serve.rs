@@ -344,6 +344,10 @@ bounds! {
     kafka_fetch_wait_ms_max = kafka.fetch_wait_max;
     /// Partitions of a topic that is made because a Kafka client asked for it.
     kafka_partitions = kafka.partitions;
+    /// How long a Kafka client's member of a group of the consumer protocol may be silent.
+    kafka_consumer_session_ms = kafka.consumer_session;
+    /// How often such a member is asked to beat.
+    kafka_consumer_heartbeat_ms = kafka.consumer_heartbeat;
     /// Kafka connections at once.
     kafka_connections_max = kafka.connections_max;
 }

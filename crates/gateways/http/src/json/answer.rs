@@ -116,6 +116,10 @@ fn member(object: Object, answer: &MemberAnswer) -> Object {
         MemberAnswer::Left { faults } => {
             object.plain("left", faults.iter().filter(|fault| fault.is_none()).count())
         }
+        MemberAnswer::Beaten { beaten } => {
+            object.text("beaten", &beaten.member.to_string()).plain("epoch", beaten.epoch)
+        }
+        MemberAnswer::Parted {} => object.plain("left", 1_u64),
     }
 }
 

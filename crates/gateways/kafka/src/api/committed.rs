@@ -44,12 +44,25 @@ pub(super) async fn commit(
     let topics = read_topics(body, version >= 6)?;
     body.tags()?;
     let by = speaker(generation, &member, instance.as_deref());
-    let codes = committed(gateway, who, &group, by, &topics, |commit| Op::CommitOffsets { commit }).await;
+    let mut codes = committed(gateway, who, &group, by, &topics, |commit| Op::CommitOffsets { commit }).await;
+    if version < EPOCHS_SINCE {
+        without_epochs(&mut codes);
+    }
     if version >= 3 {
         out.i32(0);
     }
     put(&topics, codes, out);
     Ok(())
+}
+
+/// The first version in which offsets are asked for and kept by members of groups of the consumer protocol, who know of epochs.
+const EPOCHS_SINCE: i16 = 9;
+
+/// Whoever knows of generations alone is told of these.
+fn without_epochs(codes: &mut [Vec<Code>]) {
+    for code in codes.iter_mut().flatten().filter(|code| **code == Code::StaleMemberEpoch) {
+        *code = Code::IllegalGeneration;
+    }
 }
 
 /// What a commit names; `epochs` where it says the leader's too.
@@ -111,7 +124,9 @@ pub(super) async fn in_transaction(
     let codes = match author {
         Ok(author) => {
             let op = |commit| Op::Produce { produce: Box::new(Produce::HoldOffsets { author, commit }) };
-            committed(gateway, who, &group, by, &topics, op).await
+            let mut codes = committed(gateway, who, &group, by, &topics, op).await;
+            without_epochs(&mut codes);
+            codes
         }
         Err(code) => whole(&topics, code),
     };
@@ -213,6 +228,8 @@ impl Partition {
 /// The topics of a group that are asked for; all without a list.
 struct Asked {
     group: String,
+    /// Who asks, as a member of a group of the consumer protocol.
+    by: Option<(String, u32)>,
     topics: Option<Vec<(String, Vec<i32>)>>,
 }
 
@@ -237,8 +254,14 @@ pub(super) async fn fetch(
 ) -> Result<(), Malformed> {
     let one = |body: &mut Reader| {
         let group = body.text()?;
+        let by = if version >= EPOCHS_SINCE {
+            let (member, epoch) = (body.maybe_text()?, u32::try_from(body.i32()?).ok());
+            member.filter(|member| !member.is_empty()).zip(epoch)
+        } else {
+            None
+        };
         let topics = body.maybe_list(Reader::numbered)?;
-        Ok(Asked { group, topics })
+        Ok(Asked { group, by, topics })
     };
     let asked = if version >= SEVERAL_SINCE {
         body.list(|body| {
@@ -292,6 +315,12 @@ impl Asked {
             return (self.failed(code), code);
         }
         let group = GroupName::from(self.group.as_str());
+        let fetched = |(member, epoch): &(String, u32)| {
+            machine.may_fetch_offsets(&group, &member.as_str().into(), *epoch)
+        };
+        if let Some(Err(fault)) = self.by.as_ref().map(fetched) {
+            return (Topics::new(), error::fault(fault));
+        }
         let Some(topics) = &self.topics else { return (all(machine, rights, &group, stable), Code::None) };
         let found = topics.iter().map(|(name, partitions)| {
             let stream = stream_of(name);

@@ -2,12 +2,16 @@
 
 use super::cluster::OPERATIONS_UNTOLD;
 use super::committed::{DESTROY, READ};
+use super::consumer_groups;
 use super::members::{may, text};
 use crate::error::{self, Code};
 use crate::gateway::{Gateway, Who};
 use crate::wire::{Malformed, Reader, Writer};
 use quorate_machine::{MembersView, Phase};
 use quorate_types::{Commit, GroupName, MemberChange, Mode, Op, OpResult, Verbs};
+
+/// What clients call the protocol of groups of consumers, of either kind.
+const KIND: &str = "consumer";
 
 /// What Kafka calls a phase.
 fn state(phase: Phase) -> &'static str {
@@ -84,14 +88,23 @@ pub(super) async fn list(
     out: &mut Writer,
 ) -> Result<(), Malformed> {
     let states = if version >= 4 { body.list(Reader::text)? } else { Vec::new() };
+    let types = if version >= 5 { body.list(Reader::text)? } else { Vec::new() };
     body.tags()?;
     let found = gateway.read(|machine| {
         let rights = machine.rights(&who.principal);
-        let mut all = machine.member_groups();
-        all.retain(|(name, phase, _)| {
-            let wanted = states.is_empty() || states.iter().any(|wanted| wanted == state(*phase));
-            wanted && may(&rights, READ, Verbs::READ, &text(&name.0)).is_ok()
+        let members = machine.member_groups().into_iter();
+        let members = members.map(|(name, phase, kind)| (name, state(phase), text(&kind), "classic"));
+        let consumers = machine.consumers_groups().into_iter();
+        let consumers = consumers
+            .map(|(name, progress)| (name, consumer_groups::state(progress), KIND.to_owned(), "consumer"));
+        let mut all: Vec<_> = members.chain(consumers).collect();
+        all.retain(|(name, state, _, kind)| {
+            let is = |wanted: &[String], found: &str| {
+                wanted.is_empty() || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(found))
+            };
+            is(&states, state) && is(&types, kind) && may(&rights, READ, Verbs::READ, &text(&name.0)).is_ok()
         });
+        all.sort_unstable();
         all
     });
     let found = found.await.map_err(error::of_group);
@@ -99,11 +112,14 @@ pub(super) async fn list(
         out.i32(0);
     }
     out.i16(Code::of(&found).number());
-    out.list(found.unwrap_or_default(), |out, (name, phase, kind)| {
+    out.list(found.unwrap_or_default(), |out, (name, state, protocol, kind)| {
         out.text(&text(&name.0));
-        out.text(&text(&kind));
+        out.text(&protocol);
         if version >= 4 {
-            out.text(state(phase));
+            out.text(state);
+        }
+        if version >= 5 {
+            out.text(kind);
         }
         out.tags();
     });

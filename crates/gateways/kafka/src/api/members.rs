@@ -52,7 +52,7 @@ pub(super) fn may(rights: &Rights, command: &'static str, verbs: Verbs, group: &
 }
 
 /// Makes a change of a group.
-async fn change(gateway: &Gateway, who: &Who, change: MemberChange) -> Result<MemberAnswer, Code> {
+pub(super) async fn change(gateway: &Gateway, who: &Who, change: MemberChange) -> Result<MemberAnswer, Code> {
     let ops = vec![Op::Member { change: Box::new(change) }];
     let committed = gateway.commit(who, Commit::of(ops)).await.map_err(error::of_group)?;
     match committed.results.into_iter().next() {
@@ -93,7 +93,7 @@ async fn wait<R>(
 }
 
 /// Renews a member's session; whether it was still there. Who may speak for the group was asked before: the lease itself is the server's own.
-async fn keep_alive(gateway: &Gateway, lease: LeaseId) -> Result<bool, Code> {
+pub(super) async fn keep_alive(gateway: &Gateway, lease: LeaseId) -> Result<bool, Code> {
     let body = CommandBody::KeepAlive { leases: vec![lease] };
     let command = Command::new("server".into(), body);
     match tokio::time::timeout(gateway.config.command_timeout, gateway.handle.command(command)).await {

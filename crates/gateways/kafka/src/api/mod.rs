@@ -7,6 +7,8 @@
 mod cluster;
 mod committed;
 mod configs;
+mod consumer_groups;
+mod consumers;
 mod coordinator;
 mod describe;
 mod fetch;
@@ -29,6 +31,7 @@ use crate::frame::{self, Head};
 use crate::gateway::Gateway;
 use crate::wire::{Malformed, Reader};
 use bytes::Bytes;
+pub(crate) use consumers::Matching;
 pub(crate) use produce::Launched;
 pub(crate) use sasl::Shaking;
 use std::sync::Arc;
@@ -71,6 +74,8 @@ pub(crate) enum Api {
     DescribeProducers,
     DescribeTransactions,
     ListTransactions,
+    ConsumerGroupHeartbeat,
+    ConsumerGroupDescribe,
 }
 
 /// One kind of request: its number, the versions that are told, and the first that is flexible.
@@ -90,15 +95,15 @@ const APIS: &[Row] = &[
     row(Api::Fetch, 1, 4, 12, 12),
     row(Api::ListOffsets, 2, 1, 6, 6),
     row(Api::Metadata, 3, 0, 13, 9),
-    row(Api::OffsetCommit, 8, 2, 8, 8),
-    row(Api::OffsetFetch, 9, 1, 8, 6),
+    row(Api::OffsetCommit, 8, 2, 9, 8),
+    row(Api::OffsetFetch, 9, 1, 9, 6),
     row(Api::FindCoordinator, 10, 0, 4, 3),
     row(Api::JoinGroup, 11, 0, 7, 6),
     row(Api::Heartbeat, 12, 0, 4, 4),
     row(Api::LeaveGroup, 13, 0, 5, 4),
     row(Api::SyncGroup, 14, 0, 5, 4),
     row(Api::DescribeGroups, 15, 0, 5, 5),
-    row(Api::ListGroups, 16, 0, 4, 3),
+    row(Api::ListGroups, 16, 0, 5, 3),
     row(Api::SaslHandshake, 17, 1, 1, i16::MAX),
     row(Api::Versions, 18, 0, 4, 3),
     row(Api::CreateTopics, 19, 2, 7, 5),
@@ -121,6 +126,8 @@ const APIS: &[Row] = &[
     row(Api::DescribeProducers, 61, 0, 0, 0),
     row(Api::DescribeTransactions, 65, 0, 0, 0),
     row(Api::ListTransactions, 66, 0, 1, 0),
+    row(Api::ConsumerGroupHeartbeat, 68, 0, 1, 0),
+    row(Api::ConsumerGroupDescribe, 69, 0, 1, 0),
 ];
 /// The first version of Produce with batches of today's format.
 const PRODUCE_SINCE: i16 = 3;
@@ -194,6 +201,12 @@ pub(crate) async fn answer(
         Api::FindCoordinator => coordinator::find(gateway, version, body, &mut out)?,
         Api::JoinGroup => {
             members::join(gateway, &who, &session.host, version, body, &mut out).await?;
+        }
+        Api::ConsumerGroupHeartbeat => {
+            consumers::heartbeat(gateway, &who, &session.host, version, body, &mut out).await?;
+        }
+        Api::ConsumerGroupDescribe => {
+            consumer_groups::describe(gateway, &who, version, body, &mut out).await?;
         }
         Api::Heartbeat => members::heartbeat(gateway, &who, version, body, &mut out).await?,
         Api::LeaveGroup => members::leave(gateway, &who, version, body, &mut out).await?,
