@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod calls;
 mod commits;
 mod consumers;
