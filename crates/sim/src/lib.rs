@@ -12,6 +12,7 @@
 
 mod calls;
 mod cluster;
+mod consumers;
 mod members;
 mod model;
 mod oracle;

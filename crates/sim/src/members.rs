@@ -2,16 +2,18 @@
 //!
 //! Invariant: what a generation was given is what the first that was given anything had said, for every member of it.
 //! Invariant: no offset is moved by a generation that is older than one that somebody has asked in.
+//! Invariant: one that comes back under its name is given what it was given before.
 //! Called by: `workload` (what is sent), `model` (what may come of it).
 
+use crate::consumers::{self, Consumers};
 use crate::model::{Check, ensure};
 use crate::random::Random;
-use quorate_machine::Machine;
+use quorate_machine::{Machine, Phase};
 use quorate_types::{
     Blob, CommandBody, Commit, CommittedOffset, GroupFault, GroupName, Join, Key, MemberAnswer, MemberChange,
     Membership, Millis, Offset, OffsetCommit, Op, OpError, OpResult, StreamOffsets, StreamSettings,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A stream of this module's own, made and deleted now and then.
 const STREAM: &str = "s/marks";
@@ -25,15 +27,23 @@ pub(crate) struct Members {
     gave: BTreeMap<(GroupName, u32), BTreeMap<Blob, Blob>>,
     /// The newest generation in which somebody has asked.
     newest: BTreeMap<GroupName, u32>,
+    /// By group and name: the member that has it.
+    named: BTreeMap<(GroupName, Blob), Blob>,
+    /// Members that came under a name that another had.
+    back: BTreeSet<Blob>,
+    consumers: Consumers,
 }
 
 /// Something that a consumer may send.
 pub(crate) fn act(random: &mut Random, machine: &Machine) -> CommandBody {
+    if random.chance(3) {
+        return consumers::act(random, machine, [STREAM, "s/plain"]);
+    }
     let group = GroupName::from(["g/0", "g/1"][random.below(2) as usize]);
     let view = machine.member_group(&group);
     let members: Vec<Blob> =
         view.iter().flat_map(|view| view.members.iter().map(|member| member.member.clone())).collect();
-    let generation = view.map_or(0, |view| view.generation);
+    let generation = view.as_ref().map_or(0, |view| view.generation);
     // At times of a generation that was, or is to be.
     let generation = match random.below(8) {
         0 => generation.saturating_sub(1),
@@ -45,8 +55,25 @@ pub(crate) fn act(random: &mut Random, machine: &Machine) -> CommandBody {
         count => members[random.below(count as u64) as usize].clone(),
     };
     let member = some(random);
-    let by = Membership { generation: Some(generation), member: member.clone(), instance: None };
+    let names = view.iter().flat_map(|view| &view.members);
+    let name = names.filter(|_| random.chance(2)).find_map(|member| member.instance.clone());
+    let by = Membership { generation: Some(generation), member: member.clone(), instance: name };
+    let back = view.iter().flat_map(|view| &view.members).find(|member| member.instance.is_some());
+    let stable = view.as_ref().is_some_and(|view| view.phase == Phase::Stable);
     let op = match random.below(20) {
+        // One that was restarted comes back to a group that is at rest, and asks for what it had.
+        0..=3 if stable && back.is_some() => {
+            let mut change = join(random, group, Blob::EMPTY);
+            if let (MemberChange::Join { join }, Some(back)) = (&mut change, back) {
+                (join.instance, join.named_first) = (back.instance.clone(), false);
+                join.protocols.sort();
+            }
+            change
+        }
+        4..=9 if stable => {
+            let by = Membership { instance: None, ..by };
+            MemberChange::Sync { group, by, agreed: None, given: Vec::new() }
+        }
         0..=2 if members.len() < 4 => join(random, group, Blob::EMPTY),
         0..=6 => join(random, group, member),
         7..=10 => {
@@ -72,7 +99,10 @@ pub(crate) fn act(random: &mut Random, machine: &Machine) -> CommandBody {
             return CommandBody::Commit { commit: Commit::of(vec![op]) };
         }
         14 | 15 => {
-            let lease = machine.member_session(&group, &member).map(|(lease, _)| lease);
+            let lease = match random.chance(2) {
+                true => machine.member_session(&group, &member).map(|(lease, _)| lease),
+                false => consumers::session(machine, random),
+            };
             return CommandBody::KeepAlive { leases: lease.into_iter().collect() };
         }
         _ => {
@@ -101,6 +131,7 @@ fn join(random: &mut Random, group: GroupName, member: Blob) -> MemberChange {
         join: Box::new(Join {
             group,
             member,
+            instance: random.chance(3).then(|| ["i/0", "i/1"][random.below(2) as usize].into()),
             client: "c".into(),
             session: Millis(random.between(300, 3000)),
             rebalance: Millis(random.between(200, 2000)),
@@ -124,6 +155,7 @@ impl Members {
                 if let Some(generation) = commit.by.generation {
                     ensure!(generation >= newest, "generation {generation} moved offsets after {newest}");
                 }
+                self.consumers.moved(&commit.group, &commit.by)?;
                 let mut place = 0;
                 for of in &commit.offsets {
                     for (partition, mark) in &of.partitions {
@@ -142,9 +174,23 @@ impl Members {
                 };
                 self.given(group, by, said, given.as_ref())
             }
+            (Op::Member { change }, OpResult::Member { answer: MemberAnswer::Joined { member, .. } }) => {
+                let MemberChange::Join { join } = &**change else {
+                    return Err(format!("{change:?} was answered as a join"));
+                };
+                Ok(self.joined(join, member))
+            }
+            (Op::Member { change }, OpResult::Member { answer: MemberAnswer::Beaten { beaten } }) => {
+                let MemberChange::Beat { beat } = &**change else {
+                    return Err(format!("{change:?} was answered as a beat"));
+                };
+                self.consumers.told(beat, beaten)
+            }
             (Op::Member { change }, OpResult::Done {}) => {
                 match &**change {
                     MemberChange::Delete { group } => {
+                        self.consumers.forget(group);
+                        self.named.retain(|(of, _), _| of != group);
                         self.marks.retain(|(of, ..), _| of != group);
                         self.gave.retain(|(of, _), _| of != group);
                         self.newest.remove(group);
@@ -160,6 +206,23 @@ impl Members {
             }
             _ => Ok(None),
         }
+    }
+
+    /// A member came in; under a name that another had, what that was given in a generation is its own.
+    fn joined(&mut self, join: &Join, member: &Blob) -> Option<&'static str> {
+        let name = join.instance.clone()?;
+        let before = self.named.insert((join.group.clone(), name), member.clone())?;
+        if before == *member {
+            return None;
+        }
+        let of = self.gave.iter_mut().filter(|((group, _), _)| *group == join.group);
+        for gave in of.map(|(_, gave)| gave) {
+            if let Some(given) = gave.get(&before).cloned() {
+                gave.insert(member.clone(), given);
+                self.back.insert(member.clone());
+            }
+        }
+        Some("groups: another came under a name")
     }
 
     fn given(
@@ -180,7 +243,11 @@ impl Members {
             ensure!(!self.gave.contains_key(&at), "generation {generation} lost what it was given");
             return Ok(None);
         };
-        let probe = if self.gave.contains_key(&at) { None } else { Some("groups: a generation was given") };
+        let probe = match self.gave.contains_key(&at) {
+            false => Some("groups: a generation was given"),
+            true if self.back.contains(&by.member) => Some("groups: one that came back was given its own"),
+            true => None,
+        };
         let gave = self.gave.entry(at).or_insert_with(|| said.iter().cloned().collect());
         let wanted = gave.get(&by.member).cloned().unwrap_or_default();
         ensure!(*given == wanted, "{} was given {given}, its leader gave {wanted}", by.member);
@@ -202,6 +269,16 @@ impl Members {
             OpError::Group { why: GroupFault::Rebalancing, .. } => {
                 Some("groups: told of the next generation")
             }
+            OpError::Group { why: GroupFault::Fenced, .. } => {
+                Some("groups: fenced off by another of its name")
+            }
+            OpError::Group { why: GroupFault::OtherEpoch, .. } => Some("consumers: another epoch refused"),
+            OpError::Group { why: GroupFault::StaleEpoch, .. } => {
+                Some("consumers: offsets of another epoch refused")
+            }
+            OpError::Group { why: GroupFault::Unreleased, .. } => {
+                Some("consumers: a name that is another's refused")
+            }
             _ => None,
         }
     }
@@ -209,11 +286,13 @@ impl Members {
     /// Compares a machine that has applied the same entries.
     pub(crate) fn agrees(&self, machine: &Machine) -> Check {
         let mut found = BTreeMap::new();
-        for (group, ..) in machine.member_groups() {
+        let names = machine.member_groups().into_iter().map(|(group, ..)| group);
+        for group in names.chain(machine.consumers_groups().into_iter().map(|(group, _)| group)) {
             for (stream, partition, mark) in machine.committed_offsets(&group) {
                 found.insert((group.clone(), stream, partition), mark);
             }
         }
+        self.consumers.agrees(machine)?;
         ensure!(found == self.marks, "offsets: machine {found:?}, model {:?}", self.marks);
         for (group, newest) in &self.newest {
             let generation = machine.member_group(group).map_or(0, |view| view.generation);

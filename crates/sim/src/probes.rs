@@ -139,6 +139,15 @@ pub const MEMBER_PROBES: &[&str] = &[
     "groups: offsets kept",
     "groups: one that is out refused",
     "groups: told of the next generation",
+    "groups: another came under a name",
+    "groups: fenced off by another of its name",
+    "groups: one that came back was given its own",
+    "consumers: told to let go",
+    "consumers: given what another let go of",
+    "consumers: one with a name has its own at once",
+    "consumers: another epoch refused",
+    "consumers: offsets of another epoch refused",
+    "consumers: a name that is another's refused",
 ];
 
 /// Paths that a campaign of the scenario `producers` must reach.
