@@ -255,6 +255,13 @@ impl Consumers {
         self.leases.keys().copied()
     }
 
+    /// Whether some member of a group wants a stream.
+    pub(crate) fn wants(&self, group: &GroupName, stream: &Key) -> bool {
+        let Some(group) = self.groups.get(group) else { return false };
+        let is = |name: &Blob| stream.space == Keyspace::DEFAULT && *name == stream.name;
+        self.of(group.number).any(|(_, member)| member.wants().any(is))
+    }
+
     /// Streams that a member wants and that are there, with their partitions, in order.
     fn wanted(streams: &Streams, member: &Member) -> Vec<(StreamId, u32)> {
         let found = member.wants().filter_map(|name| {

@@ -120,7 +120,7 @@ pub enum MemberChange {
         /// The group.
         group: GroupName,
     },
-    /// Forgets how far a group without members is in some partitions.
+    /// Forgets how far a group is in some partitions: one without members, or one that the server divides, of streams that nobody in it wants.
     Forget {
         /// The group.
         group: GroupName,
@@ -356,6 +356,9 @@ pub enum GroupFault {
     /// One that lives has the instance.
     #[error("the instance is another member's, which has not left")]
     Unreleased,
+    /// Somebody in the group wants the stream.
+    #[error("a member of the group wants the stream: how far the group is there stays")]
+    Subscribed,
 }
 wire_enum!(GroupFault {
     1 = UnknownMember {},
@@ -369,6 +372,7 @@ wire_enum!(GroupFault {
     9 = OtherEpoch {},
     10 = StaleEpoch {},
     11 = Unreleased {},
+    12 = Subscribed {},
 });
 
 impl Wire for Box<OffsetCommit> {

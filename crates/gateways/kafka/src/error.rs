@@ -71,6 +71,7 @@ codes! {
     MemberIdRequired = 79
     GroupMaxSizeReached = 81
     FencedInstanceId = 82
+    GroupSubscribedToTopic = 86
     InvalidRecord = 87
     UnstableOffsetCommit = 88
     ThrottlingQuotaExceeded = 89
@@ -178,6 +179,7 @@ pub(crate) fn fault(fault: GroupFault) -> Code {
         GroupFault::OtherEpoch => Code::FencedMemberEpoch,
         GroupFault::StaleEpoch => Code::StaleMemberEpoch,
         GroupFault::Unreleased => Code::UnreleasedInstanceId,
+        GroupFault::Subscribed => Code::GroupSubscribedToTopic,
     }
 }
 

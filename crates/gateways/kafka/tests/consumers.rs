@@ -10,6 +10,7 @@ const INVALID_REQUEST: i16 = 42;
 const UNKNOWN_MEMBER_ID: i16 = 25;
 const GROUP_ID_NOT_FOUND: i16 = 69;
 const FENCED_INSTANCE_ID: i16 = 82;
+const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
 const FENCED_MEMBER_EPOCH: i16 = 110;
 const UNRELEASED_INSTANCE_ID: i16 = 111;
 const UNSUPPORTED_ASSIGNOR: i16 = 112;
@@ -184,6 +185,20 @@ async fn what_is_wrong_has_its_error() {
     assert_eq!(client.fetched_as(Some("x"), epoch).await, (UNKNOWN_MEMBER_ID, -9));
     assert_eq!(client.fetched_as(Some("a"), epoch).await, (0, 7));
     assert_eq!(client.fetched_as(None, -1).await, (0, 7), "who is no member looks after the group");
+
+    // Marks in what nobody wants may go, the others stay.
+    use offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
+    let of = |name: &str| {
+        let partitions = vec![OffsetDeleteRequestPartition::default()];
+        OffsetDeleteRequestTopic::default().with_name(topic(name)).with_partitions(partitions)
+    };
+    let asked = vec![of("t"), of("missing"), of("v")];
+    client.make("v").await;
+    let body = OffsetDeleteRequest::default().with_group_id(group("g")).with_topics(asked);
+    let told: OffsetDeleteResponse = client.ask(ApiKey::OffsetDelete, 0, &body).await;
+    let codes: Vec<i16> = told.topics.iter().map(|topic| topic.partitions[0].error_code).collect();
+    assert_eq!((told.error_code, codes), (0, vec![GROUP_SUBSCRIBED_TO_TOPIC, 3, 0]));
+    assert_eq!(client.fetched_as(None, -1).await, (0, 7));
 
     let named = |member: &str| joins(member).with_instance_id(Some(str("one")));
     assert_eq!(client.beat(&named("b")).await.error_code, 0);

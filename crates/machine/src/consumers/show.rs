@@ -140,4 +140,10 @@ impl Machine {
     pub fn topics_stamp(&self) -> (u64, u64) {
         self.streams.stamp()
     }
+
+    /// Whether a member of a group that the server divides wants a stream.
+    #[must_use]
+    pub fn is_wanted(&self, group: &GroupName, stream: &Key) -> bool {
+        self.consumers.wants(group, stream)
+    }
 }

@@ -77,7 +77,13 @@ impl Machine {
             MemberChange::Delete { group } => return self.delete_members(group, now, out),
             MemberChange::Forget { group, partitions } => {
                 let fault = |why| OpError::Group { group: group.0.clone(), why };
-                self.unused(group).map_err(fault)?;
+                if self.consumers.has_members(group) {
+                    if partitions.iter().any(|(stream, _)| self.consumers.wants(group, stream)) {
+                        return Err(fault(GroupFault::Subscribed));
+                    }
+                } else {
+                    self.unused(group).map_err(fault)?;
+                }
                 for (stream, partition) in partitions {
                     if let Ok(stream) = self.streams.id(stream) {
                         self.offsets.forget_one(group, stream, *partition);

@@ -201,7 +201,8 @@ fn a_lost_answer_is_told_again_and_other_epochs_are_fenced() {
     d.beat(&has("a", 1, &[(s, &[0, 1])]));
     // That answer was lost: it is in epoch 1, as far as it knows.
     assert_eq!(d.beat(&has("a", 1, &[(s, &[0, 1])])), (2, Some(vec![(s, vec![0, 1])])));
-    for bad in [beats("a", 1), has("a", 1, &[(s, &[0, 2])]), beats("a", 0), beats("a", 3)] {
+    let bad = [has("a", 1, &[(s, &[0, 2])]), has("a", 0, &[(s, &[0, 1])])];
+    for bad in [beats("a", 1), beats("a", 0), beats("a", 3)].into_iter().chain(bad) {
         assert_eq!(d.refused(beat_op(&bad)), GroupFault::OtherEpoch, "{bad:?}");
     }
     assert_eq!(d.refused(beat_op(&beats("x", 1))), GroupFault::UnknownMember);
@@ -232,6 +233,23 @@ fn only_a_member_in_its_epoch_moves_offsets() {
     assert_eq!(d.owned(), [4]);
     d.sleep(1);
     assert_eq!(d.commit_by("", None), Ok(()), "nobody is in any more");
+}
+
+#[test]
+fn offsets_of_what_nobody_wants_may_be_forgotten_while_somebody_is_in() {
+    let (mut d, _) = with_stream();
+    d.op(create("t", 1));
+    let forget =
+        |stream: &str| op(MemberChange::Forget { group: GROUP.into(), partitions: vec![(stream.into(), 0)] });
+    d.beat(&joins("a", &["s", "t"]));
+    d.commit_by("a", Some(1)).unwrap();
+    assert_eq!(d.refused(forget("s")), GroupFault::Subscribed);
+    let (epoch, _) = d.beat(&Beat { names: Some(vec!["t".into()]), owned: Some(vec![]), ..beats("a", 1) });
+    assert_eq!(d.refused(forget("t")), GroupFault::Subscribed);
+    assert_eq!(d.machine.committed_offsets(&GROUP.into()).len(), 1);
+    d.op(forget("s"));
+    assert_eq!(d.machine.committed_offsets(&GROUP.into()), vec![]);
+    assert_eq!(d.commit_by("a", Some(epoch)), Ok(()), "it is in all the same");
 }
 
 #[test]

@@ -393,7 +393,7 @@ impl Found {
     }
 }
 
-/// OffsetDelete. A group with members keeps all its marks.
+/// OffsetDelete. A classic group with members keeps all its marks, one that the server divides those of topics that somebody wants.
 pub(super) async fn delete(
     gateway: &Gateway,
     who: &Who,
@@ -408,7 +408,12 @@ pub(super) async fn delete(
         let topic = |name: &str| {
             let stream = stream_of(name).filter(|stream| machine.stream(stream).is_some());
             let stream = stream.ok_or(Code::UnknownTopicOrPartition)?;
-            if may_read(&rights, READ, &stream) { Ok(stream) } else { Err(Code::TopicAuthorizationFailed) }
+            if !may_read(&rights, READ, &stream) {
+                return Err(Code::TopicAuthorizationFailed);
+            }
+            // Decided again in the log: this is to tell which topic it is.
+            let wanted = machine.is_wanted(&GroupName::from(group.as_str()), &stream);
+            if wanted { Err(Code::GroupSubscribedToTopic) } else { Ok(stream) }
         };
         Ok(topics.iter().map(|(name, _)| topic(name)).collect::<Vec<_>>())
     });
