@@ -573,7 +573,7 @@ fn help_shows_examples_and_exit_codes() {
     assert!(help.out.contains("Exit codes:") && help.out.contains("quorate serve"), "{help:?}");
     let commands = [
         "serve", "commit", "get", "put", "del", "range", "watch", "lock", "elect", "append", "read", "tail",
-        "limit", "user", "why", "at", "status", "backup", "restore", "bench", "demo",
+        "limit", "user", "role", "why", "at", "status", "backup", "restore", "bench", "demo",
     ];
     for command in commands {
         let help = run(&[command, "--help"]);

@@ -133,3 +133,47 @@ fn without_a_leader_who_wants_one_is_refused_and_who_does_not_is_shown_what_ther
     fleet.restart(1);
     until("a quorum leads again", || (read(&wants).status == 200).then_some(()));
 }
+
+#[test]
+fn a_role_of_the_command_line_is_the_one_that_etcd_shows() {
+    let (fleet, nodes) = fleet();
+    let node = &fleet.nodes[0];
+    node.ok(&["role", "add", "clerk"]);
+    node.ok(&["role", "allow", "clerk", "read,write", "orders/*"]);
+    node.ok(&["role", "allow", "clerk", "read", "one"]);
+    node.ok(&["role", "allow", "clerk", "write", "--from", "x"]);
+    let told = |words: &[&str]| serde_json::from_str::<Value>(&node.ok(words).out).unwrap();
+    assert_eq!(
+        told(&["role", "show", "clerk"])["allow"],
+        json!([
+            {"verbs": ["read"], "key": "one"},
+            {"verbs": ["read", "write"], "prefix": "orders/"},
+            {"verbs": ["write"], "from": "x"},
+        ])
+    );
+    let role = ask(&nodes[1], "/v3/auth/role/get", &json!({"role": "clerk"}), "").ok();
+    assert_eq!(
+        role["perm"],
+        json!([
+            {"key": "b25l"},
+            {"permType": "READWRITE", "key": "b3JkZXJzLw==", "range_end": "b3JkZXJzMA=="},
+            {"permType": "WRITE", "key": "eA==", "range_end": "AA=="},
+        ])
+    );
+    ask(&nodes[2], "/v3/auth/user/add", &json!({"name": "ann", "password": "p"}), "").ok();
+    node.ok(&["user", "grant", "ann", "clerk"]);
+    assert_eq!(told(&["user", "show", "ann"])["roles"], json!(["clerk"]));
+    let ann = ask(&nodes[1], "/v3/auth/user/get", &json!({"name": "ann"}), "").ok();
+    assert_eq!(ann["roles"], json!(["clerk"]));
+    ask(&nodes[1], "/v3/auth/role/revoke", &json!({"role": "clerk", "key": "b25l", "range_end": ""}), "")
+        .ok();
+    node.ok(&["role", "forbid", "clerk", "--from", "x"]);
+    let left = json!([{"verbs": ["read", "write"], "prefix": "orders/"}]);
+    assert_eq!(told(&["role", "show", "clerk"])["allow"], left);
+    node.refused(&["role", "forbid", "clerk", "orders/"], "no rule of that range");
+    node.refused(&["role", "allow", "clerk", "read", "a*b"], "one * stands at the end");
+    node.ok(&["user", "revoke", "ann", "clerk"]);
+    node.refused(&["user", "revoke", "ann", "clerk"], "does not have that role");
+    node.ok(&["role", "remove", "clerk"]);
+    assert_eq!(told(&["role", "list"]), json!({"roles": []}));
+}

@@ -222,6 +222,8 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("forget", "list", "passwords, tokens, names, channels or commands: taken back before the rest is done"),
     ("from", "text", "Where it begins, included; for a group start or end"),
     ("group", "text", "The group"),
+    ("role", "text", "The role"),
+    ("verbs", "list", "What may be done: read, write or both"),
     ("gt", "any", "Passes when what is found is greater"),
     ("guards", "guards", "Conditions, all checked before the first operation"),
     ("headers", "any", "Headers: an object of texts, or a list of {name, value}"),
@@ -336,6 +338,11 @@ const BODIES: &[Shape] = shapes! {
     "Compact", "How far to forget", "before", r#"{"before":1000}"#;
     "User", "Changes of a user, done in this order", "reset forget enabled nopass commands allow deny password access_token",
         r#"{"enabled":true,"password":"correct horse battery staple","allow":[{"verbs":["read","write"],"names":"orders/*"}]}"#;
+    "RoleRule", "What a role allows: verbs, and a range of keys",
+        "verbs keyspace key key_base64 prefix prefix_base64 from from_base64 to to_base64",
+        r#"{"verbs":["read"],"prefix":"orders/"}"#;
+    "RoleRange", "A range of a role, as it was given",
+        "keyspace key key_base64 prefix prefix_base64 from from_base64 to to_base64", r#"{"prefix":"orders/"}"#;
 };
 
 pub(crate) const GUARDS: &[Shape] = shapes! {

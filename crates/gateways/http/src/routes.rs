@@ -6,7 +6,7 @@
 use crate::access::Need;
 use crate::call::{Answer, Call};
 use crate::handlers::{
-    cluster, commit, groups, keys, leases, limits, locks, server, services, streams, tasks, users,
+    cluster, commit, groups, keys, leases, limits, locks, roles, server, services, streams, tasks, users,
 };
 use hyper::Method;
 use quorate_types::Verbs;
@@ -161,6 +161,16 @@ routes! {
     PUT "/v1/users/{name}" (Admin, Json("User")) ["values"] users::put, Run("acl|setuser"),
         "Make or change a user, for every protocol; what the body does not name stays";
     DELETE "/v1/users/{name}" (Admin) [] users::delete, Run("acl|deluser"), "Remove a user; its connections end";
+    PUT "/v1/users/{name}/roles/{role}" (Admin, Json("Empty")) [] roles::grant, Run("acl|setuser"), "Give a user a role";
+    DELETE "/v1/users/{name}/roles/{role}" (Admin) [] roles::revoke, Run("acl|setuser"), "Take a role from a user";
+    GET "/v1/roles" (State) ["values"] roles::index, Run("acl|list"), "List roles";
+    GET "/v1/roles/{name}" (State) ["values"] roles::get, Run("acl|getuser"), "Look at a role: what it allows";
+    PUT "/v1/roles/{name}" (Admin, Json("Empty")) ["values"] roles::put, Run("acl|setuser"), "Make a role that allows nothing; one that is there stays";
+    DELETE "/v1/roles/{name}" (Admin) [] roles::delete, Run("acl|setuser"), "Remove a role, from all users too";
+    POST "/v1/roles/{name}/allow" (Admin, Json("RoleRule")) ["values"] roles::allow, Run("acl|setuser"),
+        "Have a role allow something to be done to a range of keys";
+    POST "/v1/roles/{name}/forbid" (Admin, Json("RoleRange")) ["values"] roles::forbid, Run("acl|setuser"),
+        "Take back what a role allows of a range, given as it was";
     GET "/v1/why/{kind}/{name}" (Read) ["limit", "values"] server::why, All("q.why", READ), "Explain how something came to be as it is";
     GET "/v1/status" (Read) [] server::status, Run("info"), "State of the server, and every bound in force";
     GET "/v1/cluster" (Read) [] cluster::status, Run("info"), "How the cluster is, as this node sees it";

@@ -113,6 +113,89 @@ async fn an_operators_token_may_do_everything_whatever_users_there_are() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_role_allows_its_users_what_it_says_until_it_is_taken_back() {
+    let server = Server::start().await;
+    server.put("/v1/users/ann", json!({"enabled": true, "password": "pencil", "deny": [{"verbs": ["read"], "names": "orders/x"}]})).await.ok();
+    let ann = basic("ann", "pencil");
+    let reads = async |path: &str| send(&server, &ann, "GET", path, Value::Null).await.status;
+    assert_eq!(server.put("/v1/roles/clerk", json!({})).await.ok(), json!({"name": "clerk", "allow": []}));
+    // Said twice it does no harm.
+    assert_eq!(server.put("/v1/roles/clerk", json!({})).await.status, 200);
+    let rule = json!({"verbs": ["read"], "prefix": "orders/"});
+    server.post("/v1/roles/clerk/allow", rule.clone()).await.ok();
+    assert_eq!(reads("/v1/range?prefix=orders/a").await, 403, "it has no role yet");
+    assert_eq!(server.put("/v1/users/ann/roles/clerk", json!({})).await.ok(), json!({"granted": true}));
+    assert_eq!(reads("/v1/range?prefix=orders/a").await, 200);
+    assert_eq!(reads("/v1/keys/orders/x").await, 403, "its own denial outweighs the role");
+    assert_eq!(reads("/v1/range?prefix=other").await, 403);
+    assert_eq!(server.get("/v1/users/ann").await.ok()["roles"], json!(["clerk"]));
+    // One of the same range takes its place; each form of a range is shown as it was sent.
+    let rules = [
+        json!({"verbs": ["write"], "from": "a", "to": "c"}),
+        json!({"verbs": ["read", "write"], "key": "one"}),
+        json!({"verbs": ["read", "write"], "prefix": "orders/"}),
+        json!({"verbs": ["read"], "from": "x"}),
+    ];
+    let mut role = Value::Null;
+    for rule in &rules {
+        role = server.post("/v1/roles/clerk/allow", rule.clone()).await.ok();
+    }
+    assert_eq!(role["allow"], json!(rules), "in order of their names");
+    let written = server.send("PUT", "/v1/keys/orders/1", &[("authorization", &ann)], "x").await;
+    assert_eq!(written.status, 200);
+    server.post("/v1/roles/clerk/forbid", json!({"from": "orders"})).await.problem(404, "rule_missing");
+    let left = server.post("/v1/roles/clerk/forbid", json!({"prefix": "orders/"})).await.ok();
+    assert_eq!(left["allow"].as_array().unwrap().len(), 3);
+    assert_eq!(reads("/v1/range?prefix=orders/a").await, 403);
+    // All keys there are.
+    server.post("/v1/roles/clerk/allow", json!({"verbs": ["read"], "prefix": ""})).await.ok();
+    assert_eq!(reads("/v1/range?prefix=other").await, 200);
+    assert_eq!(
+        server.get("/v1/roles/clerk").await.ok()["allow"][0],
+        json!({"verbs": ["read"], "prefix": ""})
+    );
+    let revoke = "/v1/users/ann/roles/clerk";
+    assert_eq!(server.send("DELETE", revoke, &[], "").await.ok(), json!({"revoked": true}));
+    assert_eq!(reads("/v1/range?prefix=other").await, 403);
+    server.send("DELETE", revoke, &[], "").await.problem(404, "role_not_granted");
+    assert_eq!(server.get("/v1/roles").await.ok(), json!({"roles": [{"name": "clerk"}]}));
+    assert_eq!(server.send("DELETE", "/v1/roles/clerk", &[], "").await.ok(), json!({"removed": true}));
+    server.get("/v1/roles/clerk").await.problem(404, "role_missing");
+    server.put("/v1/users/ann/roles/clerk", json!({})).await.problem(404, "role_missing");
+    server.put("/v1/users/bob/roles/root", json!({})).await.problem(404, "user_missing");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_rule_of_a_role_is_refused() {
+    let server = Server::start().await;
+    server.put("/v1/roles/clerk", json!({})).await.ok();
+    for (body, why) in [
+        (json!({"verbs": ["read"]}), "the range is missing"),
+        (json!({"verbs": ["read"], "key": "a", "prefix": "b"}), "one range"),
+        (json!({"verbs": ["read"], "key": "a", "keyspace": 1}), "keyspace default alone"),
+        (json!({"verbs": ["publish"], "key": "a"}), "known: read, write"),
+        (json!({"verbs": [], "key": "a"}), "read, write or both"),
+        (json!({"verbs": ["read"], "key": "a", "names": "a*"}), "names"),
+    ] {
+        let told = server.post("/v1/roles/clerk/allow", body.clone()).await;
+        assert_eq!(told.status, 400, "{body}: {told:?}");
+        assert!(told.json()["detail"].as_str().unwrap().contains(why), "{body}: {told:?}");
+    }
+    let backwards = json!({"verbs": ["read"], "from": "b", "to": "a"});
+    server.post("/v1/roles/clerk/allow", backwards).await.problem(409, "access_refused");
+    let long = json!({"verbs": ["read"], "key": "k".repeat(5000)});
+    server.post("/v1/roles/clerk/allow", long).await.problem(400, "bad_request");
+    server
+        .post("/v1/roles/none/allow", json!({"verbs": ["read"], "key": "a"}))
+        .await
+        .problem(404, "role_missing");
+    server.put("/v1/roles/a%20b", json!({})).await.problem(400, "bad_request");
+    assert_eq!(server.get("/v1/roles/clerk").await.ok()["allow"], json!([]));
+    server.stop().await;
+}
+
 /// Every route there is, so that a new one cannot be forgotten.
 #[tokio::test]
 async fn a_user_without_rights_is_refused_every_route() {

@@ -20,6 +20,7 @@ mod put;
 mod range;
 mod read;
 mod restore;
+mod role;
 mod serve;
 mod status;
 mod tail;
@@ -51,6 +52,7 @@ pub(crate) enum Command {
     Tail(tail::Tail),
     Limit(limit::Limit),
     User(user::User),
+    Role(role::Role),
     Why(why::Why),
     At(at::At),
     Log(log::Log),
@@ -82,6 +84,7 @@ impl Command {
             Command::Tail(tail) => tail.run(*output),
             Command::Limit(limit) => limit.run(*output),
             Command::User(user) => user.run(*output),
+            Command::Role(role) => role.run(*output),
             Command::Why(why) => why.run(*output),
             Command::At(at) => at.run(*output),
             Command::Log(log) => log.run(*output),

@@ -17,6 +17,7 @@ Examples:
   quorate user add root --everything           (asks for a password)
   quorate user add ann
   quorate user allow ann read,write 'orders/*'
+  quorate user grant ann clerk                 (a role, of `quorate role`)
   quorate user disable default                 (closes the door on every node and protocol)")]
 pub(crate) struct User {
     #[command(subcommand)]
@@ -34,6 +35,8 @@ enum Command {
     Allow(Allow),
     Deny(Deny),
     Passwd(Passwd),
+    Grant(Grant),
+    Revoke(Revoke),
 }
 
 impl User {
@@ -48,6 +51,8 @@ impl User {
             Command::Allow(allow) => allow.rule.run("allow", output),
             Command::Deny(deny) => deny.rule.run("deny", output),
             Command::Passwd(passwd) => passwd.run(output),
+            Command::Grant(grant) => grant.given.run("PUT", "has the role", output),
+            Command::Revoke(revoke) => revoke.given.run("DELETE", "no longer has the role", output),
         }
     }
 }
@@ -307,6 +312,46 @@ impl Passwd {
     }
 }
 
+/// A role of a user.
+#[derive(clap::Args)]
+struct Given {
+    /// Name of the user.
+    name: String,
+    /// Name of the role.
+    role: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Give a user a role.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  quorate user grant ann clerk
+  quorate user grant ann root                  (everything, users included)")]
+struct Grant {
+    #[command(flatten)]
+    given: Given,
+}
+
+/// Take a role from a user.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  quorate user revoke ann clerk")]
+struct Revoke {
+    #[command(flatten)]
+    given: Given,
+}
+
+impl Given {
+    fn run(self, method: &'static str, now: &str, output: Output) -> Result<(), Failure> {
+        let path = format!("{}/roles/{}", path(&self.name), segment(&self.role));
+        let answer = self.connect.client()?.call(&Request::new(method, path, vec![]))?.json()?;
+        output.show(&answer, || format!("{} {now} {}", self.name, self.role))
+    }
+}
+
 fn path(name: &str) -> String {
     format!("/v1/users/{}", segment(name))
 }
@@ -382,6 +427,9 @@ fn text(user: &Value) -> String {
         words.collect::<Vec<_>>().join(" ")
     };
     text.push_str(&format!("  commands {}\n", words(&user["commands"])));
+    if user["roles"].as_array().is_some_and(|roles| !roles.is_empty()) {
+        text.push_str(&format!("  roles {}\n", words(&user["roles"])));
+    }
     for (effect, member) in [("may", "allow"), ("may not", "deny")] {
         for rule in user[member].as_array().into_iter().flatten() {
             let space = match &rule["keyspace"] {

@@ -10,6 +10,7 @@ pub(crate) mod keys;
 pub(crate) mod leases;
 pub(crate) mod limits;
 pub(crate) mod locks;
+pub(crate) mod roles;
 pub(crate) mod server;
 pub(crate) mod services;
 pub(crate) mod streams;
