@@ -1,4 +1,5 @@
-//! Who is before whom in the queue of a lock: what the waiters of one name share, so that none of them looks at all the others.
+//! Who is before whom in the queue of a lock, and who is first: what the waiters and observers of one name share, so that none of them looks at all
+//! the others.
 //!
 //! Create revisions only grow: before a place that is known nobody can appear any more, only go. So a queue is read from the history up to its newest
 //! place, once for all waiters, and a look asks for the nearest place before its own, throwing away those that are gone.
@@ -7,7 +8,7 @@
 //! Called by: `lock`.
 
 use quorate_machine::{Machine, Selection};
-use quorate_types::{Blob, Key, KeyRange, Revision, Select};
+use quorate_types::{Blob, Key, KeyRange, KeyValue, Revision, Select};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +27,12 @@ impl Queues {
     pub(crate) fn enter<'a>(&'a self, below: &Key) -> Waiting<'a> {
         let places = Arc::clone(locked(&self.0).entry(below.clone()).or_default());
         Waiting { queues: self, range: KeyRange::prefix(below.clone()), below: below.clone(), places }
+    }
+
+    /// The same, where somebody waits in it or observes it already.
+    pub(crate) fn known(&self, below: &Key) -> Option<Waiting<'_>> {
+        let places = Arc::clone(locked(&self.0).get(below)?);
+        Some(Waiting { queues: self, range: KeyRange::prefix(below.clone()), below: below.clone(), places })
     }
 }
 
@@ -49,6 +56,27 @@ impl Waiting<'_> {
             let key = Key { name: name.clone(), ..self.below.clone() };
             if machine.get(&key).is_some_and(|found| found.create_revision == made) {
                 return Some((key, made));
+            }
+            places.all.remove(&(made, name));
+        }
+    }
+
+    /// The oldest place.
+    pub(crate) fn first(&self, machine: &Machine) -> Option<KeyValue> {
+        let mut places = locked(&self.places);
+        loop {
+            // What was made later than all that is known is no older than any of it: only when none is left does it matter.
+            let Some((made, name)) = places.all.first().cloned() else {
+                if places.known == machine.revision() {
+                    return None;
+                }
+                places.learn(machine, &self.range);
+                continue;
+            };
+            let key = Key { name: name.clone(), ..self.below.clone() };
+            let found = machine.get_plain(&key).ok().flatten().filter(|found| found.create_revision == made);
+            if found.is_some() {
+                return found;
             }
             places.all.remove(&(made, name));
         }
@@ -191,16 +219,28 @@ mod tests {
                 8 => apply(&mut machine, vec![write("m/other"), write(&format!("{name}b"))]),
                 _ => (0..draw(150)).for_each(|_| apply(&mut machine, vec![write("elsewhere")])),
             }
+            if draw(3) == 0 {
+                let oldest = Select {
+                    limit: 1,
+                    sort: Sort::Create,
+                    order: Some(Order::Ascending),
+                    ..Select::of(queue.range.clone())
+                };
+                let mut into = Selection::of(oldest);
+                machine.gather(&mut into, below.name.clone(), machine.revision(), usize::MAX).unwrap();
+                let wanted = into.done().keys.into_iter().next();
+                assert_eq!(queue.first(&machine), wanted, "step {step}");
+            }
             if let Some(found) = machine.get(&key(&name)).filter(|_| draw(2) == 0) {
                 let created = found.create_revision;
                 let wanted = slowly(&machine, &queue.range, created);
                 assert_eq!(queue.before(&machine, created), wanted, "step {step}");
             }
         }
-        let second = queues.enter(&below);
+        let second = queues.known(&below).expect("somebody waits in it");
         drop(queue);
         assert_eq!(locked(&queues.0).len(), 1, "somebody waits in it");
         drop(second);
-        assert!(locked(&queues.0).is_empty());
+        assert!(locked(&queues.0).is_empty() && queues.known(&below).is_none());
     }
 }
