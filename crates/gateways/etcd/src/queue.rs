@@ -219,6 +219,11 @@ mod tests {
                 8 => apply(&mut machine, vec![write("m/other"), write(&format!("{name}b"))]),
                 _ => (0..draw(150)).for_each(|_| apply(&mut machine, vec![write("elsewhere")])),
             }
+            // Everybody goes, and somebody comes who was not known.
+            if draw(40) == 0 {
+                apply(&mut machine, vec![Op::Erase { range: queue.range.clone(), prev: false }]);
+                apply(&mut machine, vec![write(&name)]);
+            }
             if draw(3) == 0 {
                 let oldest = Select {
                     limit: 1,
