@@ -1,7 +1,7 @@
 //! What the tests share: a host that records what it is told, and a peer that is nothing but a socket.
 //!
 //! The raw peer writes its bytes from docs/formats/peers.md, not from the crate's own code: it checks the format too.
-#![allow(dead_code, unreachable_pub)] // Each test binary uses its own part of it.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)] // Each test binary uses its own part of it.
 
 use bytes::Bytes;
 use quorate_peers::{BoxFuture, FETCH_ANSWER_BYTES_MAX, Hello, Host, Links, LinksConfig};

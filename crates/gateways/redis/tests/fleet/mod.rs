@@ -4,7 +4,7 @@
 //!
 //! Invariant: no process outlives its fleet, nor the test: a server stops when its input ends.
 //! Called by: `failover`, `big`.
-#![allow(dead_code)] // Each test program uses its part.
+#![allow(clippy::unwrap_used)] // Test code: a failure here is the test's failure.
 
 use crate::differential::resp::{Reply, Wire};
 use std::collections::BTreeMap;
