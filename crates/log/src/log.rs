@@ -24,6 +24,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 /// milliseconds, and a prepared one soon follows it. In room that is only reserved each sync would also write the file's metadata.
 const UNPREPARED_BYTES: u64 = 4 << 20;
 
+/// Segments that are only reserved after a preparation was waited for: a log that grows faster than zeros are written beside it would wait for each.
+/// Its batches are large, so what a sync writes of metadata is little beside them.
+const HURRIED_SEGMENTS: u32 = 8;
+
 /// Buffers kept for the next batches; more than a few are only in use when the disk lags.
 const SPARE_BUFFERS: usize = 4;
 /// A spare buffer bigger than this is given back to the allocator.
@@ -140,6 +144,8 @@ pub struct Log {
     pub(crate) next_sequence: u64,
     pub(crate) next_epoch: u64,
     pub(crate) preparing: bool,
+    /// Segments still to be only reserved.
+    pub(crate) hurried: u32,
     /// The last job that makes its segment itself.
     pub(crate) making: u64,
     pub(crate) recycle: Vec<String>,
@@ -367,12 +373,12 @@ impl Log {
         Ok(Space { free, low: free < self.config.reserve_bytes })
     }
 
-    /// The next piece of preparation: a segment zero-filled (or recycled) ahead of need, and dead files removed. One at a time; run it on a
+    /// The next piece of preparation: a segment zero-filled (or recycled, or in a hurry reserved) ahead of need, and dead files removed. One at a time; run it on a
     /// thread that may wait, not the one that runs write jobs. `None` when there is nothing to do.
     pub fn prepare_job(&mut self) -> Option<PrepareJob> {
         // Segments are made in sequence: one made ahead of a job that still has to make the one before it would, after a crash, follow a
         // segment that is not there.
-        let wanted = self.ready.len() < self.config.segments_ready && self.making <= self.jobs_done;
+        let wanted = self.lacks_segment();
         if self.preparing || self.poison.is_some() || (!wanted && self.garbage.is_empty()) {
             return None;
         }
@@ -381,9 +387,11 @@ impl Log {
             sequence: self.next_sequence,
             epoch: self.next_epoch,
             recycle: self.recycle.pop(),
+            fill: if self.hurried > 0 { Fill::Reserved } else { Fill::Written },
         });
         if make.is_some() {
             self.next_epoch += 1;
+            self.hurried = self.hurried.saturating_sub(1);
         }
         let garbage = std::mem::take(&mut self.garbage);
         Some(PrepareJob { disk: Arc::clone(&self.disk), config: self.config, garbage, make })
@@ -408,8 +416,14 @@ impl Log {
 
     /// Whether a prepared segment is missing, so that [`Log::prepare_job`] is worth its call.
     pub fn wants_preparing(&self) -> bool {
-        let wanted = self.ready.len() < self.config.segments_ready && self.making <= self.jobs_done;
-        !self.preparing && (wanted || !self.garbage.is_empty())
+        !self.preparing && (self.lacks_segment() || !self.garbage.is_empty())
+    }
+
+    fn lacks_segment(&self) -> bool {
+        // Of those that are only reserved no more than one: they are quickly made, and slower to use once the hurry is over.
+        let ready =
+            if self.hurried > 0 { self.config.segments_ready.min(1) } else { self.config.segments_ready };
+        self.ready.len() < ready && self.making <= self.jobs_done
     }
 
     /// Begins a snapshot of the state after entry `index`; `meta` is the caller's (machine version, digest…) and is read back first.
@@ -468,7 +482,10 @@ impl Log {
     fn plan_roll(&mut self, bytes: u64) -> Option<Roll> {
         let ready = match self.ready.pop_front() {
             Some(ready) => ready,
-            None if self.preparing => return None,
+            None if self.preparing => {
+                self.hurried = HURRIED_SEGMENTS;
+                return None;
+            }
             None => {
                 let (sequence, epoch) = (self.next_sequence, self.next_epoch);
                 self.next_sequence += 1;
@@ -780,6 +797,7 @@ struct Make {
     sequence: u64,
     epoch: u64,
     recycle: Option<String>,
+    fill: Fill,
 }
 
 impl PrepareJob {
@@ -811,7 +829,7 @@ impl PrepareJob {
             Some(old) => self.recycle(old, &header)?,
             None => {
                 self.check_room(header.segment_bytes)?;
-                make_segment(&*self.disk, &header, Fill::Written)?
+                make_segment(&*self.disk, &header, make.fill)?
             }
         };
         let Make { sequence, epoch, .. } = *make;

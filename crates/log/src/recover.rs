@@ -125,6 +125,7 @@ impl Log {
             next_sequence,
             next_epoch,
             preparing: false,
+            hurried: 0,
             making: 0,
             recycle: Vec::new(),
             garbage: Vec::new(),

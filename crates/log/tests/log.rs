@@ -4,6 +4,8 @@
 use crate::common;
 use common::*;
 use quorate_log::*;
+use std::io;
+use std::sync::{Arc, Mutex};
 
 #[test]
 fn what_was_synced_is_there_after_power_loss_across_segments() {
@@ -113,4 +115,79 @@ fn a_segment_that_nobody_has_prepared_is_small_and_a_prepared_one_follows() {
     drop(log);
     let (_, recovery) = open_with(&disk, config).unwrap();
     assert_eq!(drain_sizes(recovery), [5 << 20]);
+}
+
+/// A disk that notes how new files get their room.
+struct Fills {
+    disk: SimDisk,
+    seen: Mutex<Vec<Fill>>,
+}
+
+impl Disk for Fills {
+    fn list(&self) -> io::Result<Vec<FileInfo>> {
+        self.disk.list()
+    }
+    fn create(&self, name: &str, bytes: u64, fill: Fill) -> io::Result<Arc<dyn DiskFile>> {
+        if name.starts_with("prep-") {
+            self.seen.lock().unwrap().push(fill);
+        }
+        self.disk.create(name, bytes, fill)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+    fn lock(&self) -> Result<Box<dyn DiskLock>, LogError> {
+        self.disk.lock()
+    }
+}
+
+/// Appends until the segment that was prepared is in use.
+fn use_prepared(log: &mut Log) {
+    while !log.wants_preparing() {
+        append_synced(log, 1).unwrap();
+    }
+}
+
+#[test]
+fn a_log_that_outruns_its_preparation_has_segments_reserved_and_zeros_again_later() {
+    let disk = Arc::new(Fills { disk: SimDisk::new(3), seen: Mutex::default() });
+    let config = LogConfig { segments_ready: 1, ..small() };
+    let (mut log, _) = Log::open(Arc::clone(&disk) as Arc<dyn Disk>, config).unwrap();
+    let fills = || std::mem::take(&mut *disk.seen.lock().unwrap());
+    append_synced(&mut log, 1).unwrap();
+    prepare(&mut log).unwrap();
+    assert_eq!(fills(), [Fill::Written; 2], "its own, and one ahead");
+    use_prepared(&mut log);
+    let slow = log.prepare_job().unwrap();
+    loop {
+        let next = log.last().0 + 1;
+        append(&mut log, next).unwrap();
+        match log.take_job(true) {
+            Some(job) => drop(log.complete(job.run()).unwrap()),
+            None => break,
+        }
+    }
+    log.complete_prepare(slow.run()).unwrap();
+    assert_eq!(fills(), [Fill::Written], "the one that was waited for");
+    for _ in 0..8 {
+        flush(&mut log, true).unwrap();
+        use_prepared(&mut log);
+        prepare(&mut log).unwrap();
+        assert_eq!(fills(), [Fill::Reserved]);
+    }
+    use_prepared(&mut log);
+    prepare(&mut log).unwrap();
+    assert_eq!(fills(), [Fill::Written]);
 }
