@@ -57,6 +57,9 @@ enum What {
     /// A server of gRPC that does nothing, for `cluster` to measure.
     #[command(hide = true)]
     Wall { address: std::net::SocketAddr },
+    /// A server of batches that does nothing else, for `kafka` to measure.
+    #[command(hide = true)]
+    Rig { address: std::net::SocketAddr, file: PathBuf },
 }
 
 const REDIS_HELP: &str = "\
@@ -68,7 +71,8 @@ Example:
 const KAFKA_HELP: &str = "\
 Example:
   cargo build --release -p quorate -p quorate-bench
-  target/release/quorate-bench kafka --folder /var/tmp --nats \"$(scripts/nats.sh /var/tmp/nats)\"";
+  target/release/quorate-bench kafka --folder /var/tmp --nats \"$(scripts/nats.sh /var/tmp/nats)\"
+  target/release/quorate-bench kafka --folder /var/tmp --nats \"$(scripts/nats.sh /var/tmp/nats)\" --nodes 3";
 
 const CLUSTER_HELP: &str = "\
 Example:
@@ -83,6 +87,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     quorate_runtime::use_small_pages();
     if let What::Wall { address } = options.what {
         return cluster::wall(address);
+    }
+    if let What::Rig { address, file } = &options.what {
+        return kafka::rig(*address, file).map_err(|error| error.to_string().into());
     }
     let mut report = Report::new();
     let folder = options.folder.join(format!("quorate-bench-{}", std::process::id()));

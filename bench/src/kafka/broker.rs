@@ -2,6 +2,7 @@
 //!
 //! Called by: `kafka`.
 
+use super::latency::{self, Stamp};
 use super::{Failure, Load};
 use bytes::Bytes;
 use quorate_types::{Offset, Record, WallTime};
@@ -9,10 +10,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
-const TOPIC: &str = "bench";
+pub(super) const TOPIC: &str = "bench";
 const CLIENT: &str = "quorate-bench";
 /// Bytes that one Fetch asks for.
 const FETCH_BYTES: i32 = 8 << 20;
+/// How long one that waits for records waits, in milliseconds.
+const FETCH_WAIT: i32 = 200;
 
 pub(super) struct Connection {
     stream: TcpStream,
@@ -26,19 +29,63 @@ impl Connection {
         Ok(Self { stream, answer: Vec::new() })
     }
 
-    /// Makes the topic, if it is not there.
-    pub(super) fn make_topic(&mut self) -> Result<(), Failure> {
+    /// Makes the topic, if it is not there, and tells where its leader is.
+    pub(super) fn make_topic(&mut self) -> Result<SocketAddr, Failure> {
         let mut body = Vec::new();
         put_i32(&mut body, 1);
         put_text(&mut body, TOPIC);
         body.push(1); // Makes topics that are asked for.
         self.stream.write_all(&request(3, 4, &body))?;
-        self.read()
+        self.read()?;
+        let mut from = Answer { bytes: &self.answer, at: 8 };
+        let mut nodes = Vec::new();
+        for _ in 0..from.i32()? {
+            let (id, host, port) = (from.i32()?, from.text()?, from.i32()?);
+            from.text()?;
+            nodes.push((id, format!("{host}:{port}")));
+        }
+        from.text()?; // The cluster's id.
+        from.take::<4>()?; // The controller.
+        from.take::<4>()?; // One topic.
+        if i16::from_be_bytes(from.take()?) != 0 {
+            return Err("the topic is not there yet".into());
+        }
+        from.text()?;
+        from.take::<1>()?;
+        from.take::<4>()?; // One partition.
+        let (error, _, leader) = (i16::from_be_bytes(from.take()?), from.i32()?, from.i32()?);
+        let leader = nodes.into_iter().find(|(id, _)| error == 0 && *id == leader);
+        Ok(leader.ok_or("the topic has no leader yet")?.1.parse()?)
+    }
+
+    /// Produces one record that says when it was to be sent.
+    pub(super) fn produce_stamped(&mut self, stamp: Stamp, bytes: usize) -> Result<(), Failure> {
+        self.stream.write_all(&produce_request(&batch(1, stamp.value(bytes).into_bytes())))?;
+        self.read()?;
+        self.produced()
+    }
+
+    /// Reads so many records that say when they were sent, and tells what each took, in microseconds.
+    pub(super) fn latencies(&mut self, clock: Instant, count: usize) -> Result<Vec<u64>, Failure> {
+        let (mut next, mut took) = (0, Vec::new());
+        let mut last = Instant::now();
+        while took.len() < count && last.elapsed() < latency::PATIENCE {
+            self.stream.write_all(&fetch_request(next, FETCH_WAIT))?;
+            self.read()?;
+            let now = clock.elapsed();
+            let batches = self.fetched()?;
+            if !batches.is_empty() {
+                last = Instant::now();
+            }
+            latency::took(batches, now, &mut took);
+            for_each_batch(batches, |after, _| next = after)?;
+        }
+        Ok(took)
     }
 
     /// Sends the batch again and again, `load.in_flight` requests at a time; how many records were acknowledged by the end, and how long each took, in microseconds.
     pub(super) fn produce(&mut self, load: &Load, until: Instant) -> Result<(u64, Vec<u64>), Failure> {
-        let request = produce_request(&batch(load.records, load.bytes));
+        let request = produce_request(&batch(load.records, vec![b'x'; load.bytes]));
         let mut sent = std::collections::VecDeque::new();
         let (mut records, mut took) = (0, Vec::new());
         while Instant::now() < until || !sent.is_empty() {
@@ -48,11 +95,7 @@ impl Connection {
             }
             let Some(at) = sent.pop_front() else { break };
             self.read()?;
-            // Correlation, topics, name, partitions, index.
-            let error = i16::from_be_bytes(self.at(4 + 4 + 2 + TOPIC.len() + 4 + 4)?);
-            if error != 0 {
-                return Err(format!("Produce is answered error {error}").into());
-            }
+            self.produced()?;
             took.push(at.elapsed().as_micros() as u64);
             if Instant::now() < until {
                 records += u64::from(load.records);
@@ -65,28 +108,36 @@ impl Connection {
     pub(super) fn consume(&mut self) -> Result<u64, Failure> {
         let (mut next, mut records) = (0i64, 0);
         loop {
-            self.stream.write_all(&fetch_request(next))?;
+            self.stream.write_all(&fetch_request(next, 0))?;
             self.read()?;
-            // Correlation, throttling, topics, name, partitions, index.
-            let at = 4 + 4 + 4 + 2 + TOPIC.len() + 4 + 4;
-            let error = i16::from_be_bytes(self.at(at)?);
-            if error != 0 {
-                return Err(format!("Fetch is answered error {error}").into());
-            }
-            let aborted = i32::from_be_bytes(self.at(at + 2 + 16)?).max(0) as usize;
-            let from = at + 2 + 16 + 4 + aborted * 16 + 4;
-            let mut batches = self.answer.get(from..).unwrap_or_default();
+            let batches = self.fetched()?;
             if batches.is_empty() {
                 return Ok(records);
             }
-            while let Some(head) = batches.get(..61) {
-                let len = 12 + i32::from_be_bytes(head[8..12].try_into()?) as usize;
-                let base = i64::from_be_bytes(head[..8].try_into()?);
-                next = base + i64::from(i32::from_be_bytes(head[23..27].try_into()?)) + 1;
-                records += i32::from_be_bytes(head[57..61].try_into()?) as u64;
-                batches = batches.get(len..).unwrap_or_default();
-            }
+            for_each_batch(batches, |after, count| (next, records) = (after, records + count))?;
         }
+    }
+
+    /// Whether the answer to a Produce is none of an error.
+    fn produced(&self) -> Result<(), Failure> {
+        // Correlation, topics, name, partitions, index.
+        match i16::from_be_bytes(self.at(4 + 4 + 2 + TOPIC.len() + 4 + 4)?) {
+            0 => Ok(()),
+            error => Err(format!("Produce is answered error {error}").into()),
+        }
+    }
+
+    /// The batches in the answer to a Fetch.
+    fn fetched(&self) -> Result<&[u8], Failure> {
+        // Correlation, throttling, topics, name, partitions, index.
+        let at = 4 + 4 + 4 + 2 + TOPIC.len() + 4 + 4;
+        let error = i16::from_be_bytes(self.at(at)?);
+        if error != 0 {
+            return Err(format!("Fetch is answered error {error}").into());
+        }
+        let aborted = i32::from_be_bytes(self.at(at + 2 + 16)?).max(0) as usize;
+        let from = at + 2 + 16 + 4 + aborted * 16 + 4;
+        Ok(self.answer.get(from..).unwrap_or_default())
     }
 
     fn read(&mut self) -> Result<(), Failure> {
@@ -103,9 +154,47 @@ impl Connection {
     }
 }
 
-/// A batch of so many records with values of so many bytes.
-fn batch(records: u32, bytes: usize) -> Vec<u8> {
-    let record = Record { key: None, value: Some(Bytes::from(vec![b'x'; bytes])), headers: Vec::new() };
+/// Reads an answer from front to back.
+struct Answer<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Answer<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Failure> {
+        let bytes = self.bytes.get(self.at..self.at + N).ok_or("an answer ends too soon")?;
+        self.at += N;
+        Ok(bytes.try_into()?)
+    }
+
+    fn i32(&mut self) -> Result<i32, Failure> {
+        Ok(i32::from_be_bytes(self.take()?))
+    }
+
+    /// A text; none is an empty one.
+    fn text(&mut self) -> Result<String, Failure> {
+        let bytes = i16::from_be_bytes(self.take()?).max(0) as usize;
+        let text = self.bytes.get(self.at..self.at + bytes).ok_or("an answer ends too soon")?;
+        self.at += bytes;
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+}
+
+/// Tells of each batch the offset after it, and how many records it has.
+fn for_each_batch(mut batches: &[u8], mut each: impl FnMut(i64, u64)) -> Result<(), Failure> {
+    while let Some(head) = batches.get(..61) {
+        let len = 12 + i32::from_be_bytes(head[8..12].try_into()?) as usize;
+        let base = i64::from_be_bytes(head[..8].try_into()?);
+        let after = base + i64::from(i32::from_be_bytes(head[23..27].try_into()?)) + 1;
+        each(after, i32::from_be_bytes(head[57..61].try_into()?) as u64);
+        batches = batches.get(len..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// A batch of so many records with this value.
+fn batch(records: u32, value: Vec<u8>) -> Vec<u8> {
+    let record = Record { key: None, value: Some(Bytes::from(value)), headers: Vec::new() };
     let mut out = Vec::new();
     let all = (0..records).map(|place| (place, &record));
     quorate_batch::build(all, Offset(0), records - 1, WallTime(1_700_000_000_000), -1, &mut out);
@@ -126,9 +215,9 @@ fn produce_request(batch: &[u8]) -> Vec<u8> {
     request(0, 7, &body)
 }
 
-fn fetch_request(from: i64) -> Vec<u8> {
+fn fetch_request(from: i64, wait: i32) -> Vec<u8> {
     let mut body = Vec::new();
-    for number in [-1, 0, 1, FETCH_BYTES] {
+    for number in [-1, wait, 1, FETCH_BYTES] {
         put_i32(&mut body, number); // Replica, longest wait, fewest and most bytes.
     }
     body.push(0);

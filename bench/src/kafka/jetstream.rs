@@ -2,6 +2,7 @@
 //!
 //! Called by: `kafka`.
 
+use super::latency::{self, Stamp};
 use super::{Failure, Load};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -41,17 +42,60 @@ impl Connection {
         Ok(format!("{ACKS}.{}", self.stream.local_addr()?.port()))
     }
 
-    pub(super) fn make_stream(&mut self) -> Result<(), Failure> {
-        let config = r#"{"name":"bench","subjects":["bench"],"storage":"file"}"#;
-        let inbox = self.inbox()?;
-        self.send(&format!("PUB $JS.API.STREAM.CREATE.bench {inbox} {}\r\n{config}\r\n", config.len()))?;
-        self.message()?;
-        let said = String::from_utf8_lossy(&self.payload);
-        if said.contains("\"error\"") {
-            Err(format!("JetStream makes no stream: {said}").into())
-        } else {
-            Ok(())
+    /// Makes the stream, if it is not there, and tells the name of the server that leads it; nothing where there is one server.
+    pub(super) fn make_stream(&mut self, replicas: usize) -> Result<Option<String>, Failure> {
+        let config =
+            format!(r#"{{"name":"bench","subjects":["bench"],"storage":"file","num_replicas":{replicas}}}"#);
+        let said = self.ask("STREAM.CREATE.bench", &config)?;
+        if let Some(error) = said.get("error") {
+            return Err(format!("JetStream makes no stream: {error}").into());
         }
+        if replicas == 1 {
+            return Ok(None);
+        }
+        let said = self.ask("STREAM.INFO.bench", "")?;
+        let cluster = said.get("cluster").ok_or("the stream is in no cluster")?;
+        let peers =
+            cluster.get("replicas").and_then(|peers| peers.as_array()).map(Vec::as_slice).unwrap_or_default();
+        let current = peers.iter().filter(|peer| peer["current"] == true).count();
+        let leader =
+            cluster.get("leader").and_then(|leader| leader.as_str()).filter(|_| current + 1 == replicas);
+        Ok(Some(leader.ok_or("the stream is not yet replicated")?.to_owned()))
+    }
+
+    fn ask(&mut self, what: &str, text: &str) -> Result<serde_json::Value, Failure> {
+        let inbox = self.inbox()?;
+        self.send(&format!("PUB $JS.API.{what} {inbox} {}\r\n{text}\r\n", text.len()))?;
+        self.message()?;
+        Ok(serde_json::from_slice(&self.payload)?)
+    }
+
+    /// Publishes one message that says when it was to be sent.
+    pub(super) fn produce_stamped(&mut self, stamp: Stamp, bytes: usize) -> Result<(), Failure> {
+        let inbox = self.inbox()?;
+        self.send(&format!("PUB bench {inbox} {bytes}\r\n{}\r\n", stamp.value(bytes)))?;
+        self.message()?;
+        self.acknowledged()
+    }
+
+    /// Reads so many messages that say when they were sent, and tells what each took, in microseconds.
+    pub(super) fn latencies(&mut self, clock: Instant, count: usize) -> Result<Vec<u64>, Failure> {
+        self.deliver()?;
+        self.stream.set_read_timeout(Some(latency::PATIENCE))?;
+        let mut took = Vec::new();
+        while took.len() < count {
+            if self.message()? == 2 {
+                latency::took(&self.payload, clock.elapsed(), &mut took);
+            }
+        }
+        Ok(took)
+    }
+
+    fn acknowledged(&self) -> Result<(), Failure> {
+        if self.payload.windows(7).any(|part| part == b"\"error\"") {
+            return Err(String::from_utf8_lossy(&self.payload).into());
+        }
+        Ok(())
     }
 
     /// Publishes, `load.records` times `load.in_flight` messages at a time; how many were acknowledged by the end, and how long each took, in microseconds.
@@ -69,9 +113,7 @@ impl Connection {
             }
             let Some(at) = sent.pop_front() else { break };
             self.message()?;
-            if self.payload.windows(7).any(|part| part == b"\"error\"") {
-                return Err(String::from_utf8_lossy(&self.payload).into());
-            }
+            self.acknowledged()?;
             took.push(at.elapsed().as_micros() as u64);
             if Instant::now() < until {
                 records += 1;
@@ -82,6 +124,16 @@ impl Connection {
 
     /// Has everything delivered, without acknowledgements; how many messages that are.
     pub(super) fn consume(&mut self, there: u64) -> Result<u64, Failure> {
+        self.deliver()?;
+        let mut count = 0;
+        while count < there {
+            count += u64::from(self.message()? == 2);
+        }
+        Ok(count)
+    }
+
+    /// Asks for all that is there and all that comes.
+    fn deliver(&mut self) -> Result<(), Failure> {
         let config = format!(
             r#"{{"stream_name":"bench","config":{{"deliver_subject":"{DELIVERED}","deliver_policy":"all","ack_policy":"none"}}}}"#
         );
@@ -89,12 +141,7 @@ impl Connection {
         self.send(&format!(
             "SUB {DELIVERED} 2\r\nPUB $JS.API.CONSUMER.CREATE.bench {inbox} {}\r\n{config}\r\n",
             config.len()
-        ))?;
-        let mut count = 0;
-        while count < there {
-            count += u64::from(self.message()? == 2);
-        }
-        Ok(count)
+        ))
     }
 
     /// Reads one message; the number of the subscription that it came for.
