@@ -65,7 +65,8 @@ async fn versions_are_told_in_each_version_and_a_newer_one_in_the_oldest() {
         assert_eq!(told(ApiKey::Produce), Some((0, 9)), "from 0, or librdkafka falls back to old formats");
         assert_eq!(told(ApiKey::Fetch), Some((4, 12)));
         assert_eq!(told(ApiKey::JoinGroup), Some((0, 7)));
-        assert_eq!(told(ApiKey::ConsumerGroupHeartbeat), None, "what is not there is not told");
+        assert_eq!(told(ApiKey::ConsumerGroupHeartbeat), Some((0, 1)));
+        assert_eq!(told(ApiKey::ShareGroupHeartbeat), None, "what is not there is not told");
     }
     let mut request = BytesMut::new();
     request.put_slice(&[0, 18, 0, 9, 0, 0, 0, 77, 0xff, 0xff, 0]);
@@ -75,7 +76,7 @@ async fn versions_are_told_in_each_version_and_a_newer_one_in_the_oldest() {
     assert_eq!(answer[4..6], code::UNSUPPORTED_VERSION.to_be_bytes());
     assert!(answer[10..].chunks(6).any(|row| row == [0, 18, 0, 0, 0, 4]), "{answer:?}");
     // What is unknown ends the connection, as a broker does.
-    for (key, version) in [(99, 0), (0, 10), (0, -1), (11, 8), (68, 0)] {
+    for (key, version) in [(99, 0), (0, 10), (0, -1), (11, 8), (76, 0)] {
         let mut request = BytesMut::new();
         request.put_i16(key);
         request.put_i16(version);
