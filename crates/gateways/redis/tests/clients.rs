@@ -14,6 +14,7 @@ use redis::Commands;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 
 #[test]
 fn redis_py_does_what_applications_do_with_it() {
@@ -198,8 +199,9 @@ fn run(command: &mut Command) -> String {
 
 /// The server under test.
 fn address() -> SocketAddr {
-    match std::env::var("REDIS_AT") {
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| match std::env::var("REDIS_AT") {
         Ok(text) => text.parse().expect("REDIS_AT is HOST:PORT"),
-        Err(_) => quorate::address(),
-    }
+        Err(_) => quorate::start("clients"),
+    })
 }

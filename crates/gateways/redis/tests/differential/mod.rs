@@ -24,8 +24,8 @@ use servers::Server;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// What is compared, and how much of it.
 struct Campaign {
@@ -409,7 +409,7 @@ fn values() -> Vec<(Vec<String>, &'static str)> {
 fn what_is_dumped_by_either_is_restored_by_the_other() {
     let server = Server::start("redis-new");
     let words = |text: &str| text.split(' ').map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
-    let mut wires = [server.address, quorate::address()].map(|address| resp::Wire::connect(address).unwrap());
+    let mut wires = [server.address, subject()].map(|address| resp::Wire::connect(address).unwrap());
     for wire in &mut wires {
         wire.ask(&words("SELECT 7")).unwrap();
     }
@@ -435,9 +435,15 @@ fn what_is_dumped_by_either_is_restored_by_the_other() {
     }
 }
 
+/// The Quorate that is compared.
+fn subject() -> SocketAddr {
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| quorate::start("differential"))
+}
+
 fn compare(name: &str, allowed: &[&'static [Allowed]]) {
     let subject =
-        std::env::var("QUORATE_REDIS").map_or_else(|_| quorate::address(), |text| text.parse().unwrap());
+        std::env::var("QUORATE_REDIS").map_or_else(|_| self::subject(), |text| text.parse().unwrap());
     let server = Server::start(name);
     let reference = std::env::var("REFERENCE").map_or(server.address, |text| text.parse().unwrap());
     let mut campaign = Campaign::between(reference, subject, name == "redis-new");
