@@ -125,7 +125,7 @@ fn a_collection_written_as_it_is_instead_of_as_it_was_is_found() {
 
 #[test]
 fn deadlines_that_restart_with_the_node_are_found() {
-    let reasons = &["by the model with", "to give", "whose deadline is"];
+    let reasons = &["by the model with", "to give", "whose deadline is", "to live, by the model"];
     found(Plant::DeadlineRestarts, Scenario::Calls, reasons);
 }
 
