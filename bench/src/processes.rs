@@ -1,11 +1,12 @@
 //! The processes that are measured: started, counted, ended.
 //!
 //! Invariant: no process outlives its `Processes`, whatever happens.
-//! Called by: `cluster::servers`, `redis`; `machine` for its own memory.
+//! Called by: `cluster::servers`, `redis`, `kafka`; `machine` for its own memory.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -94,6 +95,25 @@ pub(crate) fn quorate(
     command
 }
 
+/// Makes a cluster of nodes that run, of which one answers HTTP there, and waits until all of them have a vote.
+pub(crate) fn form_cluster(binary: &Path, http: SocketAddr, nodes: usize) -> Result<(), String> {
+    let url = format!("http://{http}");
+    let end = Instant::now() + Duration::from_secs(30);
+    let ask =
+        |words: &[&str]| Command::new(binary).arg("cluster").args(words).args(["--server", &url]).output();
+    while Instant::now() < end {
+        // Refused once it is made.
+        let _ = ask(&["init"]);
+        if let Ok(said) = ask(&["status", "--json"])
+            && String::from_utf8_lossy(&said.stdout).matches("\"voter\"").count() >= nodes
+        {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Err(format!("no cluster of {nodes} voters"))
+}
+
 /// What a binary says it is.
 pub(crate) fn version(binary: &Path) -> Result<String, Failure> {
     let said = Command::new(binary).arg("--version").output().map_err(|error| {
@@ -133,7 +153,6 @@ pub(crate) fn free_addresses(count: usize) -> std::io::Result<Vec<SocketAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     #[test]
     fn the_cpu_time_of_this_process_grows_with_work() {

@@ -84,6 +84,10 @@ impl Server {
             };
             processes.spawn(command, option).map_err(failed)?;
         }
+        if which == Which::Quorate && nodes > 1 {
+            processes::form_cluster(programs.quorate, others[0], nodes)
+                .map_err(|error| format!("{error}: {}", processes.last_words()))?;
+        }
         let end = Instant::now() + PATIENCE;
         loop {
             match leader(which, &doors) {

@@ -190,16 +190,8 @@ impl Server {
             server.processes.spawn(command, "quorate")?;
         }
         if nodes > 1 {
-            let url = format!("http://{}", http[0]);
-            until(Duration::from_secs(30), || {
-                let _ = Command::new(binary).args(["cluster", "init", "--server", &url]).output();
-                let said = Command::new(binary)
-                    .args(["cluster", "status", "--json", "--server", &url])
-                    .output()
-                    .ok()?;
-                (String::from_utf8_lossy(&said.stdout).matches("\"voter\"").count() >= nodes).then_some(())
-            })
-            .ok_or_else(|| format!("no cluster of {nodes} voters: {}", server.processes.last_words()))?;
+            processes::form_cluster(binary, http[0], nodes)
+                .map_err(|error| format!("{error}: {}", server.processes.last_words()))?;
         }
         server.ready(options)?;
         Ok(server)
