@@ -7,7 +7,7 @@ use super::{Failure, Load};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const ACKS: &str = "_INBOX.acks";
 const DELIVERED: &str = "_INBOX.delivered";
@@ -65,8 +65,11 @@ impl Connection {
 
     fn ask(&mut self, what: &str, text: &str) -> Result<serde_json::Value, Failure> {
         let inbox = self.inbox()?;
+        // A cluster that has no leader yet says nothing at all.
+        self.stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         self.send(&format!("PUB $JS.API.{what} {inbox} {}\r\n{text}\r\n", text.len()))?;
         self.message()?;
+        self.stream.set_read_timeout(None)?;
         Ok(serde_json::from_slice(&self.payload)?)
     }
 
