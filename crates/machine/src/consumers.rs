@@ -28,8 +28,9 @@ mod show;
 
 pub use show::{ConsumerView, ConsumersView, Progress};
 
+use crate::members::Id;
 use crate::streams::{StreamId, Streams};
-use crate::table::Table;
+use crate::table::{Sections, Table};
 use quorate_types::{
     Assignor, Blob, GroupFault, GroupName, Key, Keyspace, LeaseId, LogTime, Membership, Millis, Shares,
     wire_struct,
@@ -61,13 +62,6 @@ struct Group {
     due: Option<LogTime>,
 }
 wire_struct!(Group { number, epoch, target_epoch, assignor, topics, due });
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Id {
-    group: u64,
-    member: Blob,
-}
-wire_struct!(Id { group, member });
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Member {
@@ -151,7 +145,7 @@ pub(crate) struct Consumers {
     owners: BTreeMap<(u64, Part), Blob>,
     due: BTreeSet<(LogTime, Ends)>,
     next: u64,
-    walk: Option<Walk>,
+    walk: Option<Sections>,
 }
 
 /// A point to roll back to.
@@ -159,11 +153,6 @@ pub(crate) struct Consumers {
 pub(crate) struct Mark {
     groups: usize,
     members: usize,
-    next: u64,
-}
-
-struct Walk {
-    tag: u64,
     next: u64,
 }
 

@@ -27,7 +27,7 @@ mod show;
 
 pub use show::{Agreed, MemberView, MembersView, Standing};
 
-use crate::table::Table;
+use crate::table::{Sections, Table};
 use quorate_types::{
     Blob, GroupFault, GroupName, LeaseId, LogTime, Membership, Millis, wire_enum, wire_struct,
 };
@@ -68,10 +68,11 @@ struct Group {
 }
 wire_struct!(Group { number, kind, generation, phase, leader, protocol, since, deadline });
 
+/// A member of a group, of either protocol.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Id {
-    group: u64,
-    member: Blob,
+pub(crate) struct Id {
+    pub(crate) group: u64,
+    pub(crate) member: Blob,
 }
 wire_struct!(Id { group, member });
 
@@ -118,7 +119,7 @@ pub(crate) struct Members {
     leases: BTreeMap<LeaseId, Id>,
     due: BTreeSet<(LogTime, GroupName)>,
     next: u64,
-    walk: Option<Walk>,
+    walk: Option<Sections>,
 }
 
 /// A point to roll back to.
@@ -127,11 +128,6 @@ pub(crate) struct Mark {
     groups: usize,
     members: usize,
     named: usize,
-    next: u64,
-}
-
-struct Walk {
-    tag: u64,
     next: u64,
 }
 

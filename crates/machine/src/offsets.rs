@@ -9,7 +9,7 @@
 //! Called by: `commit` (offsets, what members do), transactions when they end, `Machine::remove_stream`, `Machine::expire`; snapshots.
 
 use crate::streams::{StreamId, Streams, combine, restore_section, section};
-use crate::table::Table;
+use crate::table::{Sections, TAG_NEXT, Table};
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{
     CommittedOffset, DecodeError, GroupFault, GroupName, Key, LogTime, Millis, StreamOffsets, WallTime,
@@ -61,7 +61,7 @@ pub(crate) struct Offsets {
     by_stream: BTreeSet<(StreamId, u64, u32)>,
     due: BTreeSet<(LogTime, GroupName)>,
     next: u64,
-    walk: Option<Walk>,
+    walk: Option<Sections>,
 }
 
 /// A point to roll back to.
@@ -71,11 +71,6 @@ pub(crate) struct Mark {
     rows: usize,
     dropped: usize,
     gone: usize,
-    next: u64,
-}
-
-struct Walk {
-    tag: u64,
     next: u64,
 }
 
@@ -322,34 +317,19 @@ impl Offsets {
         self.rows.walk_begin();
         self.dropped.walk_begin();
         self.gone.walk_begin();
-        self.walk = Some(Walk { tag: TAG_NEXT, next: self.next });
+        self.walk = Some(Sections::new(self.next));
     }
 
     /// Emits one chunk of up to `rows_max` rows; returns whether the walk is over.
     pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> bool {
-        let Some(mut walk) = self.walk.take() else { return true };
-        let mut left = rows_max.max(1);
-        while left > 0 && walk.tag <= TAG_GONE {
-            let (emitted, over) = match walk.tag {
-                TAG_NEXT => {
-                    out.varint(TAG_NEXT);
-                    out.varint(walk.next);
-                    (0, true)
-                }
-                TAG_SHELVES => section(&mut self.shelves, TAG_SHELVES, left, out),
-                TAG_ROWS => section(&mut self.rows, TAG_ROWS, left, out),
-                TAG_DROPPED => section(&mut self.dropped, TAG_DROPPED, left, out),
-                _ => section(&mut self.gone, TAG_GONE, left, out),
-            };
-            if !over {
-                break;
-            }
-            walk.tag += 1;
-            left = left.saturating_sub(emitted);
-        }
-        let over = walk.tag > TAG_GONE;
-        self.walk = Some(walk);
-        over
+        let Self { walk, shelves, rows, dropped, gone, .. } = self;
+        let Some(walk) = walk else { return true };
+        walk.go_on(TAG_GONE, rows_max, out, |tag, left, out| match tag {
+            TAG_SHELVES => section(shelves, tag, left, out),
+            TAG_ROWS => section(rows, tag, left, out),
+            TAG_DROPPED => section(dropped, tag, left, out),
+            _ => section(gone, tag, left, out),
+        })
     }
 
     pub(crate) fn walk_end(&mut self) {
@@ -441,7 +421,6 @@ impl Offsets {
     }
 }
 
-const TAG_NEXT: u64 = 1;
 const TAG_SHELVES: u64 = 2;
 const TAG_ROWS: u64 = 3;
 const TAG_DROPPED: u64 = 4;

@@ -175,6 +175,49 @@ impl<K: Ord + Clone + Wire, V: Clone + Wire> Table<K, V> {
     }
 }
 
+/// The section before all tables: the number that is given next.
+pub(crate) const TAG_NEXT: u64 = 1;
+
+/// Where a walk over several tables stands, each a section with a tag of its own; they follow [`TAG_NEXT`] without a gap.
+pub(crate) struct Sections {
+    tag: u64,
+    next: u64,
+}
+
+impl Sections {
+    /// Begins one; `next` is the number that is given next.
+    pub(crate) fn new(next: u64) -> Self {
+        Self { tag: TAG_NEXT, next }
+    }
+
+    /// Goes on by up to `rows_max` rows, through the sections up to `last`; returns whether the walk is over. `section` emits rows of the
+    /// table of a tag, as [`crate::streams::section`] does.
+    pub(crate) fn go_on(
+        &mut self,
+        last: u64,
+        rows_max: usize,
+        out: &mut Writer,
+        mut section: impl FnMut(u64, usize, &mut Writer) -> (usize, bool),
+    ) -> bool {
+        let mut left = rows_max.max(1);
+        while left > 0 && self.tag <= last {
+            let (emitted, over) = if self.tag == TAG_NEXT {
+                out.varint(TAG_NEXT);
+                out.varint(self.next);
+                (0, true)
+            } else {
+                section(self.tag, left, out)
+            };
+            if !over {
+                break;
+            }
+            self.tag += 1;
+            left = left.saturating_sub(emitted);
+        }
+        self.tag > last
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

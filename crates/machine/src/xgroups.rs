@@ -9,7 +9,7 @@
 //! Called by: `calls::streams`; `Machine::remove_stream`; snapshots.
 
 use crate::streams::{StreamId, combine, restore_section, section};
-use crate::table::Table;
+use crate::table::{Sections, TAG_NEXT, Table};
 use quorate_calls::streams::{Consumer, Group, Pending};
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{Blob, DecodeError, RecordId, wire_struct};
@@ -82,7 +82,7 @@ pub(crate) struct XGroups {
     dropped: Table<u64, bool>,
     by_consumer: BTreeSet<(Member, RecordId)>,
     next: u64,
-    walk: Option<Walk>,
+    walk: Option<Sections>,
 }
 
 /// A point to roll back to.
@@ -92,11 +92,6 @@ pub(crate) struct Mark {
     members: usize,
     pending: usize,
     dropped: usize,
-    next: u64,
-}
-
-struct Walk {
-    tag: u64,
     next: u64,
 }
 
@@ -311,34 +306,19 @@ impl XGroups {
         self.members.walk_begin();
         self.pending.walk_begin();
         self.dropped.walk_begin();
-        self.walk = Some(Walk { tag: TAG_NEXT, next: self.next });
+        self.walk = Some(Sections::new(self.next));
     }
 
     /// Emits one chunk of up to `rows_max` rows; returns whether the walk is over.
     pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> bool {
-        let Some(mut walk) = self.walk.take() else { return true };
-        let mut left = rows_max.max(1);
-        while left > 0 && walk.tag <= TAG_DROPPED {
-            let (emitted, over) = match walk.tag {
-                TAG_NEXT => {
-                    out.varint(TAG_NEXT);
-                    out.varint(walk.next);
-                    (0, true)
-                }
-                TAG_GROUPS => section(&mut self.groups, TAG_GROUPS, left, out),
-                TAG_MEMBERS => section(&mut self.members, TAG_MEMBERS, left, out),
-                TAG_PENDING => section(&mut self.pending, TAG_PENDING, left, out),
-                _ => section(&mut self.dropped, TAG_DROPPED, left, out),
-            };
-            if !over {
-                break;
-            }
-            walk.tag += 1;
-            left = left.saturating_sub(emitted);
-        }
-        let over = walk.tag > TAG_DROPPED;
-        self.walk = Some(walk);
-        over
+        let Self { walk, groups, members, pending, dropped, .. } = self;
+        let Some(walk) = walk else { return true };
+        walk.go_on(TAG_DROPPED, rows_max, out, |tag, left, out| match tag {
+            TAG_GROUPS => section(groups, tag, left, out),
+            TAG_MEMBERS => section(members, tag, left, out),
+            TAG_PENDING => section(pending, tag, left, out),
+            _ => section(dropped, tag, left, out),
+        })
     }
 
     pub(crate) fn walk_end(&mut self) {
@@ -454,7 +434,6 @@ impl XGroups {
     }
 }
 
-const TAG_NEXT: u64 = 1;
 const TAG_GROUPS: u64 = 2;
 const TAG_MEMBERS: u64 = 3;
 const TAG_PENDING: u64 = 4;

@@ -2,13 +2,13 @@
 //!
 //! Called by: `commit` (rollback), `snapshot`.
 
-use super::{Consumers, Ends, Indexes, Mark, Parts, Walk, index_group, index_member};
+use super::{Consumers, Ends, Indexes, Mark, Parts, index_group, index_member};
 use crate::streams::{combine, section};
+use crate::table::{Sections, TAG_NEXT};
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{DecodeError, GroupName, LeaseId};
 use std::collections::BTreeSet;
 
-const TAG_NEXT: u64 = 1;
 const TAG_GROUPS: u64 = 2;
 const TAG_MEMBERS: u64 = 3;
 
@@ -34,32 +34,17 @@ impl Consumers {
     pub(crate) fn walk_begin(&mut self) {
         self.groups.walk_begin();
         self.members.walk_begin();
-        self.walk = Some(Walk { tag: TAG_NEXT, next: self.next });
+        self.walk = Some(Sections::new(self.next));
     }
 
     /// Emits one chunk of up to `rows_max` rows; returns whether the walk is over.
     pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> bool {
-        let Some(mut walk) = self.walk.take() else { return true };
-        let mut left = rows_max.max(1);
-        while left > 0 && walk.tag <= TAG_MEMBERS {
-            let (emitted, over) = match walk.tag {
-                TAG_NEXT => {
-                    out.varint(TAG_NEXT);
-                    out.varint(walk.next);
-                    (0, true)
-                }
-                TAG_GROUPS => section(&mut self.groups, TAG_GROUPS, left, out),
-                _ => section(&mut self.members, TAG_MEMBERS, left, out),
-            };
-            if !over {
-                break;
-            }
-            walk.tag += 1;
-            left = left.saturating_sub(emitted);
-        }
-        let over = walk.tag > TAG_MEMBERS;
-        self.walk = Some(walk);
-        over
+        let Self { walk, groups, members, .. } = self;
+        let Some(walk) = walk else { return true };
+        walk.go_on(TAG_MEMBERS, rows_max, out, |tag, left, out| match tag {
+            TAG_GROUPS => section(groups, tag, left, out),
+            _ => section(members, tag, left, out),
+        })
     }
 
     pub(crate) fn walk_end(&mut self) {

@@ -2,12 +2,12 @@
 //!
 //! Called by: `commit` (rollback), `snapshot`.
 
-use super::{Id, Mark, Members, Phase, Walk, index_group, index_member};
+use super::{Id, Mark, Members, Phase, index_group, index_member};
 use crate::streams::{combine, section};
+use crate::table::{Sections, TAG_NEXT};
 use quorate_types::codec::{Reader, Writer};
 use quorate_types::{DecodeError, GroupName, LeaseId};
 
-const TAG_NEXT: u64 = 1;
 const TAG_GROUPS: u64 = 2;
 const TAG_MEMBERS: u64 = 3;
 const TAG_NAMED: u64 = 4;
@@ -45,33 +45,18 @@ impl Members {
         self.groups.walk_begin();
         self.members.walk_begin();
         self.named.walk_begin();
-        self.walk = Some(Walk { tag: TAG_NEXT, next: self.next });
+        self.walk = Some(Sections::new(self.next));
     }
 
     /// Emits one chunk of up to `rows_max` rows; returns whether the walk is over.
     pub(crate) fn walk_next(&mut self, rows_max: usize, out: &mut Writer) -> bool {
-        let Some(mut walk) = self.walk.take() else { return true };
-        let mut left = rows_max.max(1);
-        while left > 0 && walk.tag <= TAG_NAMED {
-            let (emitted, over) = match walk.tag {
-                TAG_NEXT => {
-                    out.varint(TAG_NEXT);
-                    out.varint(walk.next);
-                    (0, true)
-                }
-                TAG_GROUPS => section(&mut self.groups, TAG_GROUPS, left, out),
-                TAG_MEMBERS => section(&mut self.members, TAG_MEMBERS, left, out),
-                _ => section(&mut self.named, TAG_NAMED, left, out),
-            };
-            if !over {
-                break;
-            }
-            walk.tag += 1;
-            left = left.saturating_sub(emitted);
-        }
-        let over = walk.tag > TAG_NAMED;
-        self.walk = Some(walk);
-        over
+        let Self { walk, groups, members, named, .. } = self;
+        let Some(walk) = walk else { return true };
+        walk.go_on(TAG_NAMED, rows_max, out, |tag, left, out| match tag {
+            TAG_GROUPS => section(groups, tag, left, out),
+            TAG_MEMBERS => section(members, tag, left, out),
+            _ => section(named, tag, left, out),
+        })
     }
 
     pub(crate) fn walk_end(&mut self) {
