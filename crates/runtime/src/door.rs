@@ -1,6 +1,6 @@
 //! The door: who enters, by password or token, and what whoever has entered may do. All gateways ask here.
 //!
-//! A password becomes a SCRAM-SHA-256 verifier on the node that takes it ([`verifier`]); only that is logged. Checking one costs thousands of
+//! A password becomes verifiers of SCRAM, by SHA-256 and by SHA-512, on the node that takes it ([`verifier`]); only they are logged. Checking one costs thousands of
 //! hashes, which is the point of it; so that a client which sends it with every request is not that slow, what was found right is remembered as
 //! an HMAC under a key of this process, together with the verifier: a changed password is asked for again.
 //!
@@ -11,7 +11,7 @@
 use crate::error::RuntimeError;
 use crate::handle::{Handle, off_thread};
 use quorate_machine::{Access, Rights};
-use quorate_types::{Blob, Digest, Principal, Scram};
+use quorate_types::{Blob, Digest, Principal, Scram, ScramHash, Verifier};
 use ring::{digest, hmac, pbkdf2};
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -51,9 +51,12 @@ impl Remembered {
     }
 
     /// The salt that a name is told which has none: always the same, so that nobody learns by asking twice that it is none.
-    pub(crate) fn salt_of_nobody(&self, user: &[u8]) -> [u8; 32] {
+    pub(crate) fn salt_of_nobody(&self, hash: ScramHash, user: &[u8]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
-        context.update(b"salt of nobody");
+        context.update(match hash {
+            ScramHash::Sha256 => b"salt of nobody",
+            ScramHash::Sha512 => b"wide of nobody",
+        });
         context.update(user);
         fixed(context.sign().as_ref())
     }
@@ -77,12 +80,14 @@ pub fn sha256(bytes: &[u8]) -> Digest {
     Digest(fixed(digest::digest(&digest::SHA256, bytes).as_ref()))
 }
 
-/// A verifier for a password, with a salt of its own.
+/// What a password is checked by, with salts of its own.
 ///
 /// # Errors
 /// [`RuntimeError::Stopped`] when the system has no entropy.
 pub fn verifier(password: &[u8]) -> Result<Scram, RuntimeError> {
-    Ok(verifier_of(password, Blob::copy_from(&drawn::<SALT_BYTES>()?), ITERATIONS))
+    let (one, other) = (drawn::<SALT_BYTES>()?, drawn::<SALT_BYTES>()?);
+    let narrow = verifier_of(password, Blob::copy_from(&one), ITERATIONS);
+    Ok(Scram::Both(narrow, verifier_of(password, Blob::copy_from(&other), ITERATIONS)))
 }
 
 /// So many bytes drawn at random.
@@ -113,38 +118,79 @@ pub fn secret(bytes: usize) -> Result<String, RuntimeError> {
     Ok(text)
 }
 
+/// The functions of SCRAM by one hash.
+#[derive(Clone, Copy)]
+pub(crate) struct Suite {
+    pub(crate) hash: &'static digest::Algorithm,
+    pub(crate) hmac: hmac::Algorithm,
+    pbkdf2: pbkdf2::Algorithm,
+}
+
+/// Those by SHA-256.
+pub(crate) fn by_sha256() -> Suite {
+    Suite { hash: &digest::SHA256, hmac: hmac::HMAC_SHA256, pbkdf2: pbkdf2::PBKDF2_HMAC_SHA256 }
+}
+
+/// Those by SHA-512.
+pub(crate) fn by_sha512() -> Suite {
+    Suite { hash: &digest::SHA512, hmac: hmac::HMAC_SHA512, pbkdf2: pbkdf2::PBKDF2_HMAC_SHA512 }
+}
+
+const fn is_wide<const N: usize>() -> bool {
+    assert!(N == 32 || N == 64, "verifiers are by SHA-256 or by SHA-512");
+    N == 64
+}
+
+fn suite<const N: usize>() -> Suite {
+    if const { is_wide::<N>() } { by_sha512() } else { by_sha256() }
+}
+
 /// The verifier that a password has with this salt and so many rounds (RFC 5802 §3).
 #[must_use]
-pub fn verifier_of(password: &[u8], salt: Blob, iterations: u32) -> Scram {
-    let mut salted = [0; 32];
+pub fn verifier_of<const N: usize>(password: &[u8], salt: Blob, iterations: u32) -> Verifier<N> {
+    let mut salted = [0; N];
     let rounds = NonZeroU32::new(iterations).unwrap_or(NonZeroU32::MIN);
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, password, &mut salted);
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &salted);
-    let client_key = hmac::sign(&key, b"Client Key");
+    pbkdf2::derive(suite::<N>().pbkdf2, rounds, &salt, password, &mut salted);
+    verifier_of_salted(&salted, salt, iterations)
+}
+
+/// The verifier of a password of which only this is known: what PBKDF2 has made of it with this salt and so many rounds.
+#[must_use]
+pub fn verifier_of_salted<const N: usize>(salted: &[u8; N], salt: Blob, iterations: u32) -> Verifier<N> {
+    let Suite { hash, hmac, .. } = suite::<N>();
+    let key = hmac::Key::new(hmac, salted);
+    let stored_key = digest::digest(hash, hmac::sign(&key, b"Client Key").as_ref());
     let server_key = hmac::sign(&key, b"Server Key");
-    Scram {
+    Verifier {
         salt,
         iterations,
-        stored_key: sha256(client_key.as_ref()),
-        server_key: Digest(fixed(server_key.as_ref())),
+        stored_key: fixed(stored_key.as_ref()),
+        server_key: fixed(server_key.as_ref()),
     }
 }
 
-/// Whether this is the verifier's password.
+/// Whether this is the password.
 #[must_use]
 pub fn verifies(scram: &Scram, password: &[u8]) -> bool {
-    let found = verifier_of(password, scram.salt.clone(), scram.iterations);
-    same(&found.stored_key, &scram.stored_key)
+    fn is<const N: usize>(wanted: &Verifier<N>, password: &[u8]) -> bool {
+        let found = verifier_of::<N>(password, wanted.salt.clone(), wanted.iterations);
+        same(&found.stored_key, &wanted.stored_key)
+    }
+    // Both would be of one password: to ask one is enough.
+    match scram {
+        Scram::Sha256(verifier) | Scram::Both(verifier, _) => is(verifier, password),
+        Scram::Sha512(verifier) => is(verifier, password),
+    }
 }
 
 /// Whether two hashes are the same, in time that does not depend on where they differ.
-pub(crate) fn same(one: &Digest, other: &Digest) -> bool {
-    let difference = one.0.iter().zip(other.0).fold(0, |all, (a, b)| all | (a ^ b));
-    std::hint::black_box(difference) == 0
+pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
+    let difference = one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b));
+    std::hint::black_box(difference) == 0 && one.len() == other.len()
 }
 
-fn fixed(bytes: &[u8]) -> [u8; 32] {
-    bytes.try_into().expect("SHA-256 and its HMAC have 32 bytes")
+fn fixed<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.try_into().expect("a hash and its HMAC have the hash's length")
 }
 
 impl Handle {
@@ -160,25 +206,20 @@ impl Handle {
             return Ok(Some(principal));
         }
         let hash = sha256(password);
-        if usable.is_some_and(|access| access.user().sha256.iter().any(|other| same(other, &hash))) {
+        if usable.is_some_and(|access| access.user().sha256.iter().any(|other| same(&other.0, &hash.0))) {
             return Ok(Some(principal));
         }
         let mut verifiers = usable.map_or(Vec::new(), |access| access.user().scram.clone());
         let remembered = self.remembered();
-        let marks: Vec<_> =
-            verifiers.iter().map(|scram| remembered.mark(&scram.stored_key, password)).collect();
+        let marks: Vec<_> = verifiers.iter().map(|scram| remembered.mark(&scram.mark(), password)).collect();
         if marks.iter().any(|mark| remembered.has(mark)) {
             return Ok(Some(principal));
         }
         if verifiers.is_empty() {
             // As long as for a wrong password, so that nobody learns which names there are.
-            let nobody = Digest::default();
-            verifiers.push(Scram {
-                salt: "0123456789abcdef".into(),
-                iterations: ITERATIONS,
-                stored_key: nobody,
-                server_key: nobody,
-            });
+            let (stored_key, server_key) = ([0; 32], [0; 32]);
+            let salt = "0123456789abcdef".into();
+            verifiers.push(Scram::Sha256(Verifier { salt, iterations: ITERATIONS, stored_key, server_key }));
         }
         let password = password.to_vec();
         let right =
@@ -264,19 +305,29 @@ mod tests {
     fn a_verifier_is_that_of_the_rfc() {
         let salt =
             [0x5b, 0x6d, 0x99, 0x68, 0x9d, 0x12, 0x35, 0x8e, 0xec, 0xa0, 0x4b, 0x14, 0x12, 0x36, 0xfa, 0x81];
-        let scram = verifier_of(b"pencil", Blob::copy_from(&salt), 4096);
+        let scram = verifier_of::<32>(b"pencil", Blob::copy_from(&salt), 4096);
         let message = b"n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &scram.server_key.0);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &scram.server_key);
         let signature = hmac::sign(&key, message);
         // v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=
         assert_eq!(signature.as_ref()[..6], [0xea, 0xba, 0xe2, 0x4d, 0x10, 0x62]);
+        let scram = Scram::Sha256(scram);
         assert!(verifies(&scram, b"pencil") && !verifies(&scram, b"pencils"));
+    }
+
+    #[test]
+    fn a_password_is_checked_by_either_hash() {
+        let one = verifier_of::<64>(b"x", "salt".into(), 10);
+        assert!(verifies(&Scram::Sha512(one.clone()), b"x") && !verifies(&Scram::Sha512(one), b"y"));
+        let Scram::Both(narrow, wide) = verifier(b"x").unwrap() else { panic!("a password has both") };
+        assert_ne!(narrow.salt, wide.salt);
+        assert!(verifies(&Scram::Sha512(wide), b"x"));
     }
 
     #[test]
     fn two_verifiers_of_one_password_differ() {
         let (one, two) = (verifier(b"x").unwrap(), verifier(b"x").unwrap());
-        assert!(one.salt != two.salt && one.stored_key != two.stored_key);
+        assert_ne!(one.mark(), two.mark());
         assert!(verifies(&one, b"x") && verifies(&two, b"x"));
     }
 }

@@ -1,19 +1,19 @@
 //! SCRAM: a client and the server prove to each other that they know a password, without telling it.
 //!
-//! The server's half, with SHA-256, for whatever protocol carries the four messages. The verifiers are those of every password
+//! The server's half, with SHA-256 or SHA-512, for whatever protocol carries the four messages. The verifiers are those of every password
 //! ([`crate::door::verifier`]); a hash that came from elsewhere, or a token, is none, and cannot be entered with so.
 //!
 //! Invariant: an unknown name, a disabled user and a user without a verifier are led through the same steps, and refused in the same words, as a wrong password.
 //! Invariant: a proof is good for one exchange: the server's half of the nonce is drawn for each.
 //! Called by: the Kafka gateway. Source: RFC 5802 (SCRAM), RFC 7677 (with SHA-256).
 
-use crate::door::{ITERATIONS, same, sha256};
+use crate::door::{ITERATIONS, Suite, by_sha256, by_sha512, same};
 use crate::error::RuntimeError;
 use crate::handle::Handle;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use quorate_types::{Blob, Digest, Principal, Scram};
-use ring::hmac;
+use quorate_types::{Blob, Principal, ScramHash, User, Verifier};
+use ring::{digest, hmac};
 
 /// Longest message that is looked at.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -30,7 +30,7 @@ pub enum ScramRefused {
     Malformed(&'static str),
     /// The proof is not that of the password, or there is no such user that may enter so.
     #[error(
-        "the user is not known or disabled, the password is wrong, or it was given to the server as a hash, which SCRAM cannot check: ask the operator"
+        "the user is not known or disabled, the password is wrong, or the server has no verifier of it for this mechanism (it was given as a hash, or before the mechanism was served): ask the operator to set the password anew"
     )]
     Proof,
 }
@@ -39,7 +39,8 @@ pub enum ScramRefused {
 #[derive(Debug)]
 pub struct Exchange {
     user: Blob,
-    scram: Scram,
+    hash: ScramHash,
+    scram: Keys,
     /// Whether there is such a verifier.
     known: bool,
     /// What the client has to say again: its header in base64, and the whole nonce.
@@ -47,6 +48,15 @@ pub struct Exchange {
     nonce: String,
     /// The client's first message without its header, and the server's.
     said: String,
+}
+
+/// A verifier by either hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Keys {
+    salt: Blob,
+    iterations: u32,
+    stored: Vec<u8>,
+    server: Vec<u8>,
 }
 
 /// What a client's first message says.
@@ -62,15 +72,19 @@ impl Handle {
     ///
     /// # Errors
     /// [`ScramRefused::Malformed`]; outside of that [`RuntimeError`], when the node has stopped.
-    pub fn scram(&self, message: &[u8]) -> Result<Result<(Exchange, String), ScramRefused>, RuntimeError> {
+    pub fn scram(
+        &self,
+        hash: ScramHash,
+        message: &[u8],
+    ) -> Result<Result<(Exchange, String), ScramRefused>, RuntimeError> {
         let first = match First::read(message) {
             Ok(first) => first,
             Err(refused) => return Ok(Err(refused)),
         };
         let drawn = STANDARD.encode(crate::door::drawn::<NONCE_BYTES>()?);
-        let verifier = self.verifier_now(first.user.as_bytes())?;
-        let nobody = self.remembered().salt_of_nobody(first.user.as_bytes());
-        Ok(Ok(Exchange::begin(&first, verifier, &nobody[..SALT_BYTES], &drawn)))
+        let verifier = self.verifier_now(hash, first.user.as_bytes())?;
+        let nobody = self.remembered().salt_of_nobody(hash, first.user.as_bytes());
+        Ok(Ok(Exchange::begin(hash, &first, verifier, &nobody[..SALT_BYTES], &drawn)))
     }
 
     /// Takes a client's last message: who it is, and the server's last message.
@@ -84,7 +98,7 @@ impl Handle {
     ) -> Result<Result<(Principal, String), ScramRefused>, RuntimeError> {
         let told = exchange.end(message);
         // It may have been changed since the exchange began.
-        let still = self.verifier_now(&exchange.user)?.as_ref() == Some(&exchange.scram);
+        let still = self.verifier_now(exchange.hash, &exchange.user)?.as_ref() == Some(&exchange.scram);
         Ok(match told {
             Ok(told) if still => Ok((Principal::of_user(&exchange.user), told)),
             Ok(_) => Err(ScramRefused::Proof),
@@ -94,10 +108,10 @@ impl Handle {
 
     /// What a user's password is checked by now. Of several passwords it is the one that was added last: which of them a client means cannot be
     /// told before it has proved one.
-    fn verifier_now(&self, user: &[u8]) -> Result<Option<Scram>, RuntimeError> {
+    fn verifier_now(&self, hash: ScramHash, user: &[u8]) -> Result<Option<Keys>, RuntimeError> {
         let access = self.user(user)?;
         let enabled = access.as_ref().filter(|access| access.user().enabled);
-        Ok(enabled.and_then(|access| access.user().scram.last().cloned()))
+        Ok(enabled.and_then(|access| Keys::last(hash, access.user())))
     }
 }
 
@@ -125,19 +139,50 @@ impl<'a> First<'a> {
     }
 }
 
+impl Keys {
+    fn of<const N: usize>(verifier: &Verifier<N>) -> Self {
+        let (stored, server) = (verifier.stored_key.to_vec(), verifier.server_key.to_vec());
+        Self { salt: verifier.salt.clone(), iterations: verifier.iterations, stored, server }
+    }
+
+    /// Those of the password that was added last of those that have any by this hash.
+    fn last(hash: ScramHash, user: &User) -> Option<Self> {
+        let mut newest = user.scram.iter().rev();
+        match hash {
+            ScramHash::Sha256 => newest.find_map(|scram| scram.sha256().map(Self::of)),
+            ScramHash::Sha512 => newest.find_map(|scram| scram.sha512().map(Self::of)),
+        }
+    }
+}
+
+fn suite(hash: ScramHash) -> Suite {
+    match hash {
+        ScramHash::Sha256 => by_sha256(),
+        ScramHash::Sha512 => by_sha512(),
+    }
+}
+
 impl Exchange {
-    fn begin(first: &First<'_>, verifier: Option<Scram>, nobody: &[u8], drawn: &str) -> (Self, String) {
+    fn begin(
+        hash: ScramHash,
+        first: &First<'_>,
+        verifier: Option<Keys>,
+        nobody: &[u8],
+        drawn: &str,
+    ) -> (Self, String) {
         let known = verifier.is_some();
-        let scram = verifier.unwrap_or_else(|| Scram {
+        let zeros = vec![0; suite(hash).hash.output_len()];
+        let scram = verifier.unwrap_or_else(|| Keys {
             salt: Blob::copy_from(nobody),
             iterations: ITERATIONS,
-            stored_key: Digest::default(),
-            server_key: Digest::default(),
+            stored: zeros.clone(),
+            server: zeros,
         });
         let nonce = format!("{}{drawn}", first.nonce);
         let told = format!("r={nonce},s={},i={}", STANDARD.encode(&scram.salt), scram.iterations);
         let exchange = Self {
             user: Blob::copy_from(first.user.as_bytes()),
+            hash,
             scram,
             known,
             channel: STANDARD.encode(first.header),
@@ -158,20 +203,19 @@ impl Exchange {
         if channel != self.channel || nonce != self.nonce {
             return Err(bad("it does not continue this exchange"));
         }
-        let proof = STANDARD.decode(proof).ok().and_then(|proof| <[u8; 32]>::try_from(proof).ok());
-        let proof = proof.ok_or(bad("wanted 32 bytes in base64 for a proof"))?;
+        let Suite { hash, hmac: by, .. } = suite(self.hash);
+        let proof = STANDARD.decode(proof).ok().filter(|proof| proof.len() == hash.output_len());
+        let proof = proof.ok_or(bad("wanted a proof of the hash's length, in base64"))?;
         let all = format!("{},{said}", self.said);
-        let signature =
-            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.scram.stored_key.0), all.as_bytes());
+        let signature = hmac::sign(&hmac::Key::new(by, &self.scram.stored), all.as_bytes());
         let key: Vec<u8> =
             proof.iter().zip(signature.as_ref()).map(|(proof, signature)| proof ^ signature).collect();
         // Of nobody it is looked at too, and never right.
-        let right = same(&sha256(&key), &self.scram.stored_key);
+        let right = same(digest::digest(hash, &key).as_ref(), &self.scram.stored);
         if !(right & self.known) {
             return Err(ScramRefused::Proof);
         }
-        let signature =
-            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.scram.server_key.0), all.as_bytes());
+        let signature = hmac::sign(&hmac::Key::new(by, &self.scram.server), all.as_bytes());
         Ok(format!("v={}", STANDARD.encode(signature)))
     }
 }
@@ -212,13 +256,71 @@ mod tests {
     const DRAWN: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
     const LAST: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
 
-    fn pencil() -> Scram {
+    fn pencil() -> Keys {
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
-        verifier_of(b"pencil", Blob::copy_from(&salt), 4096)
+        Keys::of(&verifier_of::<32>(b"pencil", Blob::copy_from(&salt), 4096))
     }
 
-    fn begin(first: &str, verifier: Option<Scram>) -> Result<(Exchange, String), ScramRefused> {
-        Ok(Exchange::begin(&First::read(first.as_bytes())?, verifier, b"0123456789abcdef", DRAWN))
+    fn begin(first: &str, verifier: Option<Keys>) -> Result<(Exchange, String), ScramRefused> {
+        let first = First::read(first.as_bytes())?;
+        Ok(Exchange::begin(ScramHash::Sha256, &first, verifier, b"0123456789abcdef", DRAWN))
+    }
+
+    /// What a client that knows a password proves it by, worked out from RFC 5802 §3 by itself.
+    fn proof(hash: ScramHash, exchange: &Exchange, password: &[u8], said: &str) -> String {
+        let Suite { hash, hmac: by, .. } = suite(hash);
+        let block = [&exchange.scram.salt[..], &[0, 0, 0, 1]].concat();
+        let key = hmac::Key::new(by, password);
+        let mut round = hmac::sign(&key, &block).as_ref().to_vec();
+        let mut salted = round.clone();
+        for _ in 1..exchange.scram.iterations {
+            round = hmac::sign(&key, &round).as_ref().to_vec();
+            salted.iter_mut().zip(&round).for_each(|(all, one)| *all ^= one);
+        }
+        let client = hmac::sign(&hmac::Key::new(by, &salted), b"Client Key");
+        let stored = digest::digest(hash, client.as_ref());
+        let all = format!("{},{said}", exchange.said);
+        let signature = hmac::sign(&hmac::Key::new(by, stored.as_ref()), all.as_bytes());
+        let proof: Vec<u8> = client.as_ref().iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect();
+        STANDARD.encode(proof)
+    }
+
+    #[test]
+    fn a_proof_by_either_hash_opens_what_it_is_made_for_alone() {
+        let keys = |hash| match hash {
+            ScramHash::Sha256 => Keys::of(&verifier_of::<32>(b"pencil", "salt".into(), 100)),
+            ScramHash::Sha512 => Keys::of(&verifier_of::<64>(b"pencil", "salt".into(), 100)),
+        };
+        for hash in [ScramHash::Sha256, ScramHash::Sha512] {
+            let first = First::read(FIRST.as_bytes()).unwrap();
+            let (exchange, _) = Exchange::begin(hash, &first, Some(keys(hash)), b"", DRAWN);
+            let said = LAST.rsplit_once(",p=").unwrap().0;
+            let last = |hash, password| format!("{said},p={}", proof(hash, &exchange, password, said));
+            assert!(exchange.end(last(hash, b"pencil").as_bytes()).is_ok(), "{hash:?}");
+            assert_eq!(exchange.end(last(hash, b"pencils").as_bytes()), Err(ScramRefused::Proof));
+            let other = if hash == ScramHash::Sha256 { ScramHash::Sha512 } else { ScramHash::Sha256 };
+            assert!(matches!(
+                exchange.end(last(other, b"pencil").as_bytes()),
+                Err(ScramRefused::Malformed(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn of_several_passwords_the_last_with_a_verifier_by_the_hash_is_asked_for() {
+        use quorate_types::Scram;
+        let narrow = |of: &[u8]| verifier_of::<32>(of, "salt".into(), 1);
+        let wide = |of: &[u8]| verifier_of::<64>(of, "salt".into(), 1);
+        let scram = vec![
+            Scram::Both(narrow(b"a"), wide(b"a")),
+            Scram::Both(narrow(b"b"), wide(b"b")),
+            Scram::Sha256(narrow(b"c")),
+        ];
+        let user = User { scram, ..User::default() };
+        assert_eq!(Keys::last(ScramHash::Sha256, &user), Some(Keys::of(&narrow(b"c"))));
+        assert_eq!(Keys::last(ScramHash::Sha512, &user), Some(Keys::of(&wide(b"b"))));
+        let old = User { scram: vec![Scram::Sha256(narrow(b"c"))], ..User::default() };
+        assert_eq!(Keys::last(ScramHash::Sha512, &old), None, "a password of before has none");
     }
 
     #[test]
@@ -234,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_wrong_password_and_nobody_come_to_the_same() {
-        let other = verifier_of(b"pencils", pencil().salt, 4096);
+        let other = Keys::of(&verifier_of::<32>(b"pencils", pencil().salt, 4096));
         for verifier in [Some(other), None] {
             let (exchange, told) = begin(FIRST, verifier).unwrap();
             assert!(told.starts_with("r=rOprNGfwEbeRWgbNEkqO%hv"), "{told}");
@@ -252,7 +354,7 @@ mod tests {
     #[test]
     fn a_proof_of_another_exchange_is_refused() {
         let first = First::read(FIRST.as_bytes()).unwrap();
-        let (exchange, _) = Exchange::begin(&first, Some(pencil()), b"", "another");
+        let (exchange, _) = Exchange::begin(ScramHash::Sha256, &first, Some(pencil()), b"", "another");
         assert!(matches!(exchange.end(LAST.as_bytes()), Err(ScramRefused::Malformed(_))));
         // With the nonce put right the proof is that of other messages.
         let mended = LAST.replace(DRAWN, "another");

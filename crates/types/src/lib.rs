@@ -21,6 +21,7 @@ pub mod record;
 pub mod reply;
 pub mod roles;
 pub mod score;
+pub mod scram;
 pub mod subjects;
 pub mod units;
 pub mod users;
@@ -50,7 +51,6 @@ pub use record::{Header, Record, RecordId};
 pub use reply::{Replies, Reply};
 pub use roles::{AccessChange, AccessRefusal, ROOT, RangeRule, Role, TOKENS_MAX, Token};
 pub use score::Score;
+pub use scram::{Scram, ScramHash, Verifier};
 pub use units::*;
-pub use users::{
-    CommandRule, DEFAULT_USER, Denied, Digest, NameRule, RULES_MAX, Scram, User, UserChange, Verbs,
-};
+pub use users::{CommandRule, DEFAULT_USER, Denied, Digest, NameRule, RULES_MAX, User, UserChange, Verbs};

@@ -627,7 +627,7 @@ fn change_bytes(change: &UserChange) -> usize {
     match change {
         UserChange::Command { rule } => rule.what.len() + 8,
         UserChange::Name { rule } | UserChange::RemoveName { rule } => rule.pattern.len() + 16,
-        UserChange::AddScram { scram } => scram.salt.len() + 80,
+        UserChange::AddScram { scram } | UserChange::PutScram { scram } => scram.bytes(),
         _ => 40,
     }
 }

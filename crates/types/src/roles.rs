@@ -8,8 +8,9 @@
 //! Source: etcd's authentication (etcd.io, "Role-based access control"); Redis' ACL for the rest of a user.
 
 use crate::blob::Blob;
+use crate::scram::Scram;
 use crate::units::{LogTime, Millis};
-use crate::users::{Digest, Scram, Verbs};
+use crate::users::{Digest, Verbs};
 use crate::{wire_enum, wire_struct};
 
 /// The role that allows everything, and the user that has to have it before the door can be closed by [`AccessChange::CloseDoor`].
@@ -192,8 +193,8 @@ impl AccessChange {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let own = match self {
-            Self::AddUser { scram, .. } => scram.as_ref().map_or(0, |scram| scram.salt.len() + 80),
-            Self::ChangePassword { scram, .. } => scram.salt.len() + 80,
+            Self::AddUser { scram, .. } => scram.as_ref().map_or(0, Scram::bytes),
+            Self::ChangePassword { scram, .. } => scram.bytes(),
             Self::GrantRole { role, .. } | Self::RevokeRole { role, .. } => role.len(),
             Self::Allow { rule, .. } => rule.start.len() + rule.end.len() + 8,
             Self::Forbid { start, end, .. } => start.len() + end.len(),

@@ -5,10 +5,11 @@
 //!
 //! Invariant: what is kept of a secret is a verifier; a change carries one too, so that no secret is ever logged.
 //! Called by: gateways make changes, the machine keeps users and decides.
-//! Source: SCRAM (RFC 5802 §3, RFC 7677); rules follow Redis' ACL, which this is a superset of.
+//! Source: rules follow Redis' ACL, which this is a superset of.
 
 use crate::blob::Blob;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
+use crate::scram::{Scram, ScramHash};
 use crate::units::{Key, Keyspace, Principal};
 use crate::{wire_enum, wire_struct};
 
@@ -55,20 +56,6 @@ impl Wire for Digest {
         Ok(Self(from.raw(32)?.try_into().expect("raw(32) gives 32 bytes")))
     }
 }
-
-/// A verifier of a password by SCRAM-SHA-256 (RFC 5802 §3): with it a password can be checked, not guessed cheaply, and not be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scram {
-    /// Drawn at random for each password.
-    pub salt: Blob,
-    /// Rounds of PBKDF2.
-    pub iterations: u32,
-    /// SHA-256 of the client key.
-    pub stored_key: Digest,
-    /// What the server proves itself with.
-    pub server_key: Digest,
-}
-wire_struct!(Scram { salt, iterations, stored_key, server_key });
 
 /// What is done to a name: a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -239,8 +226,16 @@ impl User {
                 self.nopass = false;
             }
             UserChange::RemoveScram { stored_key } => {
-                self.scram.retain(|scram| scram.stored_key != *stored_key)
+                self.scram.retain(|scram| scram.mark() != *stored_key);
             }
+            UserChange::PutScram { scram } => {
+                let hashes =
+                    [scram.sha256().map(|_| ScramHash::Sha256), scram.sha512().map(|_| ScramHash::Sha512)];
+                hashes.into_iter().flatten().for_each(|hash| self.drop_scram(hash));
+                self.scram.push(scram.clone());
+                self.nopass = false;
+            }
+            UserChange::DropScram { hash } => self.drop_scram(*hash),
             UserChange::AddSha256 { hash } => {
                 add(&mut self.sha256, hash);
                 self.nopass = false;
@@ -264,6 +259,11 @@ impl User {
             UserChange::ForgetNames {} => self.names.retain(|rule| rule.verbs.of_channels()),
             UserChange::ForgetChannels {} => self.names.retain(|rule| !rule.verbs.of_channels()),
         }
+    }
+
+    /// Forgets what proofs by a hash are checked by; a password that has no other verifier goes with it.
+    fn drop_scram(&mut self, hash: ScramHash) {
+        self.scram = self.scram.drain(..).filter_map(|scram| scram.without(hash)).collect();
     }
 
     /// Adds a rule about commands; what it outdoes goes, so that the list stays as short as it can be said.
@@ -313,7 +313,7 @@ pub enum UserChange {
     },
     /// Takes a password back.
     RemoveScram {
-        /// Which.
+        /// Which: its mark ([`Scram::mark`]).
         stored_key: Digest,
     },
     /// A further password of which only the hash is known.
@@ -357,6 +357,16 @@ pub enum UserChange {
     ForgetNames {},
     /// Takes all rules about channels back.
     ForgetChannels {},
+    /// A password that takes the place of all that are checked by the same hash; verifiers by the other one stay.
+    PutScram {
+        /// Its verifier.
+        scram: Scram,
+    },
+    /// Forgets what proofs by a hash are checked by; verifiers by the other one stay.
+    DropScram {
+        /// Which.
+        hash: ScramHash,
+    },
 }
 impl UserChange {
     /// What it is about, without what it carries: for people who read a log.
@@ -368,8 +378,10 @@ impl UserChange {
             Self::Enable { on: false } => "disable",
             Self::NoPassword { .. } => "nopass",
             Self::ForgetPasswords {} => "forget_passwords",
-            Self::AddScram { .. } | Self::AddSha256 { .. } => "add_password",
-            Self::RemoveScram { .. } | Self::RemoveSha256 { .. } => "remove_password",
+            Self::AddScram { .. } | Self::AddSha256 { .. } | Self::PutScram { .. } => "add_password",
+            Self::RemoveScram { .. } | Self::RemoveSha256 { .. } | Self::DropScram { .. } => {
+                "remove_password"
+            }
             Self::AddToken { .. } => "add_token",
             Self::RemoveToken { .. } => "remove_token",
             Self::ForgetTokens {} => "forget_tokens",
@@ -398,6 +410,8 @@ wire_enum!(UserChange {
     14 = RemoveName { rule },
     15 = ForgetNames {},
     16 = ForgetChannels {},
+    17 = PutScram { scram },
+    18 = DropScram { hash },
 });
 
 /// What was not allowed.
@@ -491,6 +505,26 @@ mod tests {
         assert_eq!(Principal::of_user(&"default".into()).user(), Some(&b"default"[..]));
         assert_eq!(Principal::from("ann").user(), None);
         assert_eq!(Principal::from("server").user(), None);
+    }
+
+    #[test]
+    fn verifiers_by_one_hash_are_set_and_dropped_beside_those_by_the_other() {
+        use crate::scram::Verifier;
+        fn by<const N: usize>(of: u8) -> Verifier<N> {
+            Verifier { salt: "salt".into(), iterations: 1, stored_key: [of; N], server_key: [of; N] }
+        }
+        let mut user = User { nopass: true, ..User::default() };
+        user.change(&UserChange::AddScram { scram: Scram::Both(by(1), by(2)) });
+        user.change(&UserChange::AddScram { scram: Scram::Sha256(by(3)) });
+        let wide = Scram::Sha512(by(4));
+        user.change(&UserChange::PutScram { scram: wide.clone() });
+        assert_eq!(user.scram, [Scram::Sha256(by(1)), Scram::Sha256(by(3)), wide.clone()]);
+        user.change(&UserChange::PutScram { scram: Scram::Sha256(by(5)) });
+        assert_eq!(user.scram, [wide.clone(), Scram::Sha256(by(5))]);
+        user.change(&UserChange::DropScram { hash: ScramHash::Sha256 });
+        assert_eq!(user.scram, std::slice::from_ref(&wide));
+        user.change(&UserChange::RemoveScram { stored_key: wide.mark() });
+        assert!(user.scram.is_empty() && !user.nopass && !user.can_enter());
     }
 
     #[test]

@@ -195,7 +195,7 @@ impl Gateway {
     async fn kept(&self, password: &str, hashed: &str) -> Result<Scram, Status> {
         if password.is_empty() && !hashed.is_empty() {
             return Err(Status::invalid_argument(
-                "hashedPassword is not taken: passwords are kept as SCRAM-SHA-256 verifiers, send the password",
+                "hashedPassword is not taken: passwords are kept as SCRAM verifiers, send the password",
             ));
         }
         let made = self.handle.verifier(Blob::copy_from(password.as_bytes()), Vec::new()).await;

@@ -254,7 +254,7 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("order", "text", "ascending or descending"),
     ("partition", "number", "The partition"),
     ("partitions", "number", "How many partitions; they can be added, not removed"),
-    ("password", "text", "The user's only password from now on; a SCRAM-SHA-256 verifier of it is kept"),
+    ("password", "text", "The user's only password from now on; SCRAM verifiers of it are kept"),
     ("path", "text", "A folder of the server that does not exist yet"),
     ("per", "duration", "The window"),
     ("prefix", "text", "All that begin with this"),

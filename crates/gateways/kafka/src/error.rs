@@ -43,6 +43,7 @@ codes! {
     InvalidCommitOffsetSize = 28
     TopicAuthorizationFailed = 29
     GroupAuthorizationFailed = 30
+    ClusterAuthorizationFailed = 31
     UnsupportedSaslMechanism = 33
     UnsupportedVersion = 35
     TopicAlreadyExists = 36
@@ -76,6 +77,9 @@ codes! {
     UnstableOffsetCommit = 88
     ThrottlingQuotaExceeded = 89
     ProducerFenced = 90
+    ResourceNotFound = 91
+    DuplicateResource = 92
+    UnacceptableCredential = 93
     UnknownTopicId = 100
     TransactionalIdNotFound = 105
     FencedMemberEpoch = 110

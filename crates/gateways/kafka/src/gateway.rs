@@ -118,17 +118,22 @@ impl Gateway {
     /// # Errors
     /// Why there is no outcome, or that nothing happened.
     pub(crate) async fn commit(&self, who: &Who, commit: Commit) -> Result<Committed, Code> {
-        let command = Command {
-            principal: who.principal.clone(),
-            client: who.name.clone(),
-            trace: Blob::EMPTY,
-            body: CommandBody::Commit { commit },
-        };
+        match self.command(who, CommandBody::Commit { commit }).await? {
+            Outcome::Committed { committed } => Ok(committed),
+            Outcome::Refused { refusal } => Err(error::refusal(&refusal)),
+            _ => Err(Code::UnknownServerError),
+        }
+    }
+
+    /// Sends any command: what it came to.
+    ///
+    /// # Errors
+    /// Why there is no outcome.
+    pub(crate) async fn command(&self, who: &Who, body: CommandBody) -> Result<Outcome, Code> {
+        let (principal, client) = (who.principal.clone(), who.name.clone());
+        let command = Command { principal, client, trace: Blob::EMPTY, body };
         match tokio::time::timeout(self.config.command_timeout, self.handle.command(command)).await {
-            Ok(Ok(Outcome::Committed { committed })) => Ok(committed),
-            Ok(Ok(Outcome::Refused { refusal })) => Err(error::refusal(&refusal)),
-            Ok(Ok(_)) => Err(Code::UnknownServerError),
-            Ok(Err(why)) => Err(error::runtime(&why)),
+            Ok(outcome) => outcome.map_err(|why| error::runtime(&why)),
             Err(_) => Err(Code::RequestTimedOut),
         }
     }

@@ -16,8 +16,8 @@ fn change(d: &mut Driver, who: &str, change: AccessChange) -> Outcome {
 }
 
 fn scram(of: u8) -> Scram {
-    let digest = Digest([of; 32]);
-    Scram { salt: "salt".into(), iterations: 1, stored_key: digest, server_key: digest }
+    let digest = [of; 32];
+    Scram::Sha256(Verifier { salt: "salt".into(), iterations: 1, stored_key: digest, server_key: digest })
 }
 
 fn refused(why: AccessRefusal) -> Outcome {

@@ -236,6 +236,7 @@ impl Known {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a run has few of them")]
 enum Step {
     Change(usize, UserChange),
     Remove(usize),

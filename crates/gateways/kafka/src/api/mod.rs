@@ -10,6 +10,7 @@ mod configs;
 mod consumer_groups;
 mod consumers;
 mod coordinator;
+mod credentials;
 mod describe;
 mod fetch;
 mod groups;
@@ -70,6 +71,8 @@ pub(crate) enum Api {
     DeleteGroups,
     IncrementalAlterConfigs,
     OffsetDelete,
+    DescribeUserScramCredentials,
+    AlterUserScramCredentials,
     DescribeCluster,
     DescribeProducers,
     DescribeTransactions,
@@ -122,6 +125,8 @@ const APIS: &[Row] = &[
     row(Api::DeleteGroups, 42, 0, 2, 2),
     row(Api::IncrementalAlterConfigs, 44, 0, 1, 1),
     row(Api::OffsetDelete, 47, 0, 0, i16::MAX),
+    row(Api::DescribeUserScramCredentials, 50, 0, 0, 0),
+    row(Api::AlterUserScramCredentials, 51, 0, 0, 0),
     row(Api::DescribeCluster, 60, 0, 1, 0),
     row(Api::DescribeProducers, 61, 0, 0, 0),
     row(Api::DescribeTransactions, 65, 0, 0, 0),
@@ -234,6 +239,8 @@ pub(crate) async fn answer(
         Api::EndTxn => transactions::end(gateway, &who, version, body, &mut out).await?,
         Api::OffsetForLeaderEpoch => offsets::for_epoch(gateway, &who, version, body, &mut out).await?,
         Api::SaslAuthenticate => sasl::authenticate(gateway, session, version, body, &mut out).await?,
+        Api::DescribeUserScramCredentials => credentials::describe(gateway, &who, body, &mut out).await?,
+        Api::AlterUserScramCredentials => credentials::alter(gateway, &who, body, &mut out).await?,
         Api::DescribeCluster => cluster::describe(gateway, version, body, &mut out)?,
         Api::DescribeProducers => describe::producers(gateway, &who, body, &mut out).await?,
         Api::DescribeTransactions => describe::transactions(gateway, &who, body, &mut out).await?,

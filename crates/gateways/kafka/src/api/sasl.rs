@@ -1,7 +1,6 @@
 //! SASL: who a client is, by name and password or token.
 //!
-//! PLAIN takes passwords and tokens as they are; SCRAM-SHA-256 a proof of the password, against the verifiers that all gateways share. SCRAM-SHA-512 would want a
-//! second verifier of each password: it is not offered.
+//! PLAIN takes passwords and tokens as they are; SCRAM-SHA-256 and SCRAM-SHA-512 a proof of the password, against the verifiers that all gateways share.
 //! Source: RFC 4616 (PLAIN), RFC 5802, RFC 7677 (SCRAM); KIP-43, KIP-84, KIP-152 (SASL inside Kafka's own requests).
 
 use crate::connection::Session;
@@ -9,10 +8,11 @@ use crate::error::Code;
 use crate::gateway::Gateway;
 use crate::wire::{Malformed, Reader, Writer};
 use quorate_runtime::scram::Exchange;
-use quorate_types::{Blob, Principal};
+use quorate_types::{Blob, Principal, ScramHash};
 
 const PLAIN: &str = "PLAIN";
-const SCRAM: &str = "SCRAM-SHA-256";
+const SCRAM_256: &str = "SCRAM-SHA-256";
+const SCRAM_512: &str = "SCRAM-SHA-512";
 /// Longest name or secret.
 const WORD_BYTES_MAX: usize = 4096;
 /// Why PLAIN is refused.
@@ -25,7 +25,7 @@ pub(crate) enum Shaking {
     #[default]
     Not,
     Plain,
-    Scram,
+    Scram(ScramHash),
     /// It has been sent what it is to prove its password by.
     Proving(Box<Exchange>),
 }
@@ -48,12 +48,13 @@ impl Session {
 pub(super) fn handshake(session: &mut Session, body: &mut Reader, out: &mut Writer) -> Result<(), Malformed> {
     session.shaking = match body.text()?.as_str() {
         PLAIN => Shaking::Plain,
-        SCRAM => Shaking::Scram,
+        SCRAM_256 => Shaking::Scram(ScramHash::Sha256),
+        SCRAM_512 => Shaking::Scram(ScramHash::Sha512),
         _ => Shaking::Not,
     };
     let refused = matches!(session.shaking, Shaking::Not);
     out.i16(if refused { Code::UnsupportedSaslMechanism } else { Code::None }.number());
-    out.list([PLAIN, SCRAM], Writer::text);
+    out.list([PLAIN, SCRAM_256, SCRAM_512], Writer::text);
     Ok(())
 }
 
@@ -69,7 +70,7 @@ pub(super) async fn authenticate(
     let step = match std::mem::take(&mut session.shaking) {
         Shaking::Not => return Err(Malformed("SaslAuthenticate comes after SaslHandshake")),
         Shaking::Plain => by_plain(gateway, &sent).await,
-        Shaking::Scram => begins(gateway, &sent),
+        Shaking::Scram(hash) => begins(gateway, hash, &sent),
         Shaking::Proving(exchange) => proves(gateway, &exchange, &sent),
     };
     let (code, refused, told) = match step {
@@ -106,8 +107,8 @@ async fn by_plain(gateway: &Gateway, sent: &[u8]) -> Result<Step, String> {
     found.map(|principal| Step::Enters(principal, String::new())).ok_or_else(|| WRONG.to_owned())
 }
 
-fn begins(gateway: &Gateway, sent: &[u8]) -> Result<Step, String> {
-    let begun = gateway.handle.scram(sent).map_err(|why| why.to_string())?;
+fn begins(gateway: &Gateway, hash: ScramHash, sent: &[u8]) -> Result<Step, String> {
+    let begun = gateway.handle.scram(hash, sent).map_err(|why| why.to_string())?;
     let (exchange, told) = begun.map_err(|why| why.to_string())?;
     Ok(Step::GoesOn(Box::new(exchange), told))
 }

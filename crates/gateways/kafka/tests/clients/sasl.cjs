@@ -1,4 +1,4 @@
-// Who a client is, by PLAIN and SCRAM-SHA-256, to kafkajs.
+// Who a client is, by PLAIN and SCRAM, to kafkajs.
 const assert = require('node:assert');
 const { Kafka, logLevel } = require('kafkajs');
 
@@ -18,12 +18,11 @@ async function enters(mechanism, username, password) {
 }
 
 async function main() {
-  for (const mechanism of ['plain', 'scram-sha-256']) {
+  for (const mechanism of ['plain', 'scram-sha-256', 'scram-sha-512']) {
     assert.equal(await enters(mechanism, 'ann,=é', 'correct horse, é'), true, mechanism);
     assert.equal(await enters(mechanism, 'ann,=é', 'wrong'), false, mechanism);
     assert.equal(await enters(mechanism, 'bob', 'correct horse, é'), false, mechanism);
   }
-  assert.equal(await enters('scram-sha-512', 'ann,=é', 'correct horse, é'), false);
 }
 
 main().then(() => process.exit(0), (error) => { console.error(error); process.exit(1); });

@@ -1,11 +1,11 @@
-"""Who a client is, by PLAIN and SCRAM-SHA-256, to confluent-kafka, kafka-python and aiokafka. Argument: the address of a server that has the users `ann` and `ann,=é`."""
+"""Who a client is, by PLAIN and SCRAM, to confluent-kafka, kafka-python and aiokafka. Argument: the address of a server that has the users `ann` and `ann,=é`."""
 import asyncio
 import sys
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import SaslAuthenticationFailed as AioFailed
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialDeletion, UserScramCredentialUpsertion
 from kafka import KafkaProducer
 from kafka.errors import KafkaError as PythonError
 
@@ -55,12 +55,56 @@ async def aio(mechanism, user, password):
         await producer.stop()
 
 
-for mechanism in ("PLAIN", "SCRAM-SHA-256"):
+for mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
     for client in (confluent, python, lambda *of: asyncio.run(aio(*of))):
         found = client(mechanism, USER, PASSWORD)
         assert found == "entered", (mechanism, client, found)
         for user, password in ((USER, "wrong"), ("bob", PASSWORD)):
             found = client(mechanism, user, password)
             assert found != "entered", (mechanism, user)
-# What is not offered is said, and no way in.
-assert python("SCRAM-SHA-512", USER, PASSWORD) != "entered"
+
+# Kafka's own way to make and change users at runtime, by one who may.
+admin = AdminClient({"bootstrap.servers": SERVERS, "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": USER, "sasl.password": PASSWORD})
+
+
+def alter(*changes):
+    for future in admin.alter_user_scram_credentials(list(changes)).values():
+        future.result(20)
+
+
+def told(*users):
+    found = {}
+    for user, future in admin.describe_user_scram_credentials(list(users)).items():
+        found[user] = [(info.mechanism.name, info.iterations) for info in future.result(20).scram_credential_infos]
+    return found
+
+
+wide, narrow = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 8192), ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+alter(UserScramCredentialUpsertion("eve", wide, b"first"))
+assert told("eve", "ann") == {"eve": [("SCRAM_SHA_512", 8192)], "ann": [("SCRAM_SHA_256", 10000), ("SCRAM_SHA_512", 10000)]}, told("eve", "ann")
+
+
+def who(mechanism, password):
+    """What eve is told: she enters, and may do nothing yet."""
+    told = []
+    client = AdminClient({"bootstrap.servers": SERVERS, "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": mechanism, "sasl.username": "eve", "sasl.password": password, "error_cb": told.append, "log_level": 0})
+    try:
+        client.list_topics(timeout=WAIT_MS[0] / 1000)
+        return "entered"
+    except KafkaException:
+        client.poll(0)
+        assert any(error.code() == KafkaError._AUTHENTICATION for error in told), told
+        return "refused"
+
+
+assert [who("SCRAM-SHA-512", "first"), who("PLAIN", "first")] == ["entered"] * 2
+assert [who("SCRAM-SHA-256", "first"), who("SCRAM-SHA-512", "other")] == ["refused"] * 2
+alter(UserScramCredentialUpsertion("eve", wide, b"second"), UserScramCredentialUpsertion("eve", narrow, b"second"))
+assert [who("SCRAM-SHA-512", "second"), who("SCRAM-SHA-256", "second"), who("SCRAM-SHA-512", "first")] == ["entered", "entered", "refused"]
+alter(UserScramCredentialDeletion("eve", ScramMechanism.SCRAM_SHA_512))
+assert [who("SCRAM-SHA-512", "second"), who("SCRAM-SHA-256", "second"), who("PLAIN", "second")] == ["refused", "entered", "entered"]
+try:
+    alter(UserScramCredentialDeletion("nobody", ScramMechanism.SCRAM_SHA_512))
+    raise AssertionError("nobody has a credential")
+except KafkaException as error:
+    assert error.args[0].name() == "RESOURCE_NOT_FOUND", error

@@ -140,7 +140,12 @@ fn flags(user: &User) -> Vec<String> {
 
 /// A verifier by what tells it from others; nobody can guess a password with that.
 fn shown(scram: &Scram) -> String {
-    format!("SCRAM-SHA-256${}:{}", scram.iterations, hex(&scram.salt))
+    match scram {
+        Scram::Sha256(by) | Scram::Both(by, _) => {
+            format!("SCRAM-SHA-256${}:{}", by.iterations, hex(&by.salt))
+        }
+        Scram::Sha512(by) => format!("SCRAM-SHA-512${}:{}", by.iterations, hex(&by.salt)),
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -283,7 +288,7 @@ fn remove_password(user: &User, password: &Blob) -> Option<UserChange> {
         return Some(UserChange::RemoveSha256 { hash });
     }
     let scram = user.scram.iter().find(|scram| door::verifies(scram, password))?;
-    Some(UserChange::RemoveScram { stored_key: scram.stored_key })
+    Some(UserChange::RemoveScram { stored_key: scram.mark() })
 }
 
 const KEYS: Verbs = Verbs(3);
