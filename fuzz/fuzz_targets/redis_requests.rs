@@ -12,6 +12,7 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Vec<Vec<u8>>>, Optio
     let (mut input, mut words, mut found) = (Input::default(), Vec::new(), Vec::new());
     for piece in pieces {
         input.extend(piece);
+        assert!(input.ahead(b"GET").count() <= input.pending());
         loop {
             match input.next(&BOUNDS, &mut words) {
                 Ok(true) => found.push(words.iter().map(|word| word.to_vec()).collect()),

@@ -54,41 +54,37 @@ fn check(root: &Path) -> Result<(), String> {
 fn test(root: &Path) -> Result<(), String> {
     check(root)?;
     cargo(root, &["test", "--workspace"])?;
+    // Built in one go: one after the other, with the features that each alone wants, what they share would be built anew for each.
+    let packages = ["--package", "quorate-sim", "--package", "quorate", "--package", "quorate-torture"];
+    cargo(root, &[&["build", "--release"], &packages[..]].concat())?;
     // Thousands of seeds: the profile that is shipped, since the simulator is all computing.
-    cargo(
-        root,
-        &["run", "--release", "--package", "quorate-sim", "--", "--seeds", "0..2000", "--steps", "10000"],
-    )?;
-    cargo(root, &["run", "--release", "--package", "quorate-sim", "--", "cluster", "--seeds", "200"])?;
-    cargo(root, &["run", "--release", "--package", "quorate", "--", "demo", "--purchases", "5000"])?;
+    program(root, "quorate-sim", &["--seeds", "0..2000", "--steps", "10000"])?;
+    program(root, "quorate-sim", &["cluster", "--seeds", "200"])?;
+    program(root, "quorate", &["demo", "--purchases", "5000"])?;
     // Real processes on real sockets, killed, stopped and cut off from each other.
     let folder = root.join("target/torture");
-    let folder = folder.to_string_lossy();
-    cargo(
-        root,
-        &[
-            "run",
-            "--release",
-            "--package",
-            "quorate-torture",
-            "--",
-            "run",
-            "--minutes",
-            "1",
-            "--folder",
-            &folder,
-        ],
-    )
+    program(root, "quorate-torture", &["run", "--minutes", "1", "--folder", &folder.to_string_lossy()])
+}
+
+/// Runs what was built in release, which lies in the target folder that this program lies in.
+fn program(root: &Path, name: &str, arguments: &[&str]) -> Result<(), String> {
+    let this = std::env::current_exe().map_err(|error| format!("where this program lies: {error}"))?;
+    let target = this.ancestors().nth(2).ok_or("this program lies in no target folder")?;
+    println!("\n$ {name} {}", arguments.join(" "));
+    run(Command::new(target.join("release").join(name)).args(arguments).current_dir(root), name)
 }
 
 fn cargo(root: &Path, arguments: &[&str]) -> Result<(), String> {
     println!("\n$ cargo {}", arguments.join(" "));
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let status = Command::new(cargo).args(arguments).current_dir(root).status();
-    match status {
+    run(Command::new(cargo).args(arguments).current_dir(root), &format!("cargo {}", arguments.join(" ")))
+}
+
+fn run(command: &mut Command, shown: &str) -> Result<(), String> {
+    match command.status() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("`cargo {}` failed: {status}", arguments.join(" "))),
-        Err(error) => Err(format!("`cargo {}` did not start: {error}", arguments.join(" "))),
+        Ok(status) => Err(format!("`{shown}` failed: {status}")),
+        Err(error) => Err(format!("`{shown}` did not start: {error}")),
     }
 }
 

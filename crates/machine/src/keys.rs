@@ -117,6 +117,11 @@ pub(crate) struct Row {
 const _: () = assert!(size_of::<Row>() == 72);
 
 impl Row {
+    /// The number of the history line that made it so.
+    pub(crate) fn line(&self) -> u64 {
+        self.line
+    }
+
     pub(crate) fn hang(&self) -> Hang {
         match self.hung {
             0 => Hang::Nothing,
@@ -579,6 +584,11 @@ impl Keys {
         self.rows.slots()
     }
 
+    /// Rows, those of deleted keys too.
+    pub(crate) fn row_count(&self) -> usize {
+        self.rows.len()
+    }
+
     pub(crate) fn compacted(&self) -> Revision {
         self.compacted
     }
@@ -602,26 +612,25 @@ impl Keys {
         self.lives(key, row).then_some(row)
     }
 
-    /// Half of a key's hash; then where its row seems to be; then a number of that row. Three looks, each of which can be
-    /// under way for many keys at once, bring what a write will need near.
+    /// Half of a key's hash; then where its row seems to be; then that row, which may be another's. Three looks, each of which can be
+    /// under way for many keys at once: see `near`.
     pub(crate) fn hash(&self, key: &Key) -> u32 {
         self.rows.hash(key)
     }
-    pub(crate) fn hash_of(&self, space: Keyspace, name: &Blob) -> u32 {
+    pub(crate) fn hash_of(&self, space: Keyspace, name: &[u8]) -> u32 {
         /// Hashes as the [`Key`] of these parts does.
         #[derive(Hash)]
         struct Parts<'a> {
             space: Keyspace,
-            name: &'a Blob,
+            name: &'a [u8],
         }
         self.rows.hash(&Parts { space, name })
     }
     pub(crate) fn probe(&self, hash: u32) -> Option<Slot> {
         self.rows.probe(hash)
     }
-    pub(crate) fn touch(&self, slot: Slot) -> u64 {
-        let (key, row) = self.rows.at(slot);
-        u64::from(key.space.0) ^ row.line
+    pub(crate) fn touch(&self, slot: Slot) -> &Row {
+        &self.rows.at(slot).1
     }
 
     /// Writes a key at `revision`; gives back the row before, if it existed.

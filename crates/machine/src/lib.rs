@@ -23,6 +23,7 @@ mod locks;
 mod members;
 mod memory;
 mod names;
+mod near;
 mod offsets;
 mod producers;
 mod reads;
@@ -46,6 +47,7 @@ pub use keys::{Change, Changes, Kind, RangeAnswer, Selection};
 pub use locks::{LockView, Waiter};
 pub use members::{Agreed, MemberView, MembersView, Phase, Standing};
 pub use memory::{Hand, KEY_BYTES, MemoryView, Victims};
+pub use near::NEAR;
 pub use producers::ProducerView;
 pub use reads::{LeaseView, Sizes};
 pub use services::{registered, service_range, services_range};
@@ -60,18 +62,13 @@ use quorate_calls::{Interpreter, NoScripts};
 use quorate_types::codec::{Wire, Writer};
 use quorate_types::{
     Blob, Command, CommandBody, Commit, Entry, FencingToken, GroupName, Key, Keyspace, LeaseId, LockName,
-    LogIndex, LogTime, MemoryLimit, Millis, OnRefused, Op, OpError, Outcome, Principal, Refusal, RequestId,
+    LogIndex, LogTime, MemoryLimit, Millis, OnRefused, OpError, Outcome, Principal, Refusal, RequestId,
     Resolution, Revision, Settings, TaskName, WaitRequest, WallTime,
 };
 
 /// The newest version of the rules by which entries are decided that this build knows. A state follows the version that its log last
 /// raised it to ([`Machine::version`]), so that replicas of different builds decide alike.
 pub const MACHINE_VERSION: u32 = 2;
-
-/// How many commands are read ahead: enough to overlap their cache misses, few enough to stay in the nearest cache.
-const NEAR: usize = 32;
-/// Rows of calls that are read ahead at most: one command may hold many.
-const NEAR_ROWS: usize = 512;
 
 /// Keys that a flush deletes one by one, each with a line of the history: some 10 ms.
 pub const EMPTY_WHOLE: u64 = 4_000;
@@ -261,8 +258,6 @@ pub struct Machine {
     snapshot: Option<snapshot::Progress>,
     /// Memory to encode in; holds nothing between commands.
     scratch: Writer,
-    /// Memory for [`Machine::bring_near`].
-    near: Vec<u32>,
 }
 
 impl Machine {
@@ -308,7 +303,6 @@ impl Machine {
             trail: 0,
             snapshot: None,
             scratch: Writer::default(),
-            near: Vec::new(),
         }
     }
 
@@ -460,39 +454,6 @@ impl Machine {
         let task_wall = self.tasks.next_due_wall().map(|(time, _)| *time);
         let wall = [key_wall, field_wall, task_wall, self.streams.next_due_wall()];
         (log.into_iter().flatten().min(), wall.into_iter().flatten().min())
-    }
-
-    /// Reads ahead the rows that commands will write, changing nothing. Each row of a large state is a few cache misses
-    /// away; asked for one after the other they cost more than all else, asked for together they come together.
-    fn bring_near(&mut self, commands: &[Command]) {
-        let mut near = std::mem::take(&mut self.near);
-        let mut sum = 0;
-        for command in commands {
-            let CommandBody::Commit { commit } = &command.body else { continue };
-            for op in &commit.then {
-                match op {
-                    Op::Put { key, .. } | Op::Increment { key, .. } | Op::Delete { key, .. } => {
-                        near.push(self.keys.hash(key));
-                    }
-                    // Most calls name their key first; where a command does not, nothing is found, and nothing is lost.
-                    Op::Call { space, words, .. } if words.len() > 1 && near.len() < NEAR_ROWS => {
-                        near.push(self.keys.hash_of(*space, &words[1]));
-                    }
-                    _ => {}
-                }
-            }
-            if let Some(wanted) = &commit.idempotency {
-                let scope =
-                    idempotency::Scope { principal: command.principal.clone(), key: wanted.key.clone() };
-                sum ^= self.idempotency.touch(&scope);
-            }
-        }
-        near.retain_mut(|hash| self.keys.probe(*hash).map(|slot| *hash = slot.0).is_some());
-        for slot in near.drain(..) {
-            sum ^= self.keys.touch(rows::Slot(slot));
-        }
-        std::hint::black_box(sum);
-        self.near = near;
     }
 
     fn execute(&mut self, command: &Command, place: u64, now: &Now, out: &mut Outputs) -> Outcome {

@@ -22,7 +22,8 @@ use crate::transaction::{Transaction, Watched};
 use quorate_calls::collections::Long;
 use quorate_calls::permissions::noperm;
 use quorate_calls::{Flags, Session, Spec, streams};
-use quorate_machine::{Machine, Rights, Times};
+
+use quorate_machine::{Machine, NEAR, Rights, Times};
 use quorate_runtime::Consistency;
 use quorate_types::{Blob, Commit, Denied, Keyspace, LogIndex, Mode, Op, OpResult, Reply, Verbs};
 use std::collections::BTreeSet;
@@ -885,7 +886,14 @@ impl Reader<'_> {
         let mut begun = started;
         // As of this state: what was allowed when the command arrived may be so no more.
         let rights = machine.rights(&self.state.who.principal);
-        for _ in 0..READS_MAX {
+        for place in 0..READS_MAX {
+            if place % NEAR == 0 && !alone && self.words.len() > 1 {
+                let mut next = self.input.ahead(&self.words[0]).peekable();
+                if next.peek().is_some() {
+                    let names = std::iter::once(&*self.words[1]).chain(next);
+                    machine.bring_values_near(self.state.session.space, names);
+                }
+            }
             if self.state.follows() {
                 // No later than the read: whatever changes after it is told, and after its reply.
                 let spec = quorate_calls::check(self.words).ok();

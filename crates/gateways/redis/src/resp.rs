@@ -45,6 +45,9 @@ impl ProtocolError {
     }
 }
 
+/// Words of a command that [`Input::ahead`] looks at.
+const AHEAD_WORDS_MAX: usize = 8;
+
 /// Bytes of a client that are not understood yet.
 #[derive(Debug, Default)]
 pub struct Input {
@@ -82,6 +85,24 @@ impl Input {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.bytes.len() - self.start
+    }
+
+    /// The first arguments of the commands that come next, as far as they are whole arrays of bulk strings and have this name. A look ahead, which
+    /// understands less than [`Input::next`] and takes nothing.
+    pub fn ahead<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let mut rest =
+            if self.array.is_some() { &[][..] } else { self.bytes.get(self.start..).unwrap_or_default() };
+        std::iter::from_fn(move || {
+            let count = ahead_number(&mut rest, b'*')?;
+            if !(2..=AHEAD_WORDS_MAX).contains(&count) || ahead_word(&mut rest)? != name {
+                return None;
+            }
+            let first = ahead_word(&mut rest)?;
+            for _ in 2..count {
+                ahead_word(&mut rest)?;
+            }
+            Some(first)
+        })
     }
 
     /// Gives memory back, when a client is silent.
@@ -503,6 +524,29 @@ fn line(kind: u8, text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// For [`Input::ahead`]: a short number behind its sign.
+fn ahead_number(rest: &mut &[u8], sign: u8) -> Option<usize> {
+    let (first, digits) = rest.split_first()?;
+    let end = digits.iter().take(8).position(|byte| *byte == b'\r')?;
+    if *first != sign || end == 0 {
+        return None;
+    }
+    let mut number = 0;
+    for digit in &digits[..end] {
+        number = 10 * number + usize::from(digit.checked_sub(b'0').filter(|digit| *digit < 10)?);
+    }
+    *rest = digits.get(end + 2..)?;
+    Some(number)
+}
+
+/// For [`Input::ahead`]: a bulk string.
+fn ahead_word<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = ahead_number(rest, b'$')?;
+    let word = rest.get(..length)?;
+    *rest = rest.get(length + 2..)?;
+    Some(word)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -621,6 +665,36 @@ mod tests {
     }
 
     #[test]
+    fn a_look_ahead_names_what_comes_and_takes_nothing() {
+        let bytes: Vec<u8> = ["GET a", "GET bb", "GET", "GET c"]
+            .iter()
+            .flat_map(|line| {
+                encoded(&line.split(' ').map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>())
+            })
+            .collect();
+        let mut input = Input::default();
+        input.extend(&bytes);
+        assert_eq!(
+            input.ahead(b"GET").collect::<Vec<_>>(),
+            [&b"a"[..], b"bb"],
+            "up to the first that has no argument"
+        );
+        assert_eq!(input.ahead(b"SET").next(), None);
+        assert_eq!(input.pending(), bytes.len());
+        for (text, why) in [
+            ("GET a\r\n", "a line"),
+            ("*2\r\n$3\r\nGET\r\n$1\r\na", "not whole"),
+            ("*2\r\n$3\r\nGET\r\n$-1\r\n", "no length"),
+            ("*9\r\n$3\r\nGET\r\n$1\r\na\r\n", "many words"),
+            ("*2\r\n$3\r\nGET\r\n$99999999\r\na\r\n", "a length that is not there"),
+        ] {
+            let mut input = Input::default();
+            input.extend(text.as_bytes());
+            assert_eq!(input.ahead(b"GET").next(), None, "{why}");
+        }
+    }
+
+    #[test]
     fn a_silent_client_holds_no_buffer() {
         let mut input = Input::default();
         let mut words = Vec::new();
@@ -672,6 +746,31 @@ mod tests {
         ) {
             let bounds = Bounds { unknown, ..BOUNDS };
             prop_assert_eq!(read(&pieces(&bytes, &cuts), bounds), read(&[&bytes], bounds));
+        }
+
+        #[test]
+        fn what_is_seen_ahead_comes(commands in prop::collection::vec(prop::collection::vec("[a-b]{0,3}", 1..4), 1..8), cut: usize) {
+            let bytes: Vec<u8> = commands
+                .iter()
+                .flat_map(|words| encoded(&words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>()))
+                .collect();
+            let mut input = Input::default();
+            input.extend(&bytes[..cut % (bytes.len() + 1)]);
+            let seen: Vec<Vec<u8>> = input.ahead(commands[0][0].as_bytes()).map(<[u8]>::to_vec).collect();
+            let mut words = Vec::new();
+            for name in seen {
+                prop_assert_eq!(input.next(&BOUNDS, &mut words), Ok(true));
+                prop_assert_eq!((&*words[0], &*words[1]), (commands[0][0].as_bytes(), &*name));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_looked_at_without_harm(bytes in prop::collection::vec(prop_oneof![
+            Just(b'*'), Just(b'$'), Just(b'\r'), Just(b'\n'), Just(b'1'), Just(b'2'), any::<u8>()
+        ], 0..200)) {
+            let mut input = Input::default();
+            input.extend(&bytes);
+            prop_assert!(input.ahead(&bytes[..bytes.len().min(1)]).count() <= bytes.len());
         }
     }
 }
