@@ -13,11 +13,13 @@ use quorate_machine::{Due, Event, Machine, Outputs};
 use quorate_types::{
     Append, Blob, Branch, Command, CommandBody, Commit, Committed, Entry, Fingerprint, GroupMode, GroupName,
     GroupSettings, Guard, GuardFailed, IdempotencyKey, Key, KeyField, KeyRange, KeyValue, LeaseId, LimitName,
-    LimitPolicy, LockMode, LockName, LogIndex, LogTime, Millis, Mode, Numbered, OnRefused, Op, OpError,
-    OpResult, Outcome, PayloadRef, Principal, Produce, ProduceError, ProducerId, RangeRead, Refusal,
-    Resolution, Revision, StreamSettings, TaskName, WallTime, When,
+    LimitPolicy, LockMode, LockName, LogIndex, LogTime, Millis, Mode, OnRefused, Op, OpError, OpResult,
+    Outcome, PayloadRef, Principal, RangeRead, Refusal, Resolution, Revision, StreamSettings, TaskName,
+    WallTime, When,
 };
 use std::collections::{BTreeMap, BTreeSet};
+
+mod producing;
 
 /// A finding, in words.
 pub(crate) type Check<T = ()> = Result<T, String>;
@@ -90,23 +92,6 @@ struct Delivered {
     acked: bool,
 }
 
-/// A name of transactions.
-#[derive(Clone, Debug, Default)]
-struct Transaction {
-    producer: ProducerId,
-    epoch: u16,
-    open: bool,
-    /// Whether the last one ended well.
-    ended: Option<bool>,
-    /// What it holds, in order.
-    held: Vec<(Append, u32)>,
-    /// How far groups are, once it ends well.
-    marks: Vec<quorate_types::OffsetCommit>,
-}
-
-/// Stands for the offset of a batch that a transaction holds, or held.
-const HELD: u64 = u64::MAX;
-
 /// What a limit has given, in units times the period's nanoseconds, so that no division loses anything.
 #[derive(Clone, Debug, Default)]
 struct Taken {
@@ -116,8 +101,6 @@ struct Taken {
 }
 
 type Record = (Key, GroupName, u32, u64);
-/// Stream, partition, producer, epoch.
-type Line = (Key, u32, ProducerId, u16);
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -143,13 +126,7 @@ pub(crate) struct Model {
     next: BTreeMap<(Key, u32), u64>,
     groups: BTreeMap<(Key, GroupName), GroupSettings>,
     delivered: BTreeMap<Record, Delivered>,
-    /// Numbers given to producers: each is given once.
-    producers: BTreeSet<ProducerId>,
-    /// Those of before this entry.
-    producers_before: BTreeSet<ProducerId>,
-    /// Where each batch went that a producer has numbered, by stream, partition, producer, epoch and its first record.
-    numbered: BTreeMap<Line, BTreeMap<u32, (u32, u64)>>,
-    transactions: BTreeMap<Blob, Transaction>,
+    producing: producing::Producing,
     expiries_max: u64,
     calls: Calls,
     users: Users,
@@ -215,7 +192,7 @@ impl Model {
         );
         (self.index, self.time, self.wall) = (entry.index, entry.time, entry.wall);
         self.calls.begin(entry.wall, entry.time);
-        self.producers_before.clone_from(&self.producers);
+        self.producing.begin(entry.time);
         let held_before = self.holds.clone();
         let live_before: BTreeSet<LeaseId> = self.leases.keys().copied().collect();
         let mut happened = Happened { events: &out.events, revoked_later: revoked(entry, out), expired: 0 };
@@ -558,7 +535,9 @@ impl Model {
             (Op::Append { append }, OpResult::Appended { partition, first, next }) => {
                 self.appended(append, *partition, first.0, next.0)?;
             }
-            (Op::Produce { produce }, result) => self.produced(produce, result, probes)?,
+            (Op::Produce { produce }, result) => {
+                self.produced(principal, produce, result, revision, probes)?;
+            }
             (Op::CreateGroup { stream, group, settings }, _) => {
                 self.groups.insert((stream.clone(), group.clone()), settings.clone());
             }
@@ -901,10 +880,7 @@ impl Model {
         self.streams.remove(stream);
         self.batches.retain(|(of, _), _| of != stream);
         self.next.retain(|(of, _), _| of != stream);
-        self.numbered.retain(|(of, ..), _| of != stream);
-        self.transactions
-            .values_mut()
-            .for_each(|one| one.held.retain(|(append, _)| append.stream != *stream));
+        self.producing.drop_stream(stream);
         self.groups.retain(|(of, _), _| of != stream);
         self.delivered.retain(|(of, ..), _| of != stream);
     }
@@ -924,38 +900,6 @@ impl Model {
         *expected = next;
         self.batches.entry((stream.clone(), partition)).or_default().insert(first, Batch { at, records });
         Ok(())
-    }
-
-    /// A number is given once; a batch is appended once, after those before it, or answered as it was.
-    fn produced(&mut self, produce: &Produce, result: &OpResult, probes: &mut Probes) -> Check {
-        let (append, by, partition, first, next) = match (produce, result) {
-            (Produce::Begin {}, OpResult::Producer { producer, epoch }) => {
-                ensure!(self.producers.insert(*producer) && *epoch == 0, "number {producer} was given twice");
-                return Ok(());
-            }
-            (Produce::Append { append, by }, OpResult::Appended { partition, first, next }) => {
-                (append, by, *partition, first.0, next.0)
-            }
-            // A batch that a transaction held comes again outside of one, which no client does; and all steps of transactions.
-            (produce, result) => return self.transacted(produce, result, probes),
-        };
-        let Numbered { producer, epoch, first: number } = *by;
-        let line = (append.stream.clone(), partition, producer, epoch);
-        let sent = self.numbered.entry(line).or_default();
-        if let Some((records, base)) = sent.get(&number) {
-            let same = (*records, *base) == (append.records, first);
-            ensure!(same, "{by:?} was appended at {base} with {records} records, then at {first}");
-            probes.hit("producer: a batch that came again");
-            return Ok(());
-        }
-        let follows = sent.last_key_value().map_or(0, |(last, (records, _))| last + records);
-        ensure!(number == follows, "{by:?} was appended, record {follows} is missing");
-        sent.insert(number, (append.records, first));
-        let (stream, of) = (append.stream.clone(), (producer, epoch));
-        let later =
-            (stream.clone(), partition, producer, epoch + 1)..=(stream, partition, producer, u16::MAX);
-        ensure!(self.numbered.range(later).next().is_none(), "{of:?} appended after a later life");
-        self.appended(append, partition, first, next)
     }
 
     fn delivered(
@@ -1036,24 +980,7 @@ impl Model {
         let Outcome::Refused { refusal } = outcome else { return Ok(()) };
         let live = |lease: &LeaseId| live_before.contains(lease) && self.leases.contains_key(lease);
         match refusal {
-            Refusal::Guards { failed } => {
-                for (_, why) in failed {
-                    match why {
-                        GuardFailed::Fence { lock, offered, .. } => {
-                            let at = (lock.clone(), offered.0);
-                            let held = held_before.contains_key(&at) && self.holds.contains_key(&at);
-                            ensure!(!held, "the fence of {lock} refused its holder's token {offered}");
-                            probes.hit("lock: a fence refused");
-                        }
-                        GuardFailed::Limit { .. } => probes.hit("limit: refused"),
-                        GuardFailed::Slots { .. } => probes.hit("limit: slots refused"),
-                        GuardFailed::LeaseGone { lease } => {
-                            ensure!(!live(lease), "lease {lease} was said to be gone while it lives");
-                        }
-                        _ => {}
-                    }
-                }
-            }
+            Refusal::Guards { failed } => self.guards_refused(failed, held_before, &live, probes)?,
             Refusal::Operation { error, .. } | Refusal::Command { error } => {
                 probes.hit("commit: an operation refused the commit");
                 if let Some(probe) = Members::refused(error) {
@@ -1066,6 +993,10 @@ impl Model {
                     OpError::ClaimHeld { .. } => probes.hit("ask: a claim held by another"),
                     OpError::IdempotencyFull { .. } => probes.hit("ask: idempotency memory full"),
                     OpError::Produce { why } => self.producer_refused(why, probes)?,
+                    OpError::Guards { failed } => {
+                        self.guards_refused(failed, held_before, &live, probes)?;
+                        probes.hit("rider: a guard refused it");
+                    }
                     _ => {}
                 }
             }
@@ -1084,111 +1015,28 @@ impl Model {
         Ok(())
     }
 
-    /// What is held under a name appears in order when its owner ends well, and only then.
-    fn transacted(&mut self, produce: &Produce, result: &OpResult, probes: &mut Probes) -> Check {
-        if let (Produce::TakeOver { name, .. }, OpResult::Producer { producer, epoch }) = (produce, result) {
-            let found = self.transactions.get(name);
-            let follows = found.is_none_or(|one| one.producer == *producer && one.epoch < *epoch);
-            ensure!(follows, "{name:?} was given {producer}/{epoch} after {found:?}");
-            if found.is_some_and(|one| !one.held.is_empty()) {
-                probes.hit("transaction: dropped by the next owner of its name");
-            }
-            self.producers.insert(*producer);
-            let taken = Transaction { producer: *producer, epoch: *epoch, ..Transaction::default() };
-            self.transactions.insert(name.clone(), taken);
-            return Ok(());
-        }
-        let (name, producer, epoch) = match produce {
-            Produce::Hold { name, by, .. } => (name, by.producer, by.epoch),
-            Produce::Enlist { author, .. }
-            | Produce::HoldOffsets { author, .. }
-            | Produce::End { author, .. } => (&author.name, author.producer, author.epoch),
-            other => return Err(format!("{other:?} was answered with {result:?}")),
-        };
-        let mut one = self.transactions.get(name).cloned().unwrap_or_default();
-        ensure!(
-            (one.producer, one.epoch) == (producer, epoch),
-            "{produce:?} was taken, the owner is {one:?}"
-        );
-        match produce {
-            Produce::Enlist { .. } => one.open = true,
-            Produce::HoldOffsets { commit, .. } => {
-                ensure!(one.open, "{produce:?} was taken, and nothing is open");
-                one.marks.push((**commit).clone());
-            }
-            Produce::Hold { append, by, .. } => {
-                let partition = match append.partition {
-                    quorate_types::PartitionChoice::Number { partition } => partition,
-                    other => return Err(format!("{other:?} was taken")),
-                };
-                let line = (append.stream.clone(), partition, producer, epoch);
-                let sent = self.numbered.entry(line).or_default();
-                if let Some((records, _)) = sent.get(&by.first) {
-                    ensure!(*records == append.records, "{by:?} was held with {records} records");
-                    probes.hit("transaction: a batch that came again");
-                } else {
-                    ensure!(one.open, "{by:?} was held, and nothing is open");
-                    let follows = sent.last_key_value().map_or(0, |(last, (records, _))| last + records);
-                    ensure!(by.first == follows, "{by:?} was held, record {follows} is missing");
-                    sent.insert(by.first, (append.records, HELD));
-                    let mut append = append.clone();
-                    append
-                        .payload
-                        .at
-                        .get_or_insert(PayloadRef { index: self.index, sub: append.payload.sub });
-                    one.held.push((append, partition));
+    /// Whether guards may have refused.
+    fn guards_refused(
+        &self,
+        failed: &[(u32, GuardFailed)],
+        held_before: &BTreeMap<(LockName, u64), (LeaseId, u64, LockMode)>,
+        live: &impl Fn(&LeaseId) -> bool,
+        probes: &mut Probes,
+    ) -> Check {
+        for (_, why) in failed {
+            match why {
+                GuardFailed::Fence { lock, offered, .. } => {
+                    let at = (lock.clone(), offered.0);
+                    let held = held_before.contains_key(&at) && self.holds.contains_key(&at);
+                    ensure!(!held, "the fence of {lock} refused its holder's token {offered}");
+                    probes.hit("lock: a fence refused");
                 }
-            }
-            Produce::End { commits, .. } => {
-                if one.open {
-                    (one.open, one.ended) = (false, Some(*commits));
-                    let held = std::mem::take(&mut one.held);
-                    let marks = std::mem::take(&mut one.marks);
-                    if *commits {
-                        probes.hit("transaction: ended well");
-                        for commit in marks {
-                            let op = Op::CommitOffsets { commit: Box::new(commit) };
-                            self.members.take(&op, &OpResult::Kept { missing: Vec::new() })?;
-                        }
-                        for (append, partition) in held {
-                            let first =
-                                self.next.get(&(append.stream.clone(), partition)).copied().unwrap_or(0);
-                            self.appended(&append, partition, first, first + u64::from(append.records))?;
-                        }
-                    }
-                } else {
-                    ensure!(one.ended == Some(*commits), "{produce:?} was answered, it had ended as {one:?}");
-                    probes.hit("transaction: its end asked for again");
+                GuardFailed::Limit { .. } => probes.hit("limit: refused"),
+                GuardFailed::Slots { .. } => probes.hit("limit: slots refused"),
+                GuardFailed::LeaseGone { lease } => {
+                    ensure!(!live(lease), "lease {lease} was said to be gone while it lives");
                 }
-            }
-            _ => {}
-        }
-        self.transactions.insert(name.clone(), one);
-        Ok(())
-    }
-
-    fn producer_refused(&self, why: &ProduceError, probes: &mut Probes) -> Check {
-        match why {
-            ProduceError::Unknown { producer } => {
-                ensure!(
-                    !self.producers_before.contains(producer),
-                    "number {producer} was given, and refused"
-                );
-            }
-            ProduceError::Epoch { producer, found, .. } => {
-                // Judged when all of the entry is taken: the name may have gone on to another life since.
-                let named =
-                    self.transactions.values().any(|one| one.producer == *producer && one.epoch >= *found);
-                let lives =
-                    named || self.numbered.keys().any(|(_, _, of, epoch)| (of, epoch) == (producer, found));
-                ensure!(lives, "producer {producer} has no life {found}");
-                probes.hit("producer: an earlier life fenced off");
-            }
-            ProduceError::Order { .. } => probes.hit("producer: a batch that does not follow"),
-            ProduceError::OtherNumber { .. } | ProduceError::NotOpen { .. } => {}
-            ProduceError::SecondKey { .. } => {}
-            ProduceError::TooMuch { .. } | ProduceError::Full { .. } => {
-                return Err("there is room for all producers".into());
+                _ => {}
             }
         }
         Ok(())
@@ -1209,6 +1057,7 @@ impl Model {
         self.agree_rows(machine)?;
         self.calls.agrees(machine)?;
         self.members.agrees(machine)?;
+        self.producing.agrees(machine)?;
         let sessions: BTreeSet<LeaseId> = machine.member_sessions().collect();
         let leases: Vec<LeaseId> = machine.leases().filter(|lease| !sessions.contains(lease)).collect();
         ensure!(

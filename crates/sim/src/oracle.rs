@@ -21,7 +21,8 @@ use quorate_node::{Config, Reply};
 use quorate_types::codec::encode;
 use quorate_types::{
     Blob, Command, CommandBody, Commit, Entry, Key, KeyValue, LeaseId, LockName, LogIndex, LogTime, Millis,
-    Mode, Offset, Op, OpError, Outcome, PayloadRef, Refusal, Revision, Term, WallTime, record,
+    Mode, Offset, Op, OpError, Outcome, PayloadRef, Produce, Refusal, Revision, TRANSACTION_MS_MAX, Term,
+    WallTime, record,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -263,14 +264,53 @@ impl Oracle {
                 let keys = keys.filter_map(|(key, ..)| key.name.as_text());
                 tampered.commands.extend(keys.map(|name| again(call(JUDGED, &["PEXPIRE", name, "900"]))));
             }
+            Plant::TransactionOverdue | Plant::RiderForgotten | Plant::RiderUnguarded => {
+                for command in &mut tampered.commands {
+                    let CommandBody::Commit { commit } = &mut command.body else { continue };
+                    commit.then.iter_mut().for_each(|op| self.produces_wrongly(op));
+                }
+            }
             _ => return None,
         }
         Some(tampered)
     }
 
+    /// A producer's operation as a follower takes it whose transactions or riders are broken.
+    fn produces_wrongly(&self, op: &mut Op) {
+        let Op::Produce { produce } = op else { return };
+        match (self.plant, &mut **produce) {
+            (Some(Plant::TransactionOverdue), Produce::TakeOver { timeout, .. }) => {
+                *timeout = Millis(TRANSACTION_MS_MAX);
+            }
+            (
+                Some(Plant::RiderForgotten),
+                Produce::AppendWith { rider, .. } | Produce::HoldWith { rider, .. },
+            ) => {
+                rider.then.clear();
+            }
+            (
+                Some(Plant::RiderUnguarded),
+                Produce::AppendWith { rider, .. } | Produce::HoldWith { rider, .. },
+            ) => {
+                rider.guards.clear();
+            }
+            _ => {}
+        }
+    }
+
     /// Whether a planted bug is one that the judge of calls has to find alone, from the follower's answers.
     fn judges_alone(&self) -> bool {
-        matches!(self.plant, Some(Plant::OwnClock | Plant::UndoForgotten | Plant::DeadlineRestarts))
+        matches!(
+            self.plant,
+            Some(
+                Plant::OwnClock
+                    | Plant::UndoForgotten
+                    | Plant::DeadlineRestarts
+                    | Plant::TransactionOverdue
+                    | Plant::RiderForgotten
+                    | Plant::RiderUnguarded
+            )
+        )
     }
 
     /// What entries after `from` told subscribers.

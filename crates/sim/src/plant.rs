@@ -54,11 +54,17 @@ pub enum Plant {
     ReadByClock,
     /// A follower evicts the keys that it would choose itself, instead of those that the leader has chosen.
     OwnEviction,
+    /// A follower lets transactions be open for as long as they like.
+    TransactionOverdue,
+    /// A follower appends batches without what rides with them.
+    RiderForgotten,
+    /// A follower does not look at the guards that ride with a batch.
+    RiderUnguarded,
 }
 
 impl Plant {
     /// Every planted bug.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::LyingSync,
         Self::SwallowedWrite,
         Self::EarlyAnswer,
@@ -79,6 +85,9 @@ impl Plant {
         Self::DeadlineRestarts,
         Self::ReadByClock,
         Self::OwnEviction,
+        Self::TransactionOverdue,
+        Self::RiderForgotten,
+        Self::RiderUnguarded,
     ];
 
     /// Its name on the command line.
@@ -105,6 +114,9 @@ impl Plant {
             Self::DeadlineRestarts => "deadline-restarts",
             Self::ReadByClock => "read-by-clock",
             Self::OwnEviction => "own-eviction",
+            Self::TransactionOverdue => "transaction-overdue",
+            Self::RiderForgotten => "rider-forgotten",
+            Self::RiderUnguarded => "rider-unguarded",
         }
     }
 

@@ -159,6 +159,15 @@ pub const PRODUCER_PROBES: &[&str] = &[
     "transaction: dropped by the next owner of its name",
     "transaction: ended well",
     "transaction: its end asked for again",
+    "transaction: dropped for its time",
+    "transaction: its owner fenced off after its time",
+    "rider: done with its batch",
+    "rider: its batch came again",
+    "rider: known by its key",
+    "rider: done with its transaction",
+    "rider: a transaction known by its key",
+    "rider: a guard refused it",
+    "rider: a second key refused",
 ];
 
 /// How often each path was taken.

@@ -6,6 +6,8 @@
 //! Invariant: a client acts on what it was answered or has read, never on what the simulator knows.
 //! Called by: the driver.
 
+mod riders;
+
 use crate::calls::words::Caller;
 use crate::oracle::OpId;
 use crate::random::Random;
@@ -602,7 +604,13 @@ impl Client {
                 unreachable!("append makes an append")
             };
             let by = Numbered { producer, epoch, first: self.producing.next };
-            self.producing.batch = Some(Produce::Append { append, by });
+            self.producing.batch = Some(match random.chance(2) {
+                true => {
+                    let rider = self.rider(random, view, "a", 6);
+                    Produce::AppendWith { append, by: Some(by), rider: Box::new(rider) }
+                }
+                false => Produce::Append { append, by },
+            });
         }
         let batch = self.producing.batch.clone().expect("it was just set");
         (produce(batch), Hope::Batch)
@@ -614,18 +622,22 @@ impl Client {
             return (commit(declarations()), Hope::Nothing);
         }
         if self.transacting.step.is_none() {
-            let step = self.next_step(random);
+            let step = self.next_step(random, view);
             self.transacting.step = Some(step);
         }
         let step = self.transacting.step.clone().expect("it was just set");
         (produce(step), Hope::Step)
     }
 
-    fn next_step(&mut self, random: &mut Random) -> Produce {
+    fn next_step(&mut self, random: &mut Random, view: &View<'_>) -> Produce {
         let name = Blob::from(format!("tx/{}", self.number / 2));
         let author = self.transacting.author.clone().filter(|_| !random.chance(30));
         let Some(author) = author else {
-            return Produce::TakeOver { name, timeout: Millis(TRANSACTION_MS_MAX), known: None };
+            let timeout = match random.chance(2) {
+                true => Millis(random.between(200, 3000)),
+                false => Millis(TRANSACTION_MS_MAX),
+            };
+            return Produce::TakeOver { name, timeout, known: None };
         };
         let partition = self.number as u32 % 2;
         if !self.transacting.open {
@@ -646,6 +658,12 @@ impl Client {
             unreachable!("append makes an append")
         };
         let by = Numbered { producer: author.producer, epoch: author.epoch, first: self.transacting.next };
+        if random.chance(2) {
+            // Few keys, so that what one has done comes again under another's number; a transaction with two is refused.
+            let keys = if self.transacting.next == 0 || random.chance(5) { 2 } else { 0 };
+            let rider = self.rider(random, view, "t", keys);
+            return Produce::HoldWith { name, append, by, rider: Box::new(rider) };
+        }
         Produce::Hold { name, append, by }
     }
 
@@ -912,7 +930,7 @@ impl Producing {
             return;
         };
         let Some(batch) = self.batch.take() else { return };
-        if let Produce::Append { append, by } = &batch {
+        if let Produce::Append { append, by } | Produce::AppendWith { append, by: Some(by), .. } = &batch {
             self.next = Numbered::after(by.first, append.records);
         }
         self.sent.push(batch);
@@ -947,7 +965,9 @@ impl Transacting {
                 *self = Self { author, ..Self::default() };
             }
             (Produce::Enlist { .. }, _) => self.open = true,
-            (Produce::Hold { append, by, .. }, _) => self.next = Numbered::after(by.first, append.records),
+            (Produce::Hold { append, by, .. } | Produce::HoldWith { append, by, .. }, _) => {
+                self.next = Numbered::after(by.first, append.records);
+            }
             (Produce::End { .. }, _) => self.open = false,
             _ => {}
         }

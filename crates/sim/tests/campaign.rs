@@ -83,7 +83,7 @@ fn groups_of_members_keep_their_offsets_and_what_they_were_given() {
 #[test]
 fn what_a_producer_sends_again_is_appended_once() {
     let mut probes = Probes::default();
-    for seed in 7000..7030 {
+    for seed in 7000..7120 {
         let options = Options { scenario: Scenario::Producers, ..Options::default() };
         match run(seed, 4_000, options) {
             Ok(report) => probes.merge(&report.probes),

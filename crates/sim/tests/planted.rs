@@ -135,6 +135,30 @@ fn reads_that_go_by_the_clock_of_their_node_are_found() {
 }
 
 #[test]
+fn transactions_that_are_never_dropped_for_their_time_are_found() {
+    found(
+        Plant::TransactionOverdue,
+        Scenario::Producers,
+        &["was taken, the owner is", "transactions of", "was given"],
+    );
+}
+
+#[test]
+fn batches_without_what_rides_with_them_are_found() {
+    // A key that is not what it should be, and what is counted from it.
+    found(
+        Plant::RiderForgotten,
+        Scenario::Producers,
+        &["was read as", "model Some(", "was incremented to", "a guard on", "machine Some("],
+    );
+}
+
+#[test]
+fn guards_that_ride_along_and_are_not_looked_at_are_found() {
+    found(Plant::RiderUnguarded, Scenario::Producers, &["passed the fence", "a guard on", "gave"]);
+}
+
+#[test]
 fn every_plant_has_a_name_of_its_own() {
     for plant in Plant::ALL {
         assert_eq!(Plant::parse(plant.name()), Some(plant));

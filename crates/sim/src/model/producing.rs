@@ -44,7 +44,8 @@ struct Transaction {
 impl Transaction {
     /// Dropped for its time: its owner is fenced off.
     fn dropped(&self) -> Self {
-        Self { producer: self.producer, epoch: self.epoch + 1, ended: Some(false), ..Self::default() }
+        let Self { producer, epoch, timeout, .. } = *self;
+        Self { producer, epoch: epoch + 1, timeout, ended: Some(false), ..Self::default() }
     }
 }
 
@@ -105,7 +106,7 @@ impl Producing {
 }
 
 /// Entries in which all is ended that may be due at once in the simulation.
-const LATE_MAX: u32 = 100;
+const LATE_MAX: u32 = 20;
 
 impl Model {
     /// A number is given once; a batch is appended once, after those before it, or answered as it was.
@@ -276,6 +277,10 @@ impl Model {
             other => return Err(format!("{other:?} was answered with {result:?}")),
         };
         let mut one = self.producing.transactions.get(name).cloned().unwrap_or_default();
+        if one.late > 0 && epoch == one.epoch + 1 {
+            // It was dropped, and this is of the life that follows: one that was given before a power loss took that back.
+            one = one.dropped();
+        }
         ensure!(
             (one.producer, one.epoch) == (producer, epoch),
             "{produce:?} was taken, the owner is {one:?}"
