@@ -17,6 +17,7 @@ mod config;
 mod evictor;
 mod partition;
 mod replica;
+mod rounds;
 mod router;
 mod waiters;
 mod why;

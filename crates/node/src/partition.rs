@@ -501,7 +501,8 @@ impl<T> Partition<T> {
             self.order(vec![raise], Vec::new(), (wall, time, seed))?;
         }
         let mut salt = seed;
-        while self.has_arrivals() {
+        let may_wait = self.waits_for_round() && !self.due((wall, time));
+        while !may_wait && self.has_arrivals() {
             let (mut commands, origins) = self.gather();
             self.make_room(&commands, (wall, time, salt))?;
             // They have no origin: nobody waits for them.
@@ -863,7 +864,10 @@ impl<T> Partition<T> {
         let machine_version = self.machine.version();
         let proposal = Proposal { wall, time, seed, machine_version, commands, origins, decided };
         match self.engine.propose(proposal) {
-            Ok(_) => Ok(()),
+            Ok(index) => {
+                self.ordered_one(index);
+                Ok(())
+            }
             Err(error) => Err(self.fail(error.to_string())),
         }
     }

@@ -14,6 +14,7 @@ use crate::cluster::{
     PeerMessage, READ_AGAIN_NS, Trails, UNANSWERED_NS, UNREAD_NS, median_ahead_ms, read_frame,
 };
 use crate::partition::{Fatal, InFlight, Partition, Published, Reply};
+use crate::rounds::Rounds;
 use bytes::Bytes;
 use quorate_engine::{CopyWanted, EngineError, Identity, Instant, Member, Raft, Role, Standing};
 use quorate_log::Disk;
@@ -159,6 +160,7 @@ pub(crate) struct Replica<T> {
     /// The batch last sent in this term, and when something was last sent once more.
     forwarded: u64,
     forwarded_again_ns: u64,
+    rounds: Rounds,
     waiting: Vec<ReadFor<T>>,
     asked: VecDeque<Asked<T>>,
     /// By the entry that they wait for.
@@ -194,6 +196,7 @@ impl<T> Replica<T> {
             taken: BTreeMap::new(),
             forwarded: 0,
             forwarded_again_ns: 0,
+            rounds: Rounds::default(),
             waiting: Vec::new(),
             asked: VecDeque::new(),
             confirmed: BTreeMap::new(),
@@ -691,6 +694,23 @@ impl<T> Partition<T> {
         self.replica.as_ref().is_some_and(|replica| replica.arrived.iter().any(|queue| !queue.is_empty()))
     }
 
+    /// Notes that an entry was ordered, for those that come after it.
+    pub(crate) fn ordered_one(&mut self, index: LogIndex) {
+        if let Some(replica) = &mut self.replica {
+            replica.rounds.ordered(index, replica.now.monotonic_ns);
+        }
+    }
+
+    /// Whether what has arrived had better wait for the entry that is under way.
+    pub(crate) fn waits_for_round(&self) -> bool {
+        let Some(replica) = &self.replica else { return false };
+        let [keep_alives, others] = &replica.arrived;
+        let commands = || self.queue.len() + others.iter().map(|batch| batch.commands.len()).sum::<usize>();
+        self.keep_alives.is_empty()
+            && keep_alives.is_empty()
+            && replica.rounds.waits(commands(), replica.now.monotonic_ns)
+    }
+
     /// Takes batches of other nodes into an entry.
     pub(crate) fn gather_arrived(
         &mut self,
@@ -731,6 +751,7 @@ impl<T> Partition<T> {
     pub(crate) fn applied_one(&mut self) {
         if let Some(replica) = &mut self.replica {
             replica.trails.note(self.machine.applied(), self.machine.trail());
+            replica.rounds.applied(self.machine.applied(), replica.now.monotonic_ns);
         }
     }
 
@@ -933,6 +954,7 @@ impl<T> Partition<T> {
         {
             replica.arrived.iter_mut().for_each(VecDeque::clear);
             replica.taken.clear();
+            replica.rounds.end();
             replica.office = None;
             // What they waited for to end was due by clocks that are another office's now: they are asked for again.
             let Replica { confirmed, waiting, .. } = &mut **replica;
