@@ -9,6 +9,7 @@
 //! Invariant: `apply` never fails. A refused command is an outcome.
 //! Called by: `node`, which owns one machine per partition, and by the simulator.
 
+mod alarms;
 mod bodies;
 mod calls;
 mod commit;
@@ -40,6 +41,7 @@ mod transactions;
 mod users;
 mod xgroups;
 
+pub use alarms::{CORRUPT, grows};
 pub use calls::{CALLS_SINCE, Times};
 pub use consumers::{ConsumerView, ConsumersView, Progress};
 pub use groups::{GroupPartition, GroupView};
@@ -61,9 +63,9 @@ use quorate_calls::events::{Classes, KeyChange};
 use quorate_calls::{Interpreter, NoScripts};
 use quorate_types::codec::{Wire, Writer};
 use quorate_types::{
-    Blob, Command, CommandBody, Commit, Entry, FencingToken, GroupName, Key, Keyspace, LeaseId, LockName,
-    LogIndex, LogTime, MemoryLimit, Millis, OnRefused, OpError, Outcome, Principal, Refusal, RequestId,
-    Resolution, Revision, Settings, TaskName, WaitRequest, WallTime,
+    AlarmKind, Blob, Command, CommandBody, Commit, Entry, FencingToken, GroupName, Key, Keyspace, LeaseId,
+    LockName, LogIndex, LogTime, MemoryLimit, Millis, NodeId, OnRefused, OpError, Outcome, Principal,
+    Refusal, RequestId, Resolution, Revision, Settings, TaskName, WaitRequest, WallTime,
 };
 
 /// The newest version of the rules by which entries are decided that this build knows. A state follows the version that its log last
@@ -221,6 +223,8 @@ pub struct Machine {
     libraries: libraries::Libraries,
     /// What keyspaces may hold.
     limits_of_memory: table::Table<Keyspace, MemoryLimit>,
+    /// Alarms that were raised by hand.
+    alarms: table::Table<(NodeId, AlarmKind), bool>,
     interpreter: Box<dyn Interpreter>,
     /// Whether somebody on this node listens to what happens to keys; no state.
     listens: bool,
@@ -279,6 +283,7 @@ impl Machine {
             scripts: table::Table::default(),
             libraries: libraries::Libraries::default(),
             limits_of_memory: table::Table::default(),
+            alarms: table::Table::default(),
             interpreter: Box::new(NoScripts),
             listens: false,
             key_changes: Vec::new(),
@@ -461,6 +466,9 @@ impl Machine {
         if let Err(denied) = self.body_allowed(&rights, &command.body) {
             return Outcome::Refused { refusal: Refusal::Denied { denied } };
         }
+        if let Some(error) = self.alarmed(command) {
+            return Outcome::Refused { refusal: Refusal::Command { error } };
+        }
         match &command.body {
             CommandBody::Commit { commit } => self.commit(&command.principal, commit, place, now, out),
             CommandBody::Wait { wait } => self.wait(wait, now),
@@ -509,6 +517,7 @@ impl Machine {
                 self.limit_memory(*space, *bytes_max, *eviction, now)
             }
             CommandBody::Evict { space, keys } => self.evict(*space, keys, now, out),
+            CommandBody::Alarm { member, kind, up } => self.set_alarm(*member, *kind, *up),
         }
     }
 
@@ -867,6 +876,7 @@ impl Machine {
         self.scripts.forget();
         self.libraries.forget();
         self.limits_of_memory.forget();
+        self.alarms.forget();
         self.leases.forget();
         self.users.forget();
         self.locks.forget();

@@ -15,7 +15,7 @@ use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{DecodeError, Key, LimitName, LogIndex, LogTime, Revision, Settings, WallTime};
 
 /// Version of the snapshot's contents.
-const VERSION: u64 = 6;
+const VERSION: u64 = 7;
 
 /// Sections in the order in which they are written.
 const HEADER: u64 = 0;
@@ -50,12 +50,14 @@ const HELD: u64 = 28;
 const HELD_OFFSETS: u64 = 29;
 const RIDERS: u64 = 30;
 const CONSUMERS: u64 = 31;
-const END: u64 = 32;
-/// Where the first two versions ended, the third, the fourth, and the fifth.
+const ALARMS: u64 = 32;
+const END: u64 = 33;
+/// Where the first two versions ended, the third, the fourth, the fifth, and the sixth.
 const END_FIRST: u64 = 12;
 const END_THIRD: u64 = 22;
 const END_FOURTH: u64 = 30;
 const END_FIFTH: u64 = 31;
+const END_SIXTH: u64 = 32;
 
 /// What a snapshot is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +163,7 @@ impl Machine {
         self.scripts.walk_begin();
         self.libraries.walk_begin();
         self.limits_of_memory.walk_begin();
+        self.alarms.walk_begin();
         self.leases.table().walk_begin();
         self.users.walk_begin();
         self.locks.walk_begin();
@@ -213,6 +216,7 @@ impl Machine {
         self.scripts.walk_end();
         self.libraries.walk_end();
         self.limits_of_memory.walk_end();
+        self.alarms.walk_end();
         self.leases.table().walk_end();
         self.users.walk_end();
         self.locks.walk_end();
@@ -263,6 +267,7 @@ impl Machine {
             MEMBERS => (0, self.members.walk_next(rows, out)),
             CONSUMERS => (0, self.consumers.walk_next(rows, out)),
             MEMORY => self.limits_of_memory.walk_next(rows, out),
+            ALARMS => self.alarms.walk_next(rows, out),
             SENT => self.numbered.walk_sent(rows, out),
             PRODUCER_NUMBERS => self.numbered.walk_count(rows, out),
             NUMBERS_GIVEN => self.numbered.walk_given(rows, out),
@@ -315,6 +320,7 @@ impl Machine {
             self.scripts.digest(&mut scratch),
             self.libraries.digest(&mut scratch),
             self.limits_of_memory.digest(&mut scratch),
+            self.alarms.digest(&mut scratch),
             self.leases.digest(&mut scratch),
             users,
             roles,
@@ -388,6 +394,7 @@ impl Restorer {
             3 => END_THIRD,
             4 => END_FOURTH,
             5 => END_FIFTH,
+            6 => END_SIXTH,
             _ => END,
         };
         let section = if section == ended { END } else { section };
@@ -450,6 +457,7 @@ impl Restorer {
                         SCRIPTS => drop(machine.scripts.restore_row(&mut from)?),
                         LIBRARIES => machine.libraries.restore_row(&mut from)?,
                         MEMORY => drop(machine.limits_of_memory.restore_row(&mut from)?),
+                        ALARMS => drop(machine.alarms.restore_row(&mut from)?),
                         SENT => machine.numbered.restore_sent(&mut from)?,
                         PRODUCER_NUMBERS => machine.numbered.restore_count(&mut from)?,
                         NUMBERS_GIVEN => machine.numbered.restore_given(&mut from)?,

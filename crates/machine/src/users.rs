@@ -650,6 +650,7 @@ impl Machine {
             | CommandBody::RaiseRevision { .. }
             | CommandBody::RaiseVersion { .. }
             | CommandBody::Evict { .. }
+            | CommandBody::Alarm { .. }
             | CommandBody::Configure { .. } => rights.command("q.configure"),
             CommandBody::LimitMemory { .. } => rights.command("config|set"),
             CommandBody::ChangeUser { .. } => rights.command("acl|setuser"),

@@ -5,7 +5,8 @@
 //! Invariant: near a full disk or memory bound, growth is refused while reads, deletes and compaction go on.
 //! Called by: `Partition::propose`.
 
-use quorate_types::{Command, CommandBody, Commit, Invalid, Limits, MemberChange, Op};
+use quorate_machine::grows;
+use quorate_types::{Command, CommandBody, Invalid, Limits};
 
 /// Why a command was not admitted. It did not happen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +100,7 @@ pub(crate) fn admit(
             | CommandBody::ChangeUser { .. }
             | CommandBody::RemoveUsers { .. }
             | CommandBody::ChangeAccess { .. }
+            | CommandBody::Alarm { .. }
     );
     let stretch = |bound: u64| if reserved { bound + bound / 4 } else { bound };
     if waiting.commands >= stretch(bounds.commands_max) || waiting.bytes + bytes > stretch(bounds.bytes_max) {
@@ -112,87 +114,4 @@ pub(crate) fn admit(
         return Err(Refused::Full { what: if pressure.disk { "the disk" } else { "memory" } });
     }
     Ok(bytes)
-}
-
-/// Whether a command adds to what is kept.
-fn grows(command: &Command) -> bool {
-    match &command.body {
-        CommandBody::Commit { commit } => commit.idempotency.is_some() || adds(commit),
-        CommandBody::Wait { .. } | CommandBody::Resolve { .. } => true,
-        CommandBody::CancelWait { .. }
-        | CommandBody::KeepAlive { .. }
-        | CommandBody::Compact { .. }
-        | CommandBody::Denied { .. }
-        | CommandBody::RaiseRevision { .. }
-        | CommandBody::RaiseVersion { .. }
-        | CommandBody::Configure { .. }
-        | CommandBody::ChangeUser { .. }
-        | CommandBody::RemoveUsers { .. }
-        | CommandBody::ChangeAccess { .. }
-        | CommandBody::LimitMemory { .. }
-        | CommandBody::Evict { .. } => false,
-    }
-}
-
-fn adds(commit: &Commit) -> bool {
-    let mut adds = false;
-    commit.for_each_op(&mut |op| {
-        adds |= match op {
-            Op::Put { .. }
-            | Op::Write { .. }
-            | Op::Increment { .. }
-            | Op::CreateStream { .. }
-            | Op::AlterStream { .. }
-            | Op::Append { .. }
-            | Op::CreateGroup { .. }
-            | Op::LeaseGrant { .. }
-            | Op::Acquire { .. }
-            | Op::Campaign { .. }
-            | Op::Proclaim { .. }
-            | Op::Schedule { .. }
-            | Op::Register { .. }
-            | Op::Claim { .. }
-            | Op::Complete { .. } => true,
-            Op::Member { change } => match &**change {
-                MemberChange::Join { .. } => true,
-                MemberChange::Beat { beat } => beat.epoch.is_none(),
-                _ => false,
-            },
-            // Whoever has read as a member has to be able to say so.
-            Op::CommitOffsets { commit } => commit.by.generation.is_none(),
-            Op::Get { .. }
-            | Op::Range { .. }
-            | Op::Delete { .. }
-            | Op::DeleteRange { .. }
-            | Op::Select { .. }
-            | Op::Erase { .. }
-            | Op::DeleteStream { .. }
-            | Op::Trim { .. }
-            | Op::StreamInfo { .. }
-            | Op::DeleteGroup { .. }
-            | Op::CursorCommit { .. }
-            | Op::Take { .. }
-            | Op::Ack { .. }
-            | Op::Nack { .. }
-            | Op::Extend { .. }
-            | Op::LeaseKeepAlive { .. }
-            | Op::LeaseRevoke { .. }
-            | Op::LeaseInfo { .. }
-            | Op::Release { .. }
-            | Op::LockInfo { .. }
-            | Op::Resign { .. }
-            | Op::Cancel { .. }
-            | Op::Deregister { .. }
-            | Op::FreeSlot { .. }
-            | Op::LimitPeek { .. }
-            | Op::Nested { .. } => false,
-            // What ends takes no room that it had not taken before.
-            Op::Produce { produce } => !matches!(**produce, quorate_types::Produce::End { .. }),
-            Op::Call { words, .. } => words
-                .first()
-                .and_then(|name| quorate_calls::lookup(name))
-                .is_some_and(|spec| spec.flags.has(quorate_calls::Flags::DENYOOM)),
-        };
-    });
-    adds
 }

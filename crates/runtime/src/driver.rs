@@ -559,7 +559,8 @@ pub(crate) fn work(shared: &Shared, receive: &Receiver<Work>) {
 }
 
 /// Resident memory of this process (Linux: proc(5), statm); nothing where it cannot be told.
-fn resident_bytes() -> Option<u64> {
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * 4096)

@@ -19,8 +19,8 @@ use quorate_node::{
     PartitionId, Published, ReadBarrier, Reply, Router, Status, WatchId, WhyQuery, WhyRecord, search,
 };
 use quorate_types::{
-    Command, CommandBody, Commit, Committed, Limits, NodeId, Outcome, PayloadRef, Principal, Refusal,
-    Revision, Subject, WaitRequest,
+    AlarmKind, Command, CommandBody, Commit, Committed, Limits, NodeId, Outcome, PayloadRef, Principal,
+    Refusal, Revision, Subject, WaitRequest,
 };
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
@@ -537,6 +537,12 @@ impl Handle {
                 Status { stopped: core.broken.as_ref().map(|_| why.to_string()), ..Status::default() }
             }
         }
+    }
+
+    /// The alarms that were raised by hand, as of what is applied here; none while the folder is opened anew.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<(NodeId, AlarmKind)> {
+        self.shared.lock().open().map(|partition| partition.machine().alarms().collect()).unwrap_or_default()
     }
 
     /// How the cluster is, as this node sees it; nothing when it runs alone.

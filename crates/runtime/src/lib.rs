@@ -19,6 +19,7 @@ mod replica;
 pub mod scram;
 
 pub use accept::{Connections, accept};
+pub use driver::resident_bytes;
 pub use error::RuntimeError;
 pub use handle::{
     CommitError, Consistency, Forgotten, Handle, Quorate, REVISIONS_RAISED, UNPACKED_BYTES_MAX, Unreadable,

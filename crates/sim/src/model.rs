@@ -302,6 +302,7 @@ impl Model {
                 Ok(())
             }
             (CommandBody::LimitMemory { .. } | CommandBody::Denied { .. }, Outcome::Done { .. })
+            | (CommandBody::Alarm { .. }, Outcome::Done { .. })
             | (CommandBody::CancelWait { .. }, Outcome::Done { .. })
             | (_, Outcome::Refused { .. }) => Ok(()),
             (body, outcome) => Err(format!("{body:?} was answered with {outcome:?}")),

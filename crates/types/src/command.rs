@@ -5,7 +5,9 @@
 use crate::blob::Blob;
 use crate::commit::{Commit, LockMode, Op};
 use crate::roles::AccessChange;
-use crate::units::{IdempotencyKey, Keyspace, LeaseId, LimitName, LockName, Millis, Principal, Revision};
+use crate::units::{
+    IdempotencyKey, Keyspace, LeaseId, LimitName, LockName, Millis, NodeId, Principal, Revision,
+};
 use crate::users::UserChange;
 use crate::{wire_enum, wire_struct};
 
@@ -145,6 +147,15 @@ pub enum CommandBody {
         /// Their names.
         keys: Vec<Blob>,
     },
+    /// Raises an alarm by hand, or takes it down; one that is up already, or is not, is no error.
+    Alarm {
+        /// Of which member, as whoever raises it says.
+        member: NodeId,
+        /// What it speaks against.
+        kind: AlarmKind,
+        /// Whether it is to be up.
+        up: bool,
+    },
 }
 wire_enum!(CommandBody {
     1 = Commit { commit },
@@ -162,6 +173,7 @@ wire_enum!(CommandBody {
     13 = LimitMemory { space, bytes_max, eviction },
     14 = Evict { space, keys },
     15 = ChangeAccess { change, may_lock_out },
+    16 = Alarm { member, kind, up },
 });
 
 impl Command {
@@ -175,6 +187,7 @@ impl Command {
                 | CommandBody::ChangeAccess { .. }
                 | CommandBody::LimitMemory { .. }
                 | CommandBody::Evict { .. }
+                | CommandBody::Alarm { .. }
         );
         if let CommandBody::Commit { commit } = &self.body {
             calls |= commit.is_of_calls();
@@ -196,6 +209,34 @@ impl CommandBody {
     #[must_use]
     pub fn is_keep_alive(&self) -> bool {
         matches!(self, Self::KeepAlive { .. })
+    }
+}
+
+/// What an alarm that was raised by hand speaks against. In the order of etcd's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AlarmKind {
+    /// Nothing: it is only shown.
+    None,
+    /// Whatever adds to what is kept.
+    NoSpace,
+    /// Every commit.
+    Corrupt,
+}
+wire_enum!(AlarmKind {
+    0 = None {},
+    1 = NoSpace {},
+    2 = Corrupt {},
+});
+
+impl AlarmKind {
+    /// Its name, the one that etcd has for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::NoSpace => "NOSPACE",
+            Self::Corrupt => "CORRUPT",
+        }
     }
 }
 

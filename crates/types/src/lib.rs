@@ -29,7 +29,7 @@ pub mod users;
 pub use beats::{Assignor, Beat, Beaten, Shares};
 pub use blob::Blob;
 pub use codec::DecodeError;
-pub use command::{Command, CommandBody, Eviction, MemoryLimit, RequestId, Settings, WaitRequest};
+pub use command::{AlarmKind, Command, CommandBody, Eviction, MemoryLimit, RequestId, Settings, WaitRequest};
 pub use commit::{
     Append, Commit, Compare, Delivery, Format, GroupMode, GroupSettings, Guard, Idempotency, Instance,
     KeyField, KeyRange, LimitPolicy, LockMode, Mode, OnRefused, Op, Order, PartitionChoice, Payload,

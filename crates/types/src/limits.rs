@@ -134,6 +134,7 @@ impl Limits {
                 keys.iter().map(|name| name.len() as u64 + 8).sum::<u64>() + 64
             }
             CommandBody::Compact { .. }
+            | CommandBody::Alarm { .. }
             | CommandBody::LimitMemory { .. }
             | CommandBody::RaiseRevision { .. }
             | CommandBody::RaiseVersion { .. }

@@ -50,7 +50,8 @@ pub fn subjects(command: &Command) -> BTreeSet<Subject> {
         | CommandBody::Configure { .. }
         | CommandBody::ChangeUser { .. }
         | CommandBody::RemoveUsers { .. }
-        | CommandBody::ChangeAccess { .. } => {}
+        | CommandBody::ChangeAccess { .. }
+        | CommandBody::Alarm { .. } => {}
     }
     found
 }

@@ -2,6 +2,7 @@
 //!
 //! Called by: `serve`.
 
+use crate::alarms;
 use crate::error::{self, absent};
 use crate::gateway::{Gateway, shown};
 use crate::protocol::etcdserverpb as pb;
@@ -9,13 +10,15 @@ use crate::protocol::grpc::health::v1 as health;
 use crate::serve::{Answers, Api};
 use health::health_check_response::ServingStatus;
 use quorate_runtime::Consistency;
-use quorate_types::{NodeId, Revision};
+use quorate_types::{NodeId, Principal, Revision};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 /// The version of etcd whose protocol this is: clients choose by it what they ask for.
 pub(crate) const VERSION: &str = "3.5.17";
+/// How often it is looked whether leadership has gone over.
+const TRANSFER_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(5);
 /// How members are changed.
 const MEMBERS: &str = "change members with `quorate cluster`";
 
@@ -62,19 +65,7 @@ impl pb::cluster_server::Cluster for Api {
 #[tonic::async_trait]
 impl pb::maintenance_server::Maintenance for Api {
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        self.0.enter(&request).await?;
-        let asked = request.get_ref();
-        if asked.action() == pb::alarm_request::AlarmAction::Activate {
-            return Err(absent("an alarm that is raised by hand", "NOSPACE follows the disk and the memory"));
-        }
-        let status = self.0.handle.status();
-        let header = Some(self.0.header(status.revision));
-        let member_id = header.as_ref().map_or(0, |header| header.member_id);
-        let mut alarms = Vec::new();
-        if status.disk_low || status.memory_low {
-            alarms.push(pb::AlarmMember { member_id, alarm: pb::AlarmType::Nospace.into() });
-        }
-        Ok(Response::new(pb::AlarmResponse { header, alarms }))
+        self.0.alarm(&request).await.map(Response::new)
     }
 
     async fn status(
@@ -93,9 +84,7 @@ impl pb::maintenance_server::Maintenance for Api {
         if leader == 0 {
             errors.push("etcdserver: no leader".to_owned());
         }
-        if status.disk_low || status.memory_low {
-            errors.push(format!("memberID:{} alarm:NOSPACE ", header.member_id));
-        }
+        errors.extend(self.0.alarms().into_iter().map(alarms::text));
         let own = cluster.as_ref().and_then(|cluster| {
             cluster.members.iter().find(|one| one.member.node == cluster.node).map(is_learner)
         });
@@ -129,10 +118,7 @@ impl pb::maintenance_server::Maintenance for Api {
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
         self.0.operator(&request).await?;
-        let target = request.get_ref().target_id;
-        let node = self.0.members().iter().find(|one| one.id == target).map(|_| NodeId(target as _));
-        let node = node.ok_or_else(error::bad_transferee)?;
-        self.0.handle.cluster_transfer(Some(node)).await.map_err(|why| error::runtime(&why))?;
+        self.0.lead(request.get_ref().target_id).await?;
         let header = Some(self.0.header(self.0.handle.status().revision));
         Ok(Response::new(pb::MoveLeaderResponse { header }))
     }
@@ -219,10 +205,36 @@ impl health::health_server::Health for Api {
 
 impl Gateway {
     /// Lets only those in who may do everything.
-    async fn operator<T>(self: &Arc<Self>, request: &Request<T>) -> Result<(), Status> {
+    pub(crate) async fn operator<T>(self: &Arc<Self>, request: &Request<T>) -> Result<Principal, Status> {
         let who = self.enter(request).await?;
         let rights = self.handle.rights(&who).map_err(|why| error::runtime(&why))?;
-        if rights.is_everything() { Ok(()) } else { Err(error::permission_denied()) }
+        if rights.is_everything() { Ok(who) } else { Err(error::permission_denied()) }
+    }
+
+    /// Hands leadership to a member, and waits until it is known here to have it; who leads already keeps it.
+    ///
+    /// # Errors
+    /// It is no voter; it did not get it in time.
+    async fn lead(&self, target: u64) -> Result<(), Status> {
+        let may = self.members().into_iter().any(|one| one.id == target && !one.is_learner);
+        if !may {
+            return Err(error::bad_transferee());
+        }
+        let leads = || {
+            self.handle.cluster_status().is_none_or(|status| status.standing.leader == Some(NodeId(target)))
+        };
+        if leads() {
+            return Ok(());
+        }
+        self.handle.cluster_transfer(Some(NodeId(target))).await.map_err(|why| error::runtime(&why))?;
+        let until = tokio::time::Instant::now() + self.config.command_timeout;
+        while !leads() {
+            if tokio::time::Instant::now() >= until {
+                return Err(error::leader_transfer_timed_out());
+            }
+            tokio::time::sleep(TRANSFER_LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     async fn health(&self) -> health::HealthCheckResponse {

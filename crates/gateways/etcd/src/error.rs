@@ -26,6 +26,7 @@ texts! {
     compacted = OutOfRange "mvcc: required revision has been compacted";
     future_revision = OutOfRange "mvcc: required revision is a future revision";
     no_space = ResourceExhausted "mvcc: database space exceeded";
+    corrupt = DataLoss "corrupt cluster";
     lease_not_found = NotFound "requested lease not found";
     lease_exists = FailedPrecondition "lease already exists";
     lease_too_long = OutOfRange "too large lease TTL";
@@ -36,6 +37,7 @@ texts! {
     timed_out = Unavailable "request timed out";
     leader_changed = Unavailable "leader changed";
     bad_transferee = FailedPrecondition "bad leader transferee";
+    leader_transfer_timed_out = Unavailable "request timed out, leader transfer took too long";
     permission_denied = PermissionDenied "permission denied";
     user_empty = InvalidArgument "user name is empty";
     auth_failed = InvalidArgument "authentication failed, invalid user ID or password";
@@ -135,6 +137,7 @@ pub(crate) fn op(error: &OpError) -> Status {
         OpError::Denied { denied: why } => denied(why),
         OpError::Inner { error, .. } => op(error),
         OpError::Call { text } if text.starts_with(b"OOM") => no_space(),
+        OpError::Call { text } if text.starts_with(quorate_machine::CORRUPT.as_bytes()) => corrupt(),
         OpError::IdempotencyFull { .. } => no_space(),
         OpError::WrongType { .. }
         | OpError::NotInteger { .. }

@@ -8,6 +8,7 @@
 //! Invariant: every request gives an answer or an error that etcd would give; none panics.
 //! Called by: the server's `main`, through [`serve()`].
 
+mod alarms;
 mod auth;
 mod certificate;
 mod cluster;

@@ -267,7 +267,7 @@ impl Gateway {
         };
         let committed = self.commit(who, commit).await.map_err(|status| match status.code() {
             // As etcd's: what these services are told by the store they hand on without its code.
-            Code::NotFound => Status::unknown(status.message()),
+            Code::NotFound | Code::ResourceExhausted | Code::DataLoss => Status::unknown(status.message()),
             _ => status,
         })?;
         let made = committed.branch == Branch::Then;

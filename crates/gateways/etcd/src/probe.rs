@@ -8,6 +8,7 @@ use crate::error;
 use crate::gateway::Gateway;
 use crate::json::plain;
 use crate::metrics::Calls;
+use crate::protocol::etcdserverpb::AlarmType;
 use quorate_machine::Machine;
 use quorate_node::ClusterStatus;
 use quorate_runtime::Consistency;
@@ -53,10 +54,11 @@ impl Check {
     async fn run(self, gateway: &Gateway) -> Result<(), String> {
         match self {
             // Replicas compare their trails, and one that differs stops rather than serve.
-            Self::DataCorruption => match gateway.handle.status().stopped {
-                Some(_) => Err("alarm activated: CORRUPT".to_owned()),
-                None => Ok(()),
-            },
+            Self::DataCorruption => {
+                let stopped = gateway.handle.status().stopped.is_some();
+                let raised = || gateway.alarms().iter().any(|one| one.alarm() == AlarmType::Corrupt);
+                if stopped || raised() { Err("alarm activated: CORRUPT".to_owned()) } else { Ok(()) }
+            }
             Self::SerializableRead => read(gateway, Consistency::Stale).await,
             Self::LinearizableRead => read(gateway, Consistency::Linearizable).await,
         }
@@ -118,12 +120,13 @@ fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
 
 /// etcd's `/health`: nothing is alarmed, a leader is known, a read is answered.
 async fn health(gateway: &Gateway, query: &str) -> http::Response<Body> {
-    let status = gateway.handle.status();
     let serializable = values(query, "serializable").next() == Some("true");
-    let excluded = |alarm| values(query, "exclude").any(|value| value == alarm);
+    let excluded = |alarm: &str| values(query, "exclude").any(|value| value == alarm);
     let consistency = if serializable { Consistency::Stale } else { Consistency::Linearizable };
-    let reason = if (status.disk_low || status.memory_low) && !excluded("NOSPACE") {
-        "ALARM NOSPACE".to_owned()
+    let alarms = gateway.alarms();
+    let alarm = alarms.iter().map(|one| one.alarm().as_str_name()).find(|alarm| !excluded(alarm));
+    let reason = if let Some(alarm) = alarm {
+        format!("ALARM {}", if alarm == AlarmType::None.as_str_name() { "UNKNOWN" } else { alarm })
     } else if !serializable && leader(gateway) == 0 {
         "RAFT NO LEADER".to_owned()
     } else {
@@ -300,6 +303,12 @@ fn numbers(gateway: &Gateway, own: &str) -> String {
         ("cluster_version", "cluster_version", "3.5"),
     ] {
         let _ = writeln!(out, "# TYPE etcd_{name} gauge\netcd_{name}{{{label}=\"{value}\"}} 1");
+    }
+    // Under the name that Go's programs have for it: `etcdctl check datascale` asks for it.
+    if let Some(bytes) = quorate_runtime::resident_bytes() {
+        let name = "process_resident_memory_bytes";
+        let help = "Resident memory size in bytes, of all that this node serves.";
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {bytes}");
     }
     // A group commit's write and sync is what etcd measures as its write-ahead log's.
     for line in own.lines().filter(|line| line.contains(SYNCS)) {

@@ -1,5 +1,6 @@
 //! All integration tests of this crate, in one program: each further one would compile and link again all that it stands on.
 
+mod alarms;
 mod auth;
 mod clients;
 mod gateway;

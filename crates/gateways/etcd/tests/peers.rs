@@ -83,7 +83,61 @@ fn story(address: SocketAddr) {
     assert!(says(&["member", "list"]).contains("started"));
     says(&["defrag"]);
     assert_eq!(says(&["alarm", "list"]), "");
-    assert!(says(&["check", "perf", "--load=s", "--help"]).contains("perf"));
+    assert!(says(&["endpoint", "hashkv", "--cluster"]).contains(", "));
+    assert_eq!(says(&["move-leader", "1"]), "Leadership transferred from 1 to 1");
+    // It reads /metrics before and after 10,000 puts.
+    let scaled = says(&["check", "datascale", "--load=s", "--auto-compact=false"]);
+    assert!(scaled.contains("PASS: Approximate system memory used"), "{scaled}");
+    for member in [
+        &["add", "x", "--peer-urls=http://127.0.0.1:9"][..],
+        &["remove", "1"],
+        &["update", "1", "--peer-urls=http://127.0.0.1:9"],
+        &["promote", "1"],
+    ] {
+        let refused = etcdctl(address, &[&["member"], member].concat()).output().unwrap();
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            !refused.status.success() && told.contains("change members with `quorate cluster`"),
+            "{told}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn etcdctl_mirrors_to_a_real_etcd_and_from_it() {
+    alone(mirrors).await;
+}
+
+fn mirrors(address: SocketAddr) {
+    let etcd = Etcd::start();
+    let until = |ask: &dyn Fn() -> String, wanted: &str| {
+        let deadline = std::time::Instant::now() + support::PATIENCE;
+        loop {
+            let found = ask();
+            if found == wanted {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{found} is not {wanted}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until(&|| says_at_last(etcd.address, &["put", "probe", "1"]), "OK");
+    for (from, to) in [(address, etcd.address), (etcd.address, address)] {
+        says(from, &["put", "m/before", "1"]);
+        let mut mirror = etcdctl(from, &["make-mirror", "--prefix=m/", "--dest-prefix=copy/"]);
+        let _mirror = Running(mirror.arg(to.to_string()).stdout(Stdio::null()).spawn().unwrap());
+        until(&|| says(to, &["get", "--prefix", "copy/"]), "copy/before\n1");
+        says(from, &["put", "m/after", "2"]);
+        says(from, &["del", "m/before"]);
+        until(&|| says(to, &["get", "--prefix", "copy/"]), "copy/after\n2");
+        says(from, &["del", "--prefix", "m/"]);
+        until(&|| says(to, &["get", "--prefix", "copy/"]), "");
+    }
+}
+
+/// What etcdctl prints, if it has succeeded: the server may not answer yet.
+fn says_at_last(address: SocketAddr, words: &[&str]) -> String {
+    String::from_utf8_lossy(&etcdctl(address, words).output().unwrap().stdout).trim().to_owned()
 }
 
 /// Makes requests about the keys of one seed.

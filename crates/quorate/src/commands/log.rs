@@ -211,6 +211,9 @@ fn command_json(command: &Command) -> Value {
             let (kind, name) = change.told();
             ("change_access", json!({"change": kind, "name": name.map(ToString::to_string)}))
         }
+        CommandBody::Alarm { member, kind, up } => {
+            ("alarm", json!({"member": member.0, "alarm": kind.name(), "up": up}))
+        }
         CommandBody::LimitMemory { space, bytes_max, eviction } => (
             "limit_memory",
             json!({"keyspace": space.0, "bytes_max": bytes_max, "eviction": eviction.map(|eviction| eviction.name())}),

@@ -240,6 +240,9 @@ fn command(body: &CommandBody, object: Object, values: Values) -> Object {
                 None => object,
             }
         }
+        CommandBody::Alarm { member, kind, up } => {
+            object.text("what", "alarm").plain("member", member.0).text("alarm", kind.name()).plain("up", *up)
+        }
         CommandBody::Configure { .. } => object.text("what", "configure"),
         CommandBody::LimitMemory { space, bytes_max, eviction } => object
             .text("what", "limit_memory")
