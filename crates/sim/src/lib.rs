@@ -13,6 +13,7 @@
 mod calls;
 mod cluster;
 mod consumers;
+mod door;
 mod members;
 mod model;
 mod oracle;

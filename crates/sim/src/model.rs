@@ -6,6 +6,7 @@
 //! Called by: the oracle.
 
 use crate::calls::model::Calls;
+use crate::door::Door;
 use crate::members::Members;
 use crate::probes::Probes;
 use crate::users::Users;
@@ -149,6 +150,11 @@ impl Model {
         (self.tasks.len(), self.leases.len())
     }
 
+    /// What is known of the door and of tokens.
+    pub(crate) fn door(&self) -> &Door {
+        &self.users.door
+    }
+
     /// What is known of the keys that calls are about.
     pub(crate) fn calls(&self) -> &Calls {
         &self.calls
@@ -192,6 +198,7 @@ impl Model {
         );
         (self.index, self.time, self.wall) = (entry.index, entry.time, entry.wall);
         self.calls.begin(entry.wall, entry.time);
+        self.users.door.begin(entry.time);
         self.producing.begin(entry.time);
         let held_before = self.holds.clone();
         let live_before: BTreeSet<LeaseId> = self.leases.keys().copied().collect();

@@ -223,7 +223,8 @@ impl Oracle {
         for (wait, outcome) in self.out.events.iter().filter_map(wait_end) {
             self.waits.entry(wait).or_default().push((entry.index, outcome));
         }
-        self.model.take(entry, &self.out, probes)
+        self.model.take(entry, &self.out, probes)?;
+        self.model.door().agrees(&self.machine)
     }
 
     fn follows_badly(&self) -> bool {

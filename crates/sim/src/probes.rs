@@ -130,6 +130,12 @@ pub const USER_PROBES: &[&str] = &[
     "users: an operation refused",
     "users: one that is gone refused",
     "users: a change of roles refused",
+    "door: anybody let in",
+    "door: anybody refused",
+    "door: a token given",
+    "door: a secret of before the last change refused",
+    "door: tokens end as it opens",
+    "door: tokens end with their user's secret",
 ];
 
 /// Paths that a campaign of the scenario `members` must reach.

@@ -3,11 +3,14 @@
 //! Invariant: a commit of a user is decided by the changes that stand before it in the log, whatever was in force where it was sent.
 //! Called by: `workload` (what is sent), `model` (what may come of it).
 
+use crate::door::{self, Door};
 use crate::random::Random;
+use quorate_machine::Machine;
 use quorate_types::{
     AccessChange, AccessRefusal, Blob, Command, CommandBody, CommandRule, Commit, Denied, Digest, Key,
     LeaseId, NameRule, Op, OpError, Outcome, Principal, RangeRule, Refusal, UserChange, Verbs,
 };
+use std::collections::BTreeSet;
 
 /// The user that everything here is about.
 const NAME: &str = "sam";
@@ -27,6 +30,9 @@ pub(crate) struct Users {
     denied: bool,
     has_role: bool,
     role: Role,
+    /// The secrets by which it enters.
+    secrets: BTreeSet<u8>,
+    pub(crate) door: Door,
 }
 
 /// What the log has made of the role.
@@ -37,7 +43,10 @@ struct Role {
 }
 
 /// Something about users, as whoever may send it.
-pub(crate) fn act(random: &mut Random) -> (CommandBody, Principal) {
+pub(crate) fn act(random: &mut Random, machine: &Machine) -> (CommandBody, Principal) {
+    if random.chance(3) {
+        return door::act(random, machine, NAME);
+    }
     let user = Principal::of_user(&NAME.into());
     if random.chance(2) {
         let key = Key::new(["u/aa", "u/ab", "u/b"][random.below(3) as usize]);
@@ -47,10 +56,10 @@ pub(crate) fn act(random: &mut Random) -> (CommandBody, Principal) {
     }
     let names: Vec<Blob> = vec![NAME.into()];
     if random.chance(3) {
-        return (CommandBody::ChangeAccess { change: access(random), may_lock_out: false }, "server".into());
+        return (CommandBody::ChangeAccess { change: access(random), may_lock_out: true }, "server".into());
     }
     if random.chance(12) {
-        return (CommandBody::RemoveUsers { names, may_lock_out: false }, "server".into());
+        return (CommandBody::RemoveUsers { names, may_lock_out: true }, "server".into());
     }
     let change = match random.below(8) {
         0 => UserChange::Enable { on: false },
@@ -68,7 +77,7 @@ pub(crate) fn act(random: &mut Random) -> (CommandBody, Principal) {
         changes.push(UserChange::Command { rule: CommandRule { allow: true, what: "set".into() } });
         changes.push(UserChange::Enable { on: true });
     }
-    (CommandBody::ChangeUser { name: NAME.into(), changes, may_lock_out: false }, "server".into())
+    (CommandBody::ChangeUser { name: NAME.into(), changes, may_lock_out: true }, "server".into())
 }
 
 fn access(random: &mut Random) -> AccessChange {
@@ -102,11 +111,16 @@ impl Users {
         command: &Command,
         outcome: &Outcome,
     ) -> Result<Option<&'static str>, String> {
+        if let Some(probe) = self.door.take(command, outcome, self.there)? {
+            return Ok(probe);
+        }
         match (&command.body, outcome) {
             (CommandBody::ChangeUser { changes, .. }, Outcome::Done { .. }) => {
                 self.there = true;
+                let before = self.secrets.clone();
                 changes.iter().for_each(|change| self.change(change));
-                Ok(None)
+                self.door.counted();
+                Ok(if self.secrets == before { None } else { self.door.forget() })
             }
             (CommandBody::ChangeAccess { change, .. }, outcome) => {
                 let found = match outcome {
@@ -118,11 +132,21 @@ impl Users {
                 if found != wanted {
                     return Err(format!("{change:?} came to {found:?}, not to {wanted:?}"));
                 }
-                Ok(found.is_err().then_some("users: a change of roles refused"))
+                if found.is_err() {
+                    return Ok(Some("users: a change of roles refused"));
+                }
+                // One that it has already is granted anew without being counted.
+                if !matches!(change, AccessChange::GrantRole { .. }) {
+                    self.door.counted();
+                }
+                Ok(if self.there { None } else { self.door.forget() })
             }
             (CommandBody::RemoveUsers { .. }, Outcome::Committed { .. }) => {
+                if self.there {
+                    self.door.counted();
+                }
                 self.remove();
-                Ok(None)
+                Ok(self.door.forget())
             }
             (CommandBody::Commit { commit }, outcome)
                 if command.principal == Principal::of_user(&NAME.into()) =>
@@ -158,7 +182,8 @@ impl Users {
     }
 
     fn remove(&mut self) {
-        *self = Self { role: self.role, ..Self::default() };
+        let door = std::mem::take(&mut self.door);
+        *self = Self { role: self.role, door, ..Self::default() };
     }
 
     /// Whether its role has it write.
@@ -208,7 +233,7 @@ impl Users {
             AccessChange::ChangePassword { .. }
             | AccessChange::CloseDoor {}
             | AccessChange::OpenDoor {}
-            | AccessChange::Enter { .. } => {} // They are not sent here: the door is everybody's.
+            | AccessChange::Enter { .. } => {} // Those that are sent are `door`'s.
         }
         Ok(())
     }
@@ -216,6 +241,7 @@ impl Users {
     fn change(&mut self, change: &UserChange) {
         match change {
             UserChange::Enable { on } => self.enabled = *on,
+            UserChange::AddSha256 { hash } => drop(self.secrets.insert(hash.0[0])),
             UserChange::Command { rule } => self.may_set = Some(rule.allow),
             UserChange::ForgetNames {} => (self.allowed, self.denied) = (false, false),
             UserChange::Name { rule } if rule.allow => self.allowed = true,

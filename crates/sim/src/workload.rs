@@ -330,7 +330,7 @@ impl Client {
             && view.machine.version() >= quorate_machine::CALLS_SINCE
             && random.chance(2)
         {
-            let (body, principal) = crate::users::act(random);
+            let (body, principal) = crate::users::act(random, view.machine);
             return (body, principal, Hope::Nothing);
         }
         if scenario == Scenario::Members
