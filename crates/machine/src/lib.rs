@@ -47,7 +47,7 @@ pub use consumers::{ConsumerView, ConsumersView, Progress};
 pub use groups::{GroupPartition, GroupView};
 pub use keys::{Change, Changes, Kind, RangeAnswer, Selection};
 pub use locks::{LockView, Waiter};
-pub use members::{Agreed, MemberView, MembersView, Phase, Standing};
+pub use members::{Agreed, Expected, MemberView, MembersView, Phase, Standing};
 pub use memory::{Hand, KEY_BYTES, MemoryView, Victims};
 pub use near::NEAR;
 pub use producers::ProducerView;

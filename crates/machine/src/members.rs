@@ -22,9 +22,11 @@
 //! Source: Kafka's group protocol (KIP-62, KIP-345 static members, KIP-394 ids before joining).
 
 mod decide;
+mod expects;
 mod keep;
 mod show;
 
+pub use expects::Expected;
 pub use show::{Agreed, MemberView, MembersView, Standing};
 
 use crate::table::{Sections, Table};

@@ -459,6 +459,8 @@ fn concerns(change: &AutomaticChange, subject: &Subject) -> bool {
         Subject::Limit { .. }
         | Subject::Idempotency { .. }
         | Subject::Stream { .. }
+        | Subject::Group { .. }
+        | Subject::Transaction { .. }
         | Subject::Task { .. } => false,
     }
 }
@@ -472,6 +474,8 @@ fn needle(subject: &Subject) -> Vec<u8> {
         Subject::Idempotency { key } => key.0.to_vec(),
         Subject::Task { task } => task.0.to_vec(),
         Subject::Service { service } => service.0.to_vec(),
+        Subject::Group { group } => group.0.to_vec(),
+        Subject::Transaction { name } => name.to_vec(),
         // A lease is a number: nothing to look for, every entry is read.
         Subject::Lease { .. } => Vec::new(),
     }

@@ -1,11 +1,12 @@
 //! An entry: the commands that one turn ordered, with the two clocks and the entropy they are decided by.
 
+use crate::blob::Blob;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::command::{Command, CommandBody};
 use crate::outcome::Refusal;
 use crate::units::{
-    IdempotencyKey, Key, LeaseId, LimitName, LockName, LogIndex, LogTime, NodeId, Revision, ServiceName,
-    TaskName, Term, WallTime,
+    GroupName, IdempotencyKey, Key, LeaseId, LimitName, LockName, LogIndex, LogTime, NodeId, Revision,
+    ServiceName, TaskName, Term, WallTime,
 };
 use crate::{wire_enum, wire_struct};
 use bytes::Bytes;
@@ -158,6 +159,16 @@ pub enum Subject {
         /// Its id.
         lease: LeaseId,
     },
+    /// A group of members.
+    Group {
+        /// Its name.
+        group: GroupName,
+    },
+    /// A name under which producers have transactions.
+    Transaction {
+        /// The name.
+        name: Blob,
+    },
 }
 wire_enum!(Subject {
     1 = Key { key },
@@ -168,6 +179,8 @@ wire_enum!(Subject {
     6 = Task { task },
     7 = Service { service },
     8 = Lease { lease },
+    9 = Group { group },
+    10 = Transaction { name },
 });
 
 impl crate::codec::Wire for Box<Refusal> {

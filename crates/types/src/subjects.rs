@@ -3,6 +3,7 @@
 use crate::command::{Command, CommandBody};
 use crate::commit::{Commit, Guard, OnRefused, Op};
 use crate::entry::Subject;
+use crate::producers::Produce;
 use crate::units::Key;
 use std::collections::BTreeSet;
 
@@ -148,10 +149,22 @@ fn of_op(op: &Op, found: &mut BTreeSet<Subject>) {
         | Op::Nack { stream, .. }
         | Op::Extend { stream, .. } => Subject::stream(stream),
         Op::Append { append } => Subject::stream(&append.stream),
-        Op::Produce { produce } => match produce.append() {
-            Some(append) => Subject::stream(&append.stream),
-            None => return,
-        },
+        Op::Produce { produce } => {
+            found.extend(produce.name().map(|name| Subject::Transaction { name: name.clone() }));
+            match &**produce {
+                Produce::Enlist { groups, .. } => {
+                    found.extend(groups.iter().map(|group| Subject::Group { group: group.clone() }));
+                }
+                Produce::HoldOffsets { commit, .. } => {
+                    found.insert(Subject::Group { group: commit.group.clone() });
+                }
+                _ => {}
+            }
+            match produce.append() {
+                Some(append) => Subject::stream(&append.stream),
+                None => return,
+            }
+        }
         Op::LeaseGrant { lease, .. } | Op::LeaseKeepAlive { lease } | Op::LeaseRevoke { lease } => {
             Subject::Lease { lease: *lease }
         }
@@ -176,9 +189,9 @@ fn of_op(op: &Op, found: &mut BTreeSet<Subject>) {
         Op::FreeSlot { name, .. } => Subject::Limit { limit: name.clone() },
         Op::CommitOffsets { commit } => {
             found.extend(commit.offsets.iter().map(|offsets| Subject::stream(&offsets.stream)));
-            return;
+            Subject::Group { group: commit.group.clone() }
         }
-        Op::Member { .. } => return, // `why` tells of no group.
+        Op::Member { change } => Subject::Group { group: change.group().clone() },
     };
     found.insert(subject);
 }

@@ -3,6 +3,7 @@
 use crate::support;
 
 use quorate_http::{Config, Token};
+use quorate_types::{Commit, Op, Outcome};
 use serde_json::{Value, json};
 use std::time::Duration;
 use support::{PATIENCE, Server};
@@ -535,6 +536,119 @@ async fn a_service_is_watched_as_its_instances_come_and_go() {
     server.send("DELETE", &format!("/v1/leases/{}", entered["lease"]), &[], "").await.ok();
     assert_eq!(events.named("instances").await.data["instances"], json!([]), "it went with its lease");
     server.send("DELETE", "/v1/services/web/i1", &[], "").await.problem(404, "instance_missing");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn why_tells_what_a_transaction_is_by_which_entry_and_what_it_waits_for() {
+    use quorate_types::{Author, Millis, OpResult, Produce};
+    let server = Server::start().await;
+    let produce = async |produce| {
+        let commit = Commit::of(vec![Op::Produce { produce: Box::new(produce) }]);
+        match server.data.handle().command(commit.into()).await.unwrap() {
+            Outcome::Committed { committed } => committed.results[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let why = async || server.get("/v1/why/transaction/billing-1").await.ok();
+    let none = why().await;
+    assert_eq!((&none["state"], &none["steps"]), (&Value::Null, &json!([])));
+    let name: quorate_types::Blob = "billing-1".into();
+    let take = Produce::TakeOver { name: name.clone(), timeout: Millis(60_000), known: None };
+    let OpResult::Producer { producer, epoch } = produce(take.clone()).await else { panic!() };
+    server.commit(json!({"then": [{"create_stream": {"stream": "orders"}}]})).await.ok();
+    let author = Author { name: name.clone(), producer, epoch };
+    produce(Produce::Enlist {
+        author: author.clone(),
+        parts: vec![("orders".into(), 0)],
+        groups: vec!["billing".into()],
+    })
+    .await;
+    let open = why().await;
+    assert_eq!(
+        (&open["state"]["state"], &open["state"]["partitions"]),
+        (&json!("open"), &json!(["orders/0"]))
+    );
+    assert_eq!(open["state"]["entry"], open["steps"][1]["index"], "{open}");
+    assert!(open["state"]["waits_for"].as_str().unwrap().contains("is to end it"), "{open}");
+    // The group that it names has that step in its history too.
+    let group = server.get("/v1/why/group/billing").await.ok();
+    assert_eq!(group["steps"][0]["index"], open["steps"][1]["index"], "{group}");
+    produce(Produce::End { author, commits: true }).await;
+    let ended = why().await;
+    assert_eq!(ended["state"]["state"], "committed");
+    assert_eq!(ended["state"]["entry"], ended["steps"][2]["index"], "{ended}");
+    assert_eq!(ended["state"]["waits_for"], Value::Null);
+    // One that is dropped for its time is told so, though no command did it.
+    let take = Produce::TakeOver { name: name.clone(), timeout: Millis(1), known: None };
+    let OpResult::Producer { producer, epoch } = produce(take).await else { panic!() };
+    let author = Author { name, producer, epoch };
+    produce(Produce::Enlist { author, parts: vec![("orders".into(), 0)], groups: vec![] }).await;
+    let dropped = loop {
+        let found = why().await;
+        if found["state"]["state"] == "dropped" {
+            break found;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(
+        (&dropped["state"]["by"], &dropped["state"]["entry"]),
+        (&json!("its time was up"), &Value::Null)
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn why_tells_what_a_group_is_and_whom_it_waits_for() {
+    use quorate_types::{Join, MemberAnswer, MemberChange, Membership, Millis, OpResult};
+    let server = Server::start().await;
+    let change = async |change| {
+        let commit = Commit::of(vec![Op::Member { change: Box::new(change) }]);
+        match server.data.handle().command(commit.into()).await.unwrap() {
+            Outcome::Committed { committed } => committed.results[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let why = async || server.get("/v1/why/group/billing").await.ok();
+    let join = MemberChange::Join {
+        join: Box::new(Join {
+            group: "billing".into(),
+            client: "worker".into(),
+            session: Millis(60_000),
+            rebalance: Millis(60_000),
+            kind: "consumer".into(),
+            protocols: vec![("range".into(), "".into())],
+            ..Join::default()
+        }),
+    };
+    let OpResult::Member { answer: MemberAnswer::Joined { member, .. } } = change(join).await else {
+        panic!()
+    };
+    let assigning = loop {
+        // First members wait for others, a tenth of a second.
+        let found = why().await;
+        if found["state"]["state"] == "assigning" {
+            break found;
+        }
+        assert_eq!(found["state"]["state"], "joining");
+        tokio::task::yield_now().await;
+    };
+    let state = &assigning["state"];
+    assert_eq!((&state["entry"], &state["protocol"]), (&assigning["steps"][0]["index"], &json!("classic")));
+    assert_eq!(state["missing"], json!([{ "member": member.to_string() }]), "{state}");
+    assert!(state["waits_for"].as_str().unwrap().starts_with("its leader to say who reads what"), "{state}");
+    let by = Membership { generation: Some(1), member: member.clone(), instance: None };
+    change(MemberChange::Sync {
+        group: "billing".into(),
+        by,
+        agreed: None,
+        given: vec![(member, "all".into())],
+    })
+    .await;
+    let stable = why().await;
+    assert_eq!((&stable["state"]["state"], &stable["state"]["waits_for"]), (&json!("stable"), &Value::Null));
+    assert_eq!(stable["state"]["entry"], stable["steps"][1]["index"]);
+    assert_eq!(stable["state"]["members"][0]["client"], "worker");
     server.stop().await;
 }
 

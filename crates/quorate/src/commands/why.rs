@@ -13,10 +13,12 @@ Examples:
   quorate why key orders/42
   quorate why lock reports
   quorate why limit tenant/acme --limit 20
-  quorate why idempotency pay-7f3a")]
+  quorate why idempotency pay-7f3a
+  quorate why group billing
+  quorate why transaction billing-1")]
 pub(crate) struct Why {
     /// Kind of thing.
-    #[arg(value_parser = ["key", "lock", "election", "limit", "idempotency", "stream", "timer", "service", "lease"])]
+    #[arg(value_parser = ["key", "lock", "election", "limit", "idempotency", "stream", "timer", "service", "group", "transaction", "lease"])]
     kind: String,
     /// Its name.
     name: String,
@@ -36,7 +38,28 @@ impl Why {
         if steps.is_empty() && !output.is_json() {
             eprintln!("the log that is kept tells nothing of {} {}", self.kind, self.name);
         }
-        steps.iter().try_for_each(|step| output.show(step, || step_text(step)))
+        steps.iter().try_for_each(|step| output.show(step, || step_text(step)))?;
+        // What it is now, of what its history does not tell it.
+        match answer.get("state") {
+            Some(state) => output.show(&serde_json::json!({ "state": state }), || state_text(state)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn state_text(state: &Value) -> String {
+    let mut text = format!("now: {}", shown(state, "state"));
+    for detail in ["since", "for", "entry", "by", "producer", "epoch", "generation", "batches"] {
+        if !state[detail].is_null() {
+            text += &format!("  {detail} {}", shown(state, detail));
+        }
+    }
+    if let Some(members) = state["members"].as_array() {
+        text += &format!("  members {}", members.len());
+    }
+    match shown(state, "waits_for") {
+        waits if waits.is_empty() => text,
+        waits => format!("{text}\n    waits for {waits}"),
     }
 }
 

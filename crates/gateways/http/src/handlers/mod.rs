@@ -13,6 +13,7 @@ pub(crate) mod locks;
 pub(crate) mod roles;
 pub(crate) mod server;
 pub(crate) mod services;
+pub(crate) mod standing;
 pub(crate) mod streams;
 pub(crate) mod tasks;
 pub(crate) mod users;

@@ -3,13 +3,14 @@
 use crate::call::{Answer, Call, unexpected};
 use crate::cluster;
 use crate::error::{Place, Problem, Retry};
+use crate::handlers::standing::Standing;
 use crate::json::show;
 use crate::json::units::time_text;
 use crate::json::write::{Object, Values, quoted};
 use crate::openapi;
 use crate::reply::{reply, reply_as};
 use quorate_runtime::{RuntimeError, WhyRecord, WhyVerdict, WhyWhat};
-use quorate_types::{CommandBody, Key, LeaseId, LockName, Outcome, Revision, Subject, TaskName};
+use quorate_types::{CommandBody, GroupName, Key, LeaseId, LockName, Outcome, Revision, Subject, TaskName};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -143,10 +144,13 @@ pub(crate) async fn why(call: Call) -> Answer {
     let kind = call.param("kind");
     let subject = subject(&call, &kind.to_string())?;
     let max = call.query_number("limit")?.unwrap_or(100).clamp(1, call.gateway.config.read_records_max);
+    let standing = call.read(|machine| Standing::of(machine, &subject)).await?;
     let records = call.gateway.handle.why(subject, max).await?;
+    let state = standing.map(|standing| standing.shown(&records, call.values));
     let body = Object::new()
         .text("kind", &kind.to_string())
         .bytes("name", &call.param("name"), call.values)
+        .when(state.is_some(), |o| o.json("state", state.as_deref().unwrap_or_default()))
         .list("steps", records.iter().map(|record| step(record, call.values)));
     Ok(reply(200, body.done()))
 }
@@ -161,12 +165,14 @@ fn subject(call: &Call, kind: &str) -> Result<Subject, Problem> {
         "stream" => Subject::Stream { stream: Key::new(name) },
         "timer" => Subject::Task { task: TaskName(name) },
         "service" => Subject::Service { service: name.into() },
+        "group" => Subject::Group { group: GroupName(name) },
+        "transaction" => Subject::Transaction { name },
         "lease" => Subject::Lease { lease: LeaseId(call.param_number("name")?) },
         other => {
             return Err(Problem::not_found(
                 "unknown_kind",
                 format!(
-                    "\"{other}\" has no history; known: key, lock, election, limit, idempotency, stream, timer, service, lease"
+                    "\"{other}\" has no history; known: key, lock, election, limit, idempotency, stream, timer, service, group, transaction, lease"
                 ),
             ));
         }
