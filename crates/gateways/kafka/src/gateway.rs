@@ -276,6 +276,23 @@ mod tests {
     }
 
     #[test]
+    fn an_id_leads_to_a_stream_of_its_own_cluster_alone() {
+        let of = |cluster_id| Nodes {
+            cluster: String::new(),
+            cluster_id,
+            brokers: Vec::new(),
+            leader: 1,
+            epoch: 1,
+        };
+        let (here, there) = (of(7), of(8));
+        for number in [0, 1, u64::MAX - 1] {
+            assert_eq!(here.stream_of_id(&here.id_of(number)), Some(number));
+            assert_eq!(there.stream_of_id(&here.id_of(number)), None);
+        }
+        assert_eq!((of(0).stream_of_id(&[0; 16]), here.stream_of_id(&[0xff; 16])), (None, None));
+    }
+
+    #[test]
     fn a_door_is_a_host_and_a_port() {
         assert_eq!(door("[::1]:9092"), Some(("::1".to_owned(), 9092)));
         assert_eq!(door("kafka.example:1"), Some(("kafka.example".to_owned(), 1)));

@@ -27,6 +27,7 @@ mod code {
     pub(crate) const TOPIC_EXISTS: i16 = 36;
     pub(crate) const INVALID_PARTITIONS: i16 = 37;
     pub(crate) const INVALID_CONFIG: i16 = 40;
+    pub(crate) const INVALID_REQUEST: i16 = 42;
     pub(crate) const INVALID_TXN_STATE: i16 = 48;
     pub(crate) const SASL_FAILED: i16 = 58;
     pub(crate) const UNKNOWN_PRODUCER: i16 = 59;
@@ -63,10 +64,22 @@ async fn versions_are_told_in_each_version_and_a_newer_one_in_the_oldest() {
         };
         assert_eq!(answer.error_code, 0);
         assert_eq!(told(ApiKey::Produce), Some((0, 9)), "from 0, or librdkafka falls back to old formats");
-        assert_eq!(told(ApiKey::Fetch), Some((4, 12)));
+        assert_eq!(told(ApiKey::Fetch), Some((4, 16)));
         assert_eq!(told(ApiKey::JoinGroup), Some((0, 7)));
         assert_eq!(told(ApiKey::ConsumerGroupHeartbeat), Some((0, 1)));
         assert_eq!(told(ApiKey::ShareGroupHeartbeat), None, "what is not there is not told");
+    }
+    // A client whose name is none (KIP-511).
+    for (name, version) in [("", "1"), ("tests", "-1"), ("a b", "1"), ("tests", "1.")] {
+        let body = ApiVersionsRequest::default()
+            .with_client_software_name(StrBytes::from_static_str(name))
+            .with_client_software_version(StrBytes::from_static_str(version));
+        let answer: ApiVersionsResponse = client.ask(ApiKey::ApiVersions, 3, &body).await;
+        assert_eq!(
+            (answer.error_code, answer.api_keys.len()),
+            (code::INVALID_REQUEST, 0),
+            "{name} {version}"
+        );
     }
     let mut request = BytesMut::new();
     request.put_slice(&[0, 18, 0, 9, 0, 0, 0, 77, 0xff, 0xff, 0]);
@@ -156,6 +169,70 @@ async fn what_is_produced_is_fetched_as_it_came_at_its_offset() {
     assert!(client.fetch("t", 14, 0).await.batches.is_empty(), "nothing is there at the end");
     let beyond = client.fetch("t", 15, 0).await;
     assert_eq!((beyond.code, beyond.first, beyond.next), (code::OFFSET_OUT_OF_RANGE, 0, 14));
+    server.stop().await;
+}
+
+type Topic = metadata_response::MetadataResponseTopic;
+
+/// A topic as it is told with its id; it is made if it is not there.
+async fn with_id(client: &mut support::Client, name: &str) -> Topic {
+    let asked = metadata_request::MetadataRequestTopic::default().with_name(Some(topic(name)));
+    let body = MetadataRequest::default().with_topics(Some(vec![asked])).with_allow_auto_topic_creation(true);
+    let answer: MetadataResponse = client.ask(ApiKey::Metadata, 12, &body).await;
+    answer.topics[0].clone()
+}
+
+/// What a Fetch by an id tells of its first partition: error, end and batches.
+async fn fetch_by_id(client: &mut support::Client, version: i16, of: &Topic) -> (i16, i64, usize) {
+    let mut body = fetch(0, 1, i32::MAX, &[("", 0, 0)]);
+    body.topics[0].topic_id = of.topic_id;
+    let answer: FetchResponse = client.ask(ApiKey::Fetch, version, &body).await;
+    assert_eq!((answer.error_code, answer.responses[0].topic_id), (0, of.topic_id), "{version}");
+    let found = &answer.responses[0].partitions[0];
+    (found.error_code, found.high_watermark, split(found.records.clone().unwrap_or_default()).len())
+}
+
+#[tokio::test]
+async fn a_fetch_by_id_reads_that_topic_and_no_later_one_of_its_name() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let first = with_id(&mut client, "t").await;
+    client.produce("t", 0, batch(&["a"])).await;
+    for version in 13..=16 {
+        assert_eq!(fetch_by_id(&mut client, version, &first).await, (0, 1, 1), "{version}");
+    }
+    let body = DeleteTopicsRequest::default().with_timeout_ms(1000).with_topics(vec![
+        delete_topics_request::DeleteTopicState::default().with_name(None).with_topic_id(first.topic_id),
+    ]);
+    let answer: DeleteTopicsResponse = client.ask(ApiKey::DeleteTopics, 6, &body).await;
+    assert_eq!(answer.responses[0].error_code, 0);
+    assert_eq!(fetch_by_id(&mut client, 16, &first).await, (code::UNKNOWN_ID, -1, 0));
+    let second = with_id(&mut client, "t").await;
+    assert_ne!(first.topic_id, second.topic_id);
+    assert_eq!(fetch_by_id(&mut client, 16, &second).await, (0, 0, 0));
+    // That of before, and none.
+    for gone in [first, Topic::default()] {
+        assert_eq!(fetch_by_id(&mut client, 13, &gone).await, (code::UNKNOWN_ID, -1, 0));
+        let asked =
+            metadata_request::MetadataRequestTopic::default().with_name(None).with_topic_id(gone.topic_id);
+        let body = MetadataRequest::default().with_topics(Some(vec![asked]));
+        let answer: MetadataResponse = client.ask(ApiKey::Metadata, 12, &body).await;
+        assert_eq!(answer.topics[0].error_code, code::UNKNOWN_ID);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_fetch_by_id_waits_for_records() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let asked = with_id(&mut client, "t").await;
+    let mut body = fetch(20_000, 1, i32::MAX, &[("", 0, 0)]);
+    body.topics[0].topic_id = asked.topic_id;
+    let asked = client.send(ApiKey::Fetch, 16, &body).await;
+    server.client().await.produce("t", 0, batch(&["a"])).await;
+    let answer: FetchResponse = client.answer(16, asked).await;
+    assert_eq!(answer.responses[0].partitions[0].high_watermark, 1);
     server.stop().await;
 }
 
@@ -478,6 +555,11 @@ async fn offsets_are_told_by_end_and_by_time() {
             assert_eq!((found.error_code, found.timestamp, found.offset), (0, made, offset), "{time}");
         }
     }
+    // The newest time, and places of tiered storage, are of later versions.
+    for time in [-3, -4, -5, -6, i64::MIN] {
+        let answer: ListOffsetsResponse = client.ask(ApiKey::ListOffsets, 6, &asks(time)).await;
+        assert_eq!(answer.topics[0].partitions[0].error_code, code::UNSUPPORTED_VERSION, "{time}");
+    }
     let epoch = {
         let answer: ListOffsetsResponse = client.ask(ApiKey::ListOffsets, 4, &asks(-1)).await;
         answer.topics[0].partitions[0].leader_epoch
@@ -604,6 +686,16 @@ async fn a_closed_door_wants_a_name_and_a_secret_and_rights_hold() {
     assert_eq!(ann.make("orders-new").await.topics[0].error_code, code::DENIED);
     assert_eq!(ann.make("other").await.topics[0].error_code, code::DENIED);
     assert_eq!(create(&mut ann, 7, "orders-new", 1, vec![]).await, code::DENIED);
+    // Nor is it told to who only asks whether it could be made, and whether it is there.
+    for name in ["orders-new", "other"] {
+        let one = create_topics_request::CreatableTopic::default()
+            .with_name(topic(name))
+            .with_num_partitions(1)
+            .with_replication_factor(1);
+        let body = CreateTopicsRequest::default().with_topics(vec![one]).with_validate_only(true);
+        let answer: CreateTopicsResponse = ann.ask(ApiKey::CreateTopics, 7, &body).await;
+        assert_eq!(answer.topics[0].error_code, code::DENIED, "{name}");
+    }
     // A group has a name, as a topic has.
     for (group, wanted) in [("orders-in", 0), ("orders", code::GROUP_DENIED), ("other", code::GROUP_DENIED)] {
         use offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};

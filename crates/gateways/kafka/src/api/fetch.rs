@@ -1,13 +1,13 @@
 //! Fetch: batches of several partitions, at once or when there are enough.
 //!
 //! There are no sessions: each request names its partitions. A batch that holds the offset is given whole, and the client skips what it did not
-//! ask for. At least one batch is given, however large. What records of other protocols lie in is made into batches, each stored batch one of
+//! ask for. From version 13 on a topic is named by its id: a topic that was deleted and made anew is another, and is not read in its place. At least one batch is given, however large. What records of other protocols lie in is made into batches, each stored batch one of
 //! them; offsets that were taken out leave gaps. Everything that is shown is certain, so both levels of isolation see the same.
 //!
 //! Invariant: an answer holds no more than `fetch_bytes_max` bytes of batches, and one more batch.
 
 use crate::error::{self, Code};
-use crate::gateway::{Gateway, Nodes, Who, may_read, stream_of};
+use crate::gateway::{Gateway, Nodes, Who, may_read, stream_of, topic_of};
 use crate::wire::{Malformed, Reader, Writer};
 use bytes::Bytes;
 use quorate_batch::HEADER_BYTES;
@@ -20,6 +20,8 @@ use tokio::time::Instant;
 
 /// What Redis has that reads a stream.
 pub(super) const READ: &str = "xrange";
+/// The first version in which a topic is named by its id (KIP-516).
+const IDS_SINCE: i16 = 13;
 /// Batches of one partition in one answer: records that came one by one are one each.
 const BATCHES_MAX: u64 = 10_000;
 
@@ -31,8 +33,14 @@ struct Asked {
     bytes_max: i32,
 }
 
+/// A topic as it is asked for.
+enum Named {
+    Name(String),
+    Id([u8; 16]),
+}
+
 struct Request {
-    topics: Vec<(String, Option<Key>, Vec<Asked>)>,
+    topics: Vec<(Named, Vec<Asked>)>,
     bytes_min: u64,
     bytes_max: u64,
 }
@@ -62,12 +70,14 @@ pub(super) async fn answer(
     body: &mut Reader,
     out: &mut Writer,
 ) -> Result<(), Malformed> {
-    body.i32()?; // No replica asks here.
+    if version < IDS_SINCE + 2 {
+        body.i32()?; // No replica asks here.
+    }
     let (wait, bytes_min, bytes_max) = (body.i32()?, body.i32()?, body.i32()?);
     body.i8()?;
     let session = if version >= 7 { (body.i32()?, body.i32()?) } else { (0, -1) };
     let topics = body.list(|body| {
-        let name = body.text()?;
+        let name = Named::read(version, body)?;
         let partitions = body.list(|body| {
             let partition = body.i32()?;
             let epoch = if version >= 9 { body.i32()? } else { -1 };
@@ -83,13 +93,12 @@ pub(super) async fn answer(
             Ok(Asked { partition, epoch, from, bytes_max })
         })?;
         body.tags()?;
-        let stream = stream_of(&name);
-        Ok((name, stream, partitions))
+        Ok((name, partitions))
     })?;
     if version >= 7 {
         // What a session would forget.
         body.list(|body| {
-            body.text()?;
+            Named::read(version, body)?;
             body.list(Reader::i32)?;
             body.tags()
         })?;
@@ -121,6 +130,23 @@ pub(super) async fn answer(
     Ok(())
 }
 
+impl Named {
+    fn read(version: i16, body: &mut Reader) -> Result<Self, Malformed> {
+        if version >= IDS_SINCE { body.uuid().map(Self::Id) } else { body.text().map(Self::Name) }
+    }
+
+    /// The stream that is meant now.
+    fn stream(&self, machine: &Machine, nodes: &Nodes) -> Result<Key, Code> {
+        match self {
+            Self::Name(name) => stream_of(name).ok_or(Code::InvalidTopicException),
+            Self::Id(id) => {
+                let stream = nodes.stream_of_id(id).and_then(|number| machine.stream_numbered(number));
+                stream.filter(|stream| topic_of(stream).is_some()).cloned().ok_or(Code::UnknownTopicId)
+            }
+        }
+    }
+}
+
 impl Request {
     /// Looks until there is enough, or the time is over.
     async fn found(
@@ -136,13 +162,15 @@ impl Request {
         if wait.is_zero() || self.is_enough(&first) {
             return Ok(first.found);
         }
-        let of = |(_, stream, partitions): &(String, Option<Key>, Vec<Asked>)| {
-            let stream = stream.clone();
-            let numbers: Vec<u32> =
-                partitions.iter().filter_map(|asked| u32::try_from(asked.partition).ok()).collect();
-            numbers.into_iter().filter_map(move |number| Some((stream.clone()?, number))).collect::<Vec<_>>()
+        let of = |machine: &Machine, (named, partitions): &(Named, Vec<Asked>)| {
+            let stream = named.stream(machine, nodes).ok();
+            let numbers = partitions.iter().filter_map(|asked| u32::try_from(asked.partition).ok());
+            numbers.filter_map(|number| Some((stream.clone()?, number))).collect::<Vec<_>>()
         };
-        let interest = Interest::Streams(self.topics.iter().flat_map(of).collect());
+        let places = gateway
+            .handle
+            .allowed(|machine| self.topics.iter().flat_map(|topic| of(machine, topic)).collect::<Vec<_>>());
+        let interest = Interest::Streams(places.map_err(|why| error::runtime(&why))?.into_iter().collect());
         let left = deadline.saturating_duration_since(Instant::now());
         let enough = |machine: &Machine| Some(look(machine)).filter(|found| self.is_enough(found));
         let waited = tokio::select! {
@@ -163,11 +191,12 @@ impl Request {
     fn look(&self, machine: &Machine, who: &Principal, nodes: &Nodes) -> Look {
         let rights = machine.rights(who);
         let mut look = Look { found: Vec::with_capacity(self.topics.len()), bytes: 0, is_told: false };
-        for (_, stream, partitions) in &self.topics {
-            let readable = match stream {
-                None => Err(Code::InvalidTopicException),
-                Some(stream) if !may_read(&rights, READ, stream) => Err(Code::TopicAuthorizationFailed),
-                Some(stream) => Ok(stream),
+        for (named, partitions) in &self.topics {
+            let stream = named.stream(machine, nodes);
+            let readable = match &stream {
+                Err(code) => Err(*code),
+                Ok(stream) if !may_read(&rights, READ, stream) => Err(Code::TopicAuthorizationFailed),
+                Ok(stream) => Ok(stream),
             };
             let mut each = Vec::with_capacity(partitions.len());
             for asked in partitions {
@@ -317,15 +346,18 @@ fn put(request: &Request, served: Result<Vec<Vec<Served>>, Code>, version: i16, 
         Err(code) => {
             let failed = || Served { code, first: -1, next: -1, batches: Vec::new() };
             let each = request.topics.iter();
-            (code, each.map(|(_, _, asked)| asked.iter().map(|_| failed()).collect()).collect())
+            (code, each.map(|(_, asked)| asked.iter().map(|_| failed()).collect()).collect())
         }
     };
     if version >= 7 {
         out.i16(if code == Code::FetchSessionIdNotFound { code } else { Code::None }.number());
         out.i32(0);
     }
-    out.list(request.topics.iter().zip(&served), |out, ((name, _, asked), served)| {
-        out.text(name);
+    out.list(request.topics.iter().zip(&served), |out, ((named, asked), served)| {
+        match named {
+            Named::Name(name) => out.text(name),
+            Named::Id(id) => out.uuid(*id),
+        }
         out.list(asked.iter().zip(served), |out, (asked, served)| {
             out.i32(asked.partition);
             out.i16(served.code.number());

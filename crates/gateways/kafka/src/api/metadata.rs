@@ -111,12 +111,12 @@ async fn look(
                 readable.filter_map(|stream| Some(found(topic_of(&stream)?, machine.stream(&stream)?)))
             };
             let Some(asked) = asked else { return all().collect() };
-            let by_id: Vec<Found> =
-                if asked.iter().any(|one| one.name.is_none()) { all().collect() } else { Vec::new() };
             let one = |asked: &Asked| {
                 let Some(name) = &asked.name else {
-                    let same = by_id.iter().find(|found| found.id == asked.id);
-                    let same = same.and_then(|same| Some(found(same.name.as_deref()?, same.view.clone()?)));
+                    let stream = nodes.stream_of_id(&asked.id).and_then(|of| machine.stream_numbered(of));
+                    // One that may not be seen is as one that is not there.
+                    let stream = stream.filter(|stream| may_read(&rights, DESCRIBE, stream));
+                    let same = stream.and_then(|of| Some(found(topic_of(of)?, machine.stream(of)?)));
                     return same.unwrap_or_else(|| Found::missing(Code::UnknownTopicId, None, asked.id));
                 };
                 let missing = |code| Found::missing(code, Some(name.clone()), asked.id);

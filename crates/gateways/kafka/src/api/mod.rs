@@ -95,7 +95,7 @@ const fn row(api: Api, key: i16, min: i16, max: i16, flexible: i16) -> Row {
 
 const APIS: &[Row] = &[
     row(Api::Produce, 0, 0, 9, 9),
-    row(Api::Fetch, 1, 4, 12, 12),
+    row(Api::Fetch, 1, 4, 16, 12),
     row(Api::ListOffsets, 2, 1, 6, 6),
     row(Api::Metadata, 3, 0, 13, 9),
     row(Api::OffsetCommit, 8, 2, 9, 8),

@@ -120,7 +120,8 @@ impl Asked {
         match self.time {
             LATEST => Ok(Some((-1, ends.1))),
             EARLIEST => Ok(Some((-1, ends.0))),
-            time if time < 0 => Err(Code::InvalidRequest),
+            // What stands for the newest time, and for places of tiered storage, is of later versions.
+            time if time < 0 => Err(Code::UnsupportedVersion),
             _ => match start {
                 Some(start) => self.search(gateway, &stream, partition, start).await,
                 None => Ok(None),

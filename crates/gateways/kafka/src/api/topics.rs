@@ -91,7 +91,7 @@ pub(super) async fn create(
         };
         made.push(Made { name: topic.name, code, why, partitions });
     }
-    let codes = if only_check { check(gateway, &ops).await } else { each(gateway, who, ops).await };
+    let codes = if only_check { check(gateway, who, &ops).await } else { each(gateway, who, ops).await };
     for (place, code) in wanted.into_iter().zip(codes) {
         made[place].code = code;
         if code != Code::None {
@@ -127,11 +127,16 @@ pub(super) async fn create(
 }
 
 /// What would become of topics that are only to be checked.
-async fn check(gateway: &Gateway, ops: &[Op]) -> Vec<Code> {
+async fn check(gateway: &Gateway, who: &Who, ops: &[Op]) -> Vec<Code> {
     let look = gateway.read(|machine| {
         let there =
             |op: &Op| matches!(op, Op::CreateStream { stream, .. } if machine.stream(stream).is_some());
-        let one = |op| if there(op) { Code::TopicAlreadyExists } else { Code::None };
+        // Who only asks learns no more than who does it.
+        let one = |op: &Op| match machine.may(&who.principal, op) {
+            Err(_) => Code::TopicAuthorizationFailed,
+            Ok(()) if there(op) => Code::TopicAlreadyExists,
+            Ok(()) => Code::None,
+        };
         ops.iter().map(one).collect()
     });
     look.await.unwrap_or_else(|code| vec![code; ops.len()])
@@ -219,10 +224,9 @@ pub(super) async fn delete(
     let named = gateway.read(|machine| {
         let rights = machine.rights(&who.principal);
         let by_id = |id: [u8; 16]| {
-            let streams = machine.streams().into_iter();
-            let is_told = |stream: &Key| topic_of(stream).is_some() && may_read(&rights, DESCRIBE, stream);
-            let mut topics = streams.filter(is_told);
-            topics.find(|stream| machine.stream(stream).is_some_and(|view| nodes.topic_id(&view) == id))
+            let stream = nodes.stream_of_id(&id).and_then(|number| machine.stream_numbered(number))?;
+            let is_told = topic_of(stream).is_some() && may_read(&rights, DESCRIBE, stream);
+            is_told.then(|| stream.clone())
         };
         let one = |(name, id): &(Option<String>, [u8; 16])| match name {
             Some(name) => stream_of(name).ok_or(Code::InvalidTopicException),
