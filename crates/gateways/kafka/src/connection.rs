@@ -77,6 +77,8 @@ pub(crate) struct Session {
     pub(crate) entered: bool,
     /// The mechanism by which it is about to say it.
     pub(crate) shaking: Shaking,
+    /// What it says of itself next comes bare, not as a request.
+    pub(crate) bare: bool,
     /// The connection ends once its answers are sent.
     pub(crate) closing: bool,
 }
@@ -84,7 +86,8 @@ pub(crate) struct Session {
 impl Connection {
     pub(crate) fn new(gateway: Arc<Gateway>, stream: Stream, host: String) -> Self {
         let who = Who { principal: "anonymous".into(), name: Blob::EMPTY };
-        let session = Session { who, host, entered: false, shaking: Shaking::default(), closing: false };
+        let shaking = Shaking::default();
+        let session = Session { who, host, entered: false, shaking, bare: false, closing: false };
         Self {
             gateway,
             stream,
@@ -172,6 +175,12 @@ impl Connection {
 
     async fn request(&mut self, frame: Bytes) -> Result<(), Gone> {
         let bytes = frame.len();
+        if self.session.bare {
+            // The answer to its handshake was waited for.
+            let answer = api::bare(&self.gateway, &mut self.session, &frame).await?;
+            self.stream.send(&answer).await?;
+            return Ok(());
+        }
         let (head, api, body) = api::read(frame)?;
         if api.is_some_and(|api| api.is_pipelined()) && self.may_ask() {
             let launched = api::launch(&self.gateway, &self.session, &head, body).await?;

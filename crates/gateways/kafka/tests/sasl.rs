@@ -229,3 +229,44 @@ async fn credentials_are_for_those_who_manage_users() {
     assert!(handle.user(b"ann").unwrap().is_none());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn after_the_first_handshake_messages_are_frames_of_their_own() {
+    let server = Server::start().await;
+    let handle = server.data.handle();
+    let scram = handle.verifier("secret".into(), vec![]).await.unwrap().unwrap();
+    let all = UserChange::Command { rule: CommandRule { allow: true, what: "@all".into() } };
+    let ann = vec![UserChange::Enable { on: true }, UserChange::AddScram { scram }, all];
+    for (name, changes) in [("ann", ann), ("default", vec![UserChange::Enable { on: false }])] {
+        let body = CommandBody::ChangeUser { name: name.into(), changes, may_lock_out: true };
+        handle.command(Command::new("server".into(), body)).await.unwrap();
+    }
+    let begun = async |mechanism: &'static str| {
+        let mut client = server.client().await;
+        let body = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
+        let answer: SaslHandshakeResponse = client.ask(ApiKey::SaslHandshake, 0, &body).await;
+        (client, answer.error_code)
+    };
+    let (mut client, _) = begun("PLAIN").await;
+    client.frame(b"\0ann\0secret").await;
+    assert_eq!(client.next().await, Some(Bytes::new()));
+    let all = MetadataRequest::default().with_topics(None);
+    let told: MetadataResponse = client.ask(ApiKey::Metadata, 1, &all).await;
+    assert_eq!(told.brokers.len(), 1, "it has entered, and asks as any other");
+    for wrong in [&b"\0ann\0wrong"[..], b"", b"ann"] {
+        let (mut client, _) = begun("PLAIN").await;
+        client.frame(wrong).await;
+        assert_eq!(client.next().await, None);
+    }
+    let (mut client, _) = begun("SCRAM-SHA-512").await;
+    client.frame(b"n,,n=ann,r=mine").await;
+    assert!(client.next().await.unwrap().starts_with(b"r=mine"));
+    client.frame(b"c=biws,r=mine,p=AAAA").await;
+    assert_eq!(client.next().await, None);
+    // Nobody is let in by a handshake that was refused.
+    let (mut client, refused) = begun("GSSAPI").await;
+    assert_eq!(refused, 33);
+    client.send(ApiKey::Metadata, 1, &all).await;
+    assert_eq!(client.next().await, None);
+    server.stop().await;
+}

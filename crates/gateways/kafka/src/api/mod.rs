@@ -34,7 +34,7 @@ use crate::wire::{Malformed, Reader};
 use bytes::Bytes;
 pub(crate) use consumers::Matching;
 pub(crate) use produce::Launched;
-pub(crate) use sasl::Shaking;
+pub(crate) use sasl::{Shaking, bare};
 use std::sync::Arc;
 
 /// A kind of request.
@@ -107,7 +107,7 @@ const APIS: &[Row] = &[
     row(Api::SyncGroup, 14, 0, 5, 4),
     row(Api::DescribeGroups, 15, 0, 5, 5),
     row(Api::ListGroups, 16, 0, 5, 3),
-    row(Api::SaslHandshake, 17, 1, 1, i16::MAX),
+    row(Api::SaslHandshake, 17, 0, 1, i16::MAX),
     row(Api::Versions, 18, 0, 4, 3),
     row(Api::CreateTopics, 19, 2, 7, 5),
     row(Api::DeleteTopics, 20, 1, 6, 4),
@@ -200,7 +200,7 @@ pub(crate) async fn answer(
         Api::Fetch => fetch::answer(gateway, &who, version, body, &mut out).await?,
         Api::ListOffsets => offsets::list(gateway, &who, version, body, &mut out).await?,
         Api::Metadata => metadata::answer(gateway, &who, version, body, &mut out).await?,
-        Api::SaslHandshake => sasl::handshake(session, body, &mut out)?,
+        Api::SaslHandshake => sasl::handshake(session, version, body, &mut out)?,
         Api::OffsetCommit => committed::commit(gateway, &who, version, body, &mut out).await?,
         Api::OffsetFetch => committed::fetch(gateway, &who, version, body, &mut out).await?,
         Api::FindCoordinator => coordinator::find(gateway, version, body, &mut out)?,

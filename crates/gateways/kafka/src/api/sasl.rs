@@ -45,7 +45,12 @@ impl Session {
     }
 }
 
-pub(super) fn handshake(session: &mut Session, body: &mut Reader, out: &mut Writer) -> Result<(), Malformed> {
+pub(super) fn handshake(
+    session: &mut Session,
+    version: i16,
+    body: &mut Reader,
+    out: &mut Writer,
+) -> Result<(), Malformed> {
     session.shaking = match body.text()?.as_str() {
         PLAIN => Shaking::Plain,
         SCRAM_256 => Shaking::Scram(ScramHash::Sha256),
@@ -53,6 +58,7 @@ pub(super) fn handshake(session: &mut Session, body: &mut Reader, out: &mut Writ
         _ => Shaking::Not,
     };
     let refused = matches!(session.shaking, Shaking::Not);
+    session.bare = version == 0 && !refused;
     out.i16(if refused { Code::UnsupportedSaslMechanism } else { Code::None }.number());
     out.list([PLAIN, SCRAM_256, SCRAM_512], Writer::text);
     Ok(())
@@ -67,22 +73,8 @@ pub(super) async fn authenticate(
 ) -> Result<(), Malformed> {
     let sent = body.maybe_bytes()?.unwrap_or_default();
     body.tags()?;
-    let step = match std::mem::take(&mut session.shaking) {
-        Shaking::Not => return Err(Malformed("SaslAuthenticate comes after SaslHandshake")),
-        Shaking::Plain => by_plain(gateway, &sent).await,
-        Shaking::Scram(hash) => begins(gateway, hash, &sent),
-        Shaking::Proving(exchange) => proves(gateway, &exchange, &sent),
-    };
-    let (code, refused, told) = match step {
-        Ok(Step::Enters(principal, told)) => {
-            session.who.principal = principal;
-            session.entered = true;
-            (Code::None, None, told)
-        }
-        Ok(Step::GoesOn(exchange, told)) => {
-            session.shaking = Shaking::Proving(exchange);
-            (Code::None, None, told)
-        }
+    let (code, refused, told) = match step(gateway, session, &sent).await? {
+        Ok(told) => (Code::None, None, told),
         Err(why) => {
             session.closing = true;
             (Code::SaslAuthenticationFailed, Some(why), String::new())
@@ -97,6 +89,46 @@ pub(super) async fn authenticate(
     }
     out.tags();
     Ok(())
+}
+
+/// Takes a message that is a frame of its own, as it was before SaslAuthenticate (after version 0 of SaslHandshake): what is answered, as a frame.
+///
+/// # Errors
+/// The client does not enter: the connection ends, since such clients know no other way to be told.
+pub(crate) async fn bare(
+    gateway: &Gateway,
+    session: &mut Session,
+    sent: &[u8],
+) -> Result<Vec<u8>, Malformed> {
+    let told = step(gateway, session, sent).await?.map_err(|_| Malformed("the client does not enter"))?;
+    session.bare = !matches!(session.shaking, Shaking::Not);
+    let length = i32::try_from(told.len()).map_err(|_| Malformed("the answer is too long"))?;
+    Ok([&length.to_be_bytes(), told.as_bytes()].concat())
+}
+
+/// Takes one message of the client: what it is told, or why it does not enter.
+async fn step(
+    gateway: &Gateway,
+    session: &mut Session,
+    sent: &[u8],
+) -> Result<Result<String, String>, Malformed> {
+    let step = match std::mem::take(&mut session.shaking) {
+        Shaking::Not => return Err(Malformed("a message of SASL comes after SaslHandshake")),
+        Shaking::Plain => by_plain(gateway, sent).await,
+        Shaking::Scram(hash) => begins(gateway, hash, sent),
+        Shaking::Proving(exchange) => proves(gateway, &exchange, sent),
+    };
+    Ok(step.map(|step| match step {
+        Step::Enters(principal, told) => {
+            session.who.principal = principal;
+            session.entered = true;
+            told
+        }
+        Step::GoesOn(exchange, told) => {
+            session.shaking = Shaking::Proving(exchange);
+            told
+        }
+    }))
 }
 
 async fn by_plain(gateway: &Gateway, sent: &[u8]) -> Result<Step, String> {
