@@ -135,6 +135,29 @@ fn without_a_leader_who_wants_one_is_refused_and_who_does_not_is_shown_what_ther
 }
 
 #[test]
+fn leadership_has_gone_over_when_the_call_that_moves_it_is_answered() {
+    let (fleet, nodes) = fleet();
+    let leads = |node: &str| {
+        ask(node, "/v3/maintenance/status", &json!({}), "").ok()["leader"].as_str().unwrap().to_owned()
+    };
+    let moved =
+        |node: &str, to: &str| ask(node, "/v3/maintenance/transfer-leadership", &json!({"targetID": to}), "");
+    for round in 0..6 {
+        let leader = fleet.leader();
+        let (asked, to) = (&nodes[round % 3], (leader % 3 + 1).to_string());
+        moved(asked, &to).ok();
+        assert_eq!(leads(asked), to, "round {round}");
+        moved(asked, &to).ok();
+        assert_eq!(leads(asked), to, "who leads already keeps it");
+    }
+    let refused = moved(&nodes[0], "9").json();
+    assert_eq!(
+        (&refused["message"], &refused["code"]),
+        (&json!("etcdserver: bad leader transferee"), &json!(9))
+    );
+}
+
+#[test]
 fn a_role_of_the_command_line_is_the_one_that_etcd_shows() {
     let (fleet, nodes) = fleet();
     let node = &fleet.nodes[0];
@@ -176,4 +199,46 @@ fn a_role_of_the_command_line_is_the_one_that_etcd_shows() {
     node.refused(&["user", "revoke", "ann", "clerk"], "does not have that role");
     node.ok(&["role", "remove", "clerk"]);
     assert_eq!(told(&["role", "list"]), json!({"roles": []}));
+}
+
+#[test]
+fn an_alarm_raised_by_hand_refuses_puts_at_every_node_and_outlives_the_leader_and_a_restart() {
+    let (mut fleet, nodes) = fleet();
+    let alarm = |node: &str, action: &str| {
+        let asked = json!({"action": action, "memberID": "7", "alarm": "NOSPACE"});
+        ask(node, "/v3/maintenance/alarm", &asked, "").ok()
+    };
+    assert_eq!(put(&nodes[0], ""), 200);
+    alarm(&nodes[1], "ACTIVATE");
+    let refused = json!({
+        "error": "etcdserver: mvcc: database space exceeded",
+        "code": 8,
+        "message": "etcdserver: mvcc: database space exceeded",
+    });
+    for node in &nodes {
+        // Decided at its place in the log, so that no node is behind.
+        let answer = ask(node, "/v3/kv/put", &json!({"key": "YQ==", "value": "Mg=="}), "");
+        assert_eq!((answer.status, answer.json()), (429, refused.clone()));
+    }
+    let leader = fleet.leader();
+    fleet.node(leader).kill();
+    let left: Vec<_> = (0..3).filter(|at| *at as u64 + 1 != leader).map(|at| nodes[at].clone()).collect();
+    for node in &left {
+        until("another leads", || (put(node, "") == 429).then_some(()));
+    }
+    fleet.restart(leader);
+    let back = &nodes[leader as usize - 1];
+    until("it serves again", || {
+        let headers = [];
+        let body = json!({"action": "GET"}).to_string();
+        let answer = http(back, "POST", "/v3/maintenance/alarm", &headers, &body)?;
+        (answer.status == 200).then(|| answer.json()["alarms"].clone())
+    });
+    let listed = ask(back, "/v3/maintenance/alarm", &json!({"action": "GET"}), "").ok();
+    assert_eq!(listed["alarms"], json!([{"memberID": "7", "alarm": "NOSPACE"}]));
+    assert_eq!(put(back, ""), 429);
+    alarm(back, "DEACTIVATE");
+    for node in &nodes {
+        assert_eq!(put(node, ""), 200);
+    }
 }
