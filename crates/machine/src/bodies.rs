@@ -11,6 +11,7 @@
 
 use crate::keys::{Keys, Kind};
 use crate::rows::Slot;
+use crate::slab::Slab;
 use quorate_calls::collections::{Builder, Change, Changed, Pinned, Timed, Undo, Value};
 use quorate_types::codec::{Reader, Wire, Writer};
 use quorate_types::{DecodeError, Key, LogTime, WallTime};
@@ -37,7 +38,7 @@ impl Default for BodyId {
 #[derive(Default)]
 pub(crate) struct Bodies {
     /// Each with the slot of the row that names it.
-    slab: Vec<Option<(Value, Slot)>>,
+    slab: Slab<(Value, Slot)>,
     free: Vec<u32>,
     undo: Vec<Back>,
     /// A value that was taken away or could not be put, until it is put or given back.
@@ -83,7 +84,7 @@ pub(crate) fn kind_of(value: &Value) -> Kind {
 
 impl Bodies {
     pub(crate) fn get(&self, id: BodyId) -> &Value {
-        &self.slab[id.0 as usize].as_ref().expect("a row names a body that is there").0
+        &self.slab.get(id.0).expect("a row names a body that is there").0
     }
 
     /// Bytes of all elements, about.
@@ -101,7 +102,7 @@ impl Bodies {
     /// Changes a part; nothing when the change is for another type.
     pub(crate) fn change(&mut self, id: BodyId, key: &Key, change: Change) -> Option<Changed> {
         self.save(id, Some(key));
-        let (value, slot) = self.slab[id.0 as usize].as_mut().expect("a row names a body that is there");
+        let (value, slot) = self.slab.get_mut(id.0).expect("a row names a body that is there");
         let (before, due, slot) = (value.bytes(), soonest(value), *slot);
         let (changed, undo) = value.apply(change)?;
         self.bytes = self.bytes - before + value.bytes();
@@ -143,8 +144,7 @@ impl Bodies {
                     self.homeless.push(value);
                 }
                 Back::Changed(id, undo) => {
-                    let (value, slot) =
-                        self.slab[id.0 as usize].as_mut().expect("it was changed, and is there");
+                    let (value, slot) = self.slab.get_mut(id.0).expect("it was changed, and is there");
                     let (due, slot) = (soonest(value), *slot);
                     self.bytes -= value.bytes();
                     value.revert(undo);
@@ -191,7 +191,7 @@ impl Bodies {
 
     /// Tells whose row names a body that was just added.
     pub(crate) fn settle(&mut self, id: BodyId, slot: Slot) {
-        let body = self.slab[id.0 as usize].as_mut().expect("it was just added");
+        let body = self.slab.get_mut(id.0).expect("it was just added");
         body.1 = slot;
         let due = soonest(&body.0);
         self.reindex(slot, (None, None), due);
@@ -222,8 +222,7 @@ impl Bodies {
 
     pub(crate) fn walk_begin(&mut self) {
         assert!(self.undo.is_empty(), "a snapshot begins between commits");
-        let end = u32::try_from(self.slab.len()).expect("memory ends long before 2^32 bodies");
-        self.walk = Some(Walk { next: 0, end, saved: BTreeMap::new(), current: None });
+        self.walk = Some(Walk { next: 0, end: self.slab.end(), saved: BTreeMap::new(), current: None });
     }
 
     /// Emits about `elements_max` elements; returns how many pieces, and whether the walk is over.
@@ -315,7 +314,7 @@ impl Bodies {
             count += 1;
         }
         let (mut due_log, mut due_wall) = (BTreeSet::new(), BTreeSet::new());
-        for (value, slot) in self.slab.iter().flatten() {
+        for (_, (value, slot)) in self.slab.iter() {
             let (log, wall) = soonest(value);
             due_log.extend(log.map(|time| (time, *slot)));
             due_wall.extend(wall.map(|wall| (wall, *slot)));
@@ -325,7 +324,7 @@ impl Bodies {
             (&self.due_log, &self.due_wall),
             "hashes by their fields' deadlines"
         );
-        let there: Vec<&Value> = self.slab.iter().flatten().map(|(value, _)| value).collect();
+        let there: Vec<&Value> = self.slab.iter().map(|(_, (value, _))| value).collect();
         assert_eq!(count, there.len(), "exactly one row names each body");
         assert_eq!(
             there.iter().map(|value| value.bytes()).sum::<u64>(),
@@ -336,13 +335,10 @@ impl Bodies {
     }
 
     fn place(&mut self, value: Value) -> BodyId {
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.slab.push(None);
-            u32::try_from(self.slab.len() - 1).expect("memory ends long before 2^32 bodies")
-        });
+        let id = self.free.pop().unwrap_or_else(|| self.slab.end());
         self.bytes += value.bytes();
         // Whoever adds it tells the slot as soon as there is one.
-        self.slab[id as usize] = Some((value, Slot(u32::MAX)));
+        self.slab.put(id, (value, Slot(u32::MAX)));
         BodyId(id)
     }
 
@@ -352,11 +348,11 @@ impl Bodies {
         self.bytes += value.bytes();
         let due = soonest(&value);
         self.reindex(slot, (None, None), due);
-        self.slab[id.0 as usize] = Some((value, slot));
+        self.slab.put(id.0, (value, slot));
     }
 
     fn clear(&mut self, id: BodyId) -> (Value, Slot) {
-        let (value, slot) = self.slab[id.0 as usize].take().expect("a row names a body that is there");
+        let (value, slot) = self.slab.take(id.0).expect("a row names a body that is there");
         self.bytes -= value.bytes();
         self.reindex(slot, soonest(&value), (None, None));
         self.free.push(id.0);
@@ -367,7 +363,7 @@ impl Bodies {
     fn save(&mut self, id: BodyId, key: Option<&Key>) {
         let Some(walk) = &mut self.walk else { return };
         if (walk.next..walk.end).contains(&id.0) && !walk.saved.contains_key(&id.0) {
-            let was = key.zip(self.slab[id.0 as usize].as_ref());
+            let was = key.zip(self.slab.get(id.0));
             walk.saved.insert(id.0, was.map(|(key, (value, _))| (key.clone(), value.pin())));
         }
     }
@@ -379,7 +375,7 @@ impl Bodies {
             walk.next += 1;
             let found = match walk.saved.remove(&id) {
                 Some(saved) => saved,
-                None => self.slab[id as usize].as_ref().map(|(value, slot)| {
+                None => self.slab.get(id).map(|(value, slot)| {
                     let (key, _) = keys.held(*slot);
                     (key.clone(), value.pin())
                 }),

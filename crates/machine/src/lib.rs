@@ -33,6 +33,7 @@ mod riders;
 mod roles;
 mod rows;
 mod services;
+mod slab;
 mod snapshot;
 mod streams;
 mod table;

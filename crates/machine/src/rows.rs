@@ -5,7 +5,8 @@
 //! is a separate index. Undo, snapshot walk and digest as in [`crate::table`].
 //!
 //! The index keeps each row's hash beside its slot: growing it touches no row, and two keys of like hashes are told apart
-//! without a look at either's row, mostly.
+//! without a look at either's row, mostly. It grows by a segment at a time: one table of ten million places would hold everybody up for as long
+//! as it takes to fill a larger one.
 //!
 //! A row keeps its slot for as long as it lives, a new one takes the lowest that is free, and a snapshot keeps slots: so they are the same on
 //! every replica, and a scan by slots may go on anywhere.
@@ -13,14 +14,14 @@
 //! Invariant: the hash never decides anything but where a row is found; no result depends on the seed.
 //! Invariant: `free` holds exactly the empty slots below `slots`, and rolling back restores it.
 
+use crate::slab::Slab;
 use foldhash::quality::FixedState;
-use hashbrown::HashTable;
+use quorate_calls::collections::{Entry, Index, Spot};
 use quorate_types::DecodeError;
 use quorate_types::codec::{Reader, Wire, Writer};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash};
 
-const CHUNK: usize = 1024;
 /// Memory ends before so many rows; a snapshot that claims more is damaged.
 const SLOTS_MAX: u32 = 1 << 30;
 
@@ -35,18 +36,16 @@ struct Place {
     hash: u32,
 }
 
-impl Place {
-    /// The hash that the index goes by: it can be told from the half that is kept.
-    fn full(hash: u32) -> u64 {
-        u64::from(hash) << 32 | u64::from(hash)
+impl Entry for Place {
+    fn spot(&self) -> Spot {
+        self.hash.into()
     }
 }
 
 pub(crate) struct Rows<K, V> {
-    index: HashTable<Place>,
+    index: Index<Place>,
     hasher: FixedState,
-    /// In chunks, so that growing never copies what is there.
-    chunks: Vec<Vec<Option<(K, V)>>>,
+    slab: Slab<(K, V)>,
     slots: u32,
     free: Free,
     undo: Vec<Undo<K, V>>,
@@ -70,9 +69,9 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
     /// `seed` keeps an attacker from choosing keys that collide; it is the same on every replica, and never shows.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            index: HashTable::new(),
+            index: Index::default(),
             hasher: FixedState::with_seed(seed),
-            chunks: Vec::new(),
+            slab: Slab::default(),
             slots: 0,
             free: Free::default(),
             undo: Vec::new(),
@@ -90,10 +89,8 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         K: PartialEq<Q>,
     {
         let hash = self.hash(key);
-        let same = |place: &Place| {
-            place.hash == hash && self.cell(place.slot).as_ref().is_some_and(|(k, _)| k == key)
-        };
-        self.index.find(Place::full(hash), same).map(|place| Slot(place.slot))
+        let same = |place: &Place| self.slab.get(place.slot).is_some_and(|(k, _)| k == key);
+        self.index.find(hash, same).map(|place| Slot(place.slot))
     }
 
     /// Half of a key's hash.
@@ -103,23 +100,20 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
 
     /// Where a key of this hash seems to be: a look at the index alone, so that its memory is near when it is needed.
     pub(crate) fn probe(&self, hash: u32) -> Option<Slot> {
-        self.index.find(Place::full(hash), |place| place.hash == hash).map(|place| Slot(place.slot))
+        self.index.find(hash, |_| true).map(|place| Slot(place.slot))
     }
 
     pub(crate) fn at(&self, slot: Slot) -> &(K, V) {
-        self.cell(slot.0).as_ref().expect("a slot that was found, or that an index names, holds a row")
+        self.slab.get(slot.0).expect("a slot that was found, or that an index names, holds a row")
     }
 
     /// What a slot holds now, if it exists at all.
     pub(crate) fn holds(&self, slot: Slot) -> Option<&(K, V)> {
-        self.chunks.get(slot.0 as usize / CHUNK)?.get(slot.0 as usize % CHUNK)?.as_ref()
+        self.slab.get(slot.0)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &K, &V)> {
-        let cells = self.chunks.iter().enumerate().flat_map(|(chunk, cells)| {
-            cells.iter().enumerate().map(move |(cell, row)| (chunk * CHUNK + cell, row))
-        });
-        cells.filter_map(|(slot, row)| row.as_ref().map(|(key, value)| (Slot(slot as u32), key, value)))
+        self.slab.iter().map(|(slot, (key, value))| (Slot(slot), key, value))
     }
 
     /// One more than the highest slot that is held: what rows that were read back know too, unlike the highest ever taken.
@@ -142,7 +136,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
 
     /// Replaces a row's value and gives the old one back; the caller knows by itself how to take that back.
     pub(crate) fn swap(&mut self, slot: Slot, value: V) -> V {
-        let row = self.cell_mut(slot.0).as_mut().expect("a slot that was found holds a row");
+        let row = self.slab.get_mut(slot.0).expect("a slot that was found holds a row");
         let before = std::mem::replace(&mut row.1, value);
         if self.walk.is_some() {
             let key = self.at(slot).0.clone();
@@ -185,7 +179,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
                     each(slot, &key, Some(&undone), None);
                 }
                 Undo::Replaced(slot, value) => {
-                    let row = self.cell_mut(slot.0).as_mut().expect("a replaced row is still there");
+                    let row = self.slab.get_mut(slot.0).expect("a replaced row is still there");
                     let undone = std::mem::replace(&mut row.1, value);
                     each(slot, &row.0, Some(&undone), Some(&row.1));
                 }
@@ -216,7 +210,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
             let saved = walk.saved.remove(&slot);
             let row = match &saved {
                 Some(was) => was.as_ref(),
-                None => self.cell(slot).as_ref(),
+                None => self.slab.get(slot),
             };
             if let Some((key, value)) = row {
                 slot.put(out);
@@ -284,15 +278,6 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         sum
     }
 
-    fn cell(&self, slot: u32) -> &Option<(K, V)> {
-        let cells = self.chunks.get(slot as usize / CHUNK);
-        cells.and_then(|cells| cells.get(slot as usize % CHUNK)).unwrap_or(&None)
-    }
-
-    fn cell_mut(&mut self, slot: u32) -> &mut Option<(K, V)> {
-        &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
-    }
-
     fn place(&mut self, key: K, value: V) -> u32 {
         let slot = self.free.pop_first().unwrap_or_else(|| {
             let slot = self.slots;
@@ -307,24 +292,14 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
     /// Puts a row into a slot that is neither free nor held.
     fn place_at(&mut self, slot: u32, key: K, value: V) {
         let hash = self.hash(&key);
-        let (chunk, cell) = (slot as usize / CHUNK, slot as usize % CHUNK);
-        if self.chunks.len() <= chunk {
-            self.chunks.resize_with(chunk + 1, Vec::new);
-        }
-        let cells = &mut self.chunks[chunk];
-        if cells.len() <= cell {
-            cells.reserve_exact(CHUNK - cells.len());
-            cells.resize_with(cell + 1, || None);
-        }
-        cells[cell] = Some((key, value));
-        self.index.insert_unique(Place::full(hash), Place { slot, hash }, |place| Place::full(place.hash));
+        self.slab.put(slot, (key, value));
+        self.index.insert(Place { slot, hash });
     }
 
     fn clear(&mut self, slot: u32) -> (K, V) {
-        let row = self.cell_mut(slot).take().expect("a slot that was found holds a row");
-        let hash = Place::full(self.hash(&row.0));
-        let found = self.index.find_entry(hash, |place| place.slot == slot);
-        found.map_err(|_| ()).expect("every row is in the index").remove();
+        let row = self.slab.take(slot).expect("a slot that was found holds a row");
+        let found = self.index.remove(self.hash(&row.0), |place| place.slot == slot);
+        assert!(found, "every row is in the index");
         self.free.add(slot..slot + 1);
         row
     }

@@ -3,7 +3,7 @@
 //! Invariant: nothing that shows depends on the seed.
 //! Invariant: an entry lies in the segment that the low bits of its spot's `segment` name: all of them below the next power of two, or one bit
 //! fewer where that segment does not exist yet. So a segment holds a range of these numbers with their bits reversed, and a split cuts it in two.
-//! Called by: `dense` and `sorted`.
+//! Called by: `dense` and `sorted`, and the machine for the rows of its keys.
 //! Source: Litwin, "Linear hashing: a new tool for file and table addressing", VLDB 1980.
 
 use foldhash::fast::FixedState;
@@ -31,11 +31,11 @@ pub(super) fn hash_of(name: &[u8]) -> u32 {
 
 /// Where an entry belongs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Spot {
+pub struct Spot {
     /// Names the segment, and the entry's place in the order of [`Index::walk`].
-    pub(super) segment: u32,
+    pub segment: u32,
     /// The hash of the element's name, seeded: finds the entry in its segment.
-    pub(super) hash: u32,
+    pub hash: u32,
 }
 
 impl From<u32> for Spot {
@@ -45,14 +45,14 @@ impl From<u32> for Spot {
 }
 
 /// What the index keeps for an element.
-pub(super) trait Entry: Clone {
+pub trait Entry: Clone {
     /// By which it is found; it never changes.
     fn spot(&self) -> Spot;
 }
 
 /// The index. Cloning shares the segments; a change copies the one it touches.
 #[derive(Clone)]
-pub(super) struct Index<E> {
+pub struct Index<E> {
     segments: Vec<Arc<HashTable<E>>>,
     len: usize,
 }
@@ -64,8 +64,20 @@ impl<E> Default for Index<E> {
 }
 
 impl<E: Entry> Index<E> {
+    /// How many entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The entry of this spot that is the `same`.
-    pub(super) fn find(&self, spot: impl Into<Spot>, mut same: impl FnMut(&E) -> bool) -> Option<&E> {
+    pub fn find(&self, spot: impl Into<Spot>, mut same: impl FnMut(&E) -> bool) -> Option<&E> {
         let spot = spot.into();
         let segment = self.segments.get(self.segment(spot.segment))?;
         segment.find(inner(spot.hash), |entry| entry.spot() == spot && same(entry))
@@ -84,7 +96,7 @@ impl<E: Entry> Index<E> {
     }
 
     /// Adds an entry that is not there yet.
-    pub(super) fn insert(&mut self, entry: E) {
+    pub fn insert(&mut self, entry: E) {
         if self.len >= self.segments.len() * SEGMENT {
             self.split();
         }
@@ -95,7 +107,7 @@ impl<E: Entry> Index<E> {
     }
 
     /// Removes the entry of this spot that is the `same`; whether it was there.
-    pub(super) fn remove(&mut self, spot: impl Into<Spot>, mut same: impl FnMut(&E) -> bool) -> bool {
+    pub fn remove(&mut self, spot: impl Into<Spot>, mut same: impl FnMut(&E) -> bool) -> bool {
         let spot = spot.into();
         let at = self.segment(spot.segment);
         let Some(segment) = self.segments.get_mut(at) else { return false };

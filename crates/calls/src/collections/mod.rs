@@ -49,7 +49,7 @@ mod value;
 
 pub use bloom::{Bloom, Refused};
 pub use hash::Hash;
-pub use index::seed_hashes;
+pub use index::{Entry, Index, Spot, seed_hashes};
 pub use list::List;
 pub use long::Long;
 pub(crate) use long::Part;
