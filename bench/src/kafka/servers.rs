@@ -125,8 +125,9 @@ fn nats_config(
 ) -> Result<String, Failure> {
     let sync = if which == Which::Synced { "sync_interval: always" } else { "" };
     let store = folder.join(format!("jetstream-{node}"));
+    // It ends the connection of a consumer that is so far behind, as one is that asks for all records of a run.
     let mut text = format!(
-        "listen: \"{door}\"\nserver_name: node-{node}\nmax_pending: 256MB\njetstream {{ store_dir: \"{}\", max_file_store: 64GB\n {sync} }}\n",
+        "listen: \"{door}\"\nserver_name: node-{node}\nmax_pending: 4GB\nwrite_deadline: \"60s\"\njetstream {{ store_dir: \"{}\", max_file_store: 64GB\n {sync} }}\n",
         store.display()
     );
     if peers.len() > 1 {
