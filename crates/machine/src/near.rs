@@ -4,7 +4,9 @@
 //! Invariant: nothing here changes anything, and no outcome depends on it.
 //! Called by: `Machine::apply` for each run of commands, and gateways for the reads that a client has sent ahead.
 
-use crate::{Machine, idempotency, rows};
+use crate::keys::Row;
+use crate::rows::Slot;
+use crate::{Machine, idempotency};
 use quorate_types::{Command, CommandBody, Keyspace, Op};
 
 /// How many commands are looked at together: enough to overlap their cache misses, few enough to stay in the nearest cache.
@@ -39,8 +41,7 @@ impl Machine {
                 sum ^= self.idempotency.touch(&scope);
             }
         }
-        near.retain_mut(|hash| self.keys.probe(*hash).map(|slot| *hash = slot.0).is_some());
-        sum = near.iter().fold(sum, |sum, slot| sum ^ self.keys.touch(rows::Slot(*slot)).line());
+        sum ^= self.rows_near(&near, Row::line);
         std::hint::black_box(sum);
     }
 
@@ -49,22 +50,14 @@ impl Machine {
         if self.keys.row_count() < FEW_ROWS {
             return;
         }
-        let (mut near, mut count) = ([0; NEAR], 0);
-        for (place, name) in near.iter_mut().zip(names) {
-            *place = self.keys.hash_of(space, name);
-            count += 1;
-        }
-        let mut found = 0;
-        for at in 0..count {
-            if let Some(slot) = self.keys.probe(near[at]) {
-                near[found] = slot.0;
-                found += 1;
-            }
-        }
-        let mut sum = 0;
-        for slot in &near[..found] {
-            sum ^= u64::from(self.keys.touch(rows::Slot(*slot)).value.first().copied().unwrap_or_default());
-        }
-        std::hint::black_box(sum);
+        let near: Vec<u32> = names.take(NEAR).map(|name| self.keys.hash_of(space, name)).collect();
+        let first = |row: &Row| row.value.first().copied().map_or(0, u64::from);
+        std::hint::black_box(self.rows_near(&near, first));
+    }
+
+    /// Looks at the index for all of these hashes, then at all rows that it names: what `of` makes of them.
+    fn rows_near(&self, hashes: &[u32], of: impl Fn(&Row) -> u64) -> u64 {
+        let slots: Vec<Slot> = hashes.iter().filter_map(|hash| self.keys.probe(*hash)).collect();
+        slots.iter().fold(0, |sum, slot| sum ^ of(self.keys.touch(*slot)))
     }
 }

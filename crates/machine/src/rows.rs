@@ -12,7 +12,7 @@
 //! every replica, and a scan by slots may go on anywhere.
 //!
 //! Invariant: the hash never decides anything but where a row is found; no result depends on the seed.
-//! Invariant: `free` holds exactly the empty slots below `slots`, and rolling back restores it.
+//! Invariant: `free` holds exactly the empty slots below the slab's end, and rolling back restores it.
 
 use crate::slab::Slab;
 use foldhash::quality::FixedState;
@@ -46,7 +46,6 @@ pub(crate) struct Rows<K, V> {
     index: Index<Place>,
     hasher: FixedState,
     slab: Slab<(K, V)>,
-    slots: u32,
     free: Free,
     undo: Vec<Undo<K, V>>,
     walk: Option<Walk<K, V>>,
@@ -72,7 +71,6 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
             index: Index::default(),
             hasher: FixedState::with_seed(seed),
             slab: Slab::default(),
-            slots: 0,
             free: Free::default(),
             undo: Vec::new(),
             walk: None,
@@ -118,7 +116,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
 
     /// One more than the highest slot that is held: what rows that were read back know too, unlike the highest ever taken.
     pub(crate) fn slots(&self) -> u32 {
-        self.free.tail(self.slots)
+        self.free.tail(self.slab.end())
     }
 
     /// Adds a row whose key is not there yet.
@@ -198,7 +196,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
 
     pub(crate) fn walk_begin(&mut self) {
         assert!(self.undo.is_empty(), "a snapshot begins between commits");
-        self.walk = Some(Walk { next: 0, end: self.slots, saved: BTreeMap::new() });
+        self.walk = Some(Walk { next: 0, end: self.slab.end(), saved: BTreeMap::new() });
     }
 
     /// Emits rows from up to `slots_max` slots; returns the rows emitted and whether the walk is over.
@@ -241,7 +239,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         from: &mut Reader<'_>,
         value: impl FnOnce(&mut Reader<'_>) -> Result<V, DecodeError>,
     ) -> Result<Slot, DecodeError> {
-        self.restore_at(self.slots, from, value)
+        self.restore_at(self.slab.end(), from, value)
     }
 
     fn restore_at(
@@ -250,7 +248,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
         from: &mut Reader<'_>,
         value: impl FnOnce(&mut Reader<'_>) -> Result<V, DecodeError>,
     ) -> Result<Slot, DecodeError> {
-        if slot < self.slots || slot >= SLOTS_MAX {
+        if slot < self.slab.end() || slot >= SLOTS_MAX {
             return Err(DecodeError::Range { what: "slot of a row", found: u64::from(slot) });
         }
         let key = K::take(from)?;
@@ -261,8 +259,7 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
                 found: from.position() as u64,
             });
         }
-        self.free.add(self.slots..slot);
-        self.slots = slot + 1;
+        self.free.add(self.slab.end()..slot);
         self.place_at(slot, key, value);
         Ok(Slot(slot))
     }
@@ -280,9 +277,8 @@ impl<K: Eq + Hash + Clone + Wire, V: Clone + Wire> Rows<K, V> {
 
     fn place(&mut self, key: K, value: V) -> u32 {
         let slot = self.free.pop_first().unwrap_or_else(|| {
-            let slot = self.slots;
+            let slot = self.slab.end();
             assert!(slot < SLOTS_MAX, "memory ends long before 2^30 rows");
-            self.slots = slot + 1;
             slot
         });
         self.place_at(slot, key, value);

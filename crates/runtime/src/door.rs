@@ -18,6 +18,16 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
+/// The rule of [`is_user_name`], for people.
+pub const USER_NAME: &str =
+    "the name of a user has 1 to 256 bytes, and no space, colon or zero byte among them";
+
+/// Whether a user may be named so: where names are given to users, and are told in the words of several protocols.
+#[must_use]
+pub fn is_user_name(name: &[u8]) -> bool {
+    (1..=256).contains(&name.len()) && !name.iter().any(|byte| matches!(byte, b' ' | b':' | 0))
+}
+
 /// Rounds of PBKDF2 of a new verifier; RFC 7677 §4 wants 4096 or more.
 pub const ITERATIONS: u32 = 10_000;
 /// Most rounds that are accepted in a verifier made elsewhere.

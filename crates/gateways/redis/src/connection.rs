@@ -22,7 +22,6 @@ use crate::transaction::{Transaction, Watched};
 use quorate_calls::collections::Long;
 use quorate_calls::permissions::noperm;
 use quorate_calls::{Flags, Session, Spec, streams};
-
 use quorate_machine::{Machine, NEAR, Rights, Times};
 use quorate_runtime::Consistency;
 use quorate_types::{Blob, Commit, Denied, Keyspace, LogIndex, Mode, Op, OpResult, Reply, Verbs};

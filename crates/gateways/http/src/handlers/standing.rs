@@ -108,6 +108,15 @@ fn changed(records: &[WhyRecord]) -> Option<quorate_types::LogIndex> {
     records.iter().rev().find(changes).map(|record| record.index)
 }
 
+/// What is told of a member of either kind of group: its id, its instance if it is a static one, its client and where that is.
+fn member((id, instance): (&Blob, Option<&Blob>), (client, host): (&Blob, &Blob), values: Values) -> Object {
+    Object::new()
+        .bytes("member", id, values)
+        .when(instance.is_some(), |o| o.bytes("instance", instance.unwrap_or(&Blob::EMPTY), values))
+        .bytes("client", client, values)
+        .bytes("host", host, values)
+}
+
 fn members(view: &MembersView, expected: Option<&Expected>, records: &[WhyRecord], values: Values) -> String {
     let state = match view.phase {
         Phase::Empty => "empty",
@@ -126,16 +135,8 @@ fn members(view: &MembersView, expected: Option<&Expected>, records: &[WhyRecord
         Phase::Assigning => Some(format!("its leader to say who reads what{within}")),
         Phase::Empty | Phase::Stable => None,
     };
-    let one = |member: &MemberView| {
-        Object::new()
-            .bytes("member", &member.member, values)
-            .when(member.instance.is_some(), |o| {
-                o.bytes("instance", member.instance.as_ref().unwrap_or(&Blob::EMPTY), values)
-            })
-            .bytes("client", &member.client, values)
-            .bytes("host", &member.host, values)
-            .done()
-    };
+    let one =
+        |of: &MemberView| member((&of.member, of.instance.as_ref()), (&of.client, &of.host), values).done();
     let names = expected.map_or(&[][..], |expected| &expected.missing);
     Object::new()
         .text("state", state)
@@ -172,16 +173,10 @@ fn consumers(view: &ConsumersView, records: &[WhyRecord], values: Values) -> Str
             Some("members to let go of partitions, or to be told what they have, with their next heartbeats")
         }
     };
-    let one = |member: &ConsumerView| {
-        Object::new()
-            .bytes("member", &member.member, values)
-            .when(member.instance.is_some(), |o| {
-                o.bytes("instance", member.instance.as_ref().unwrap_or(&Blob::EMPTY), values)
-            })
-            .bytes("client", &member.client, values)
-            .bytes("host", &member.host, values)
-            .plain("epoch", u64::from(member.epoch))
-            .plain("away", member.away)
+    let one = |of: &ConsumerView| {
+        member((&of.member, of.instance.as_ref()), (&of.client, &of.host), values)
+            .plain("epoch", u64::from(of.epoch))
+            .plain("away", of.away)
             .done()
     };
     let assignor = match view.assignor {

@@ -76,10 +76,8 @@ struct Wanted {
 /// Makes or changes a user.
 pub(crate) async fn put(call: Call) -> Answer {
     let name = call.param("name");
-    if name.is_empty() || name.len() > 256 || name.iter().any(|byte| matches!(byte, b' ' | b':' | 0)) {
-        return Err(Problem::bad_request(
-            "the name of a user has 1 to 256 bytes, and no space, colon or zero byte among them",
-        ));
+    if !door::is_user_name(&name) {
+        return Err(Problem::bad_request(door::USER_NAME));
     }
     let Wanted { mut changes, password, token } = call.json(|node| node.object(wanted))?;
     if let Some(password) = password {

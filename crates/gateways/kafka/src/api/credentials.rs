@@ -16,8 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Rounds that Kafka takes.
 const ROUNDS: std::ops::RangeInclusive<i32> = 4096..=16384;
-/// Longest name of a user, as over HTTP.
-const NAME_BYTES_MAX: usize = 256;
 /// Longest salt; Kafka's tools draw some 26 bytes.
 const SALT_BYTES_MAX: usize = 256;
 
@@ -196,8 +194,8 @@ async fn change(gateway: &Gateway, who: &Who, name: &str, wanted: &Wanted) -> Re
 /// What is asked for a user, as changes of it.
 fn changes(name: &str, wanted: &Wanted) -> Result<Vec<UserChange>, Refused> {
     let refuse = |why| Err((Code::UnacceptableCredential, why));
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains([' ', ':', '\0']) {
-        return refuse("the name of a user has 1 to 256 bytes, and no space, colon or zero byte among them");
+    if !door::is_user_name(name.as_bytes()) {
+        return refuse(door::USER_NAME);
     }
     if name == DEFAULT_USER {
         return refuse("the user default is whoever has not said who it is: `quorate user` changes it");
