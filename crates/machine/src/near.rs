@@ -41,7 +41,7 @@ impl Machine {
                 sum ^= self.idempotency.touch(&scope);
             }
         }
-        sum ^= self.rows_near(&near, Row::line);
+        sum ^= self.rows_near(&self.slots_near(&near), Row::line);
         std::hint::black_box(sum);
     }
 
@@ -51,13 +51,21 @@ impl Machine {
             return;
         }
         let near: Vec<u32> = names.take(NEAR).map(|name| self.keys.hash_of(space, name)).collect();
-        let first = |row: &Row| row.value.first().copied().map_or(0, u64::from);
-        std::hint::black_box(self.rows_near(&near, first));
+        let slots = self.slots_near(&near);
+        // One step towards the values at a time: the length may lie where the bytes are, or where it tells where those are.
+        let mut sum = self.rows_near(&slots, Row::line);
+        sum ^= self.rows_near(&slots, |row| row.value.len() as u64);
+        sum ^= self.rows_near(&slots, |row| row.value.first().copied().map_or(0, u64::from));
+        std::hint::black_box(sum);
     }
 
-    /// Looks at the index for all of these hashes, then at all rows that it names: what `of` makes of them.
-    fn rows_near(&self, hashes: &[u32], of: impl Fn(&Row) -> u64) -> u64 {
-        let slots: Vec<Slot> = hashes.iter().filter_map(|hash| self.keys.probe(*hash)).collect();
+    /// Looks at the index for all of these hashes.
+    fn slots_near(&self, hashes: &[u32]) -> Vec<Slot> {
+        hashes.iter().filter_map(|hash| self.keys.probe(*hash)).collect()
+    }
+
+    /// Looks at all of these rows: what `of` makes of them.
+    fn rows_near(&self, slots: &[Slot], of: impl Fn(&Row) -> u64) -> u64 {
         slots.iter().fold(0, |sum, slot| sum ^ of(self.keys.touch(*slot)))
     }
 }

@@ -17,7 +17,7 @@ use quorate_types::{Entry, LogIndex, WallTime};
 use std::collections::VecDeque;
 
 /// Bytes of a snapshot that may wait for the disk.
-const CHUNK_BYTES_MAX: usize = 8 << 20;
+const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// Entries between two marks by which the audit's age is measured.
 const MARK_ENTRIES: u64 = 1024;
 /// Applied entries between two looks for something to clean.
