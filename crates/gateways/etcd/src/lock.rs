@@ -204,11 +204,15 @@ impl Gateway {
         }
         let queue = self.queues.enter(&range.start);
         let mut leave = Leave { gateway: self, who, key: &key, created, armed: made };
+        // Whoever's place is there in what is applied here asks nobody: that state came after the call began, and in it the oldest holds the
+        // lock, however far others are. A place that is not there is another matter: a node that has opened its folder anew may lack what it had.
+        let mut consistency = Consistency::Stale;
         loop {
-            let standing = self
-                .look(Consistency::Linearizable, |machine| standing(machine, &queue, &key, created))
-                .await?;
+            let standing = self.look(consistency, |machine| standing(machine, &queue, &key, created)).await?;
             match standing {
+                Standing::Gone if matches!(consistency, Consistency::Stale) => {
+                    consistency = Consistency::Linearizable;
+                }
                 Standing::First(revision) => {
                     leave.armed = false;
                     return Ok((place, lease, revision));
@@ -217,7 +221,10 @@ impl Gateway {
                     leave.armed = false;
                     return Err(Status::unknown("mutex: session is expired"));
                 }
-                Standing::Behind(before, made) => self.until_gone((&before, made), (&key, created)).await?,
+                Standing::Behind(before, made) => {
+                    self.until_gone((&before, made), (&key, created)).await?;
+                    consistency = Consistency::Stale;
+                }
             }
         }
     }
