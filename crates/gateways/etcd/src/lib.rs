@@ -10,6 +10,7 @@
 
 mod alarms;
 mod auth;
+mod batches;
 mod certificate;
 mod cluster;
 mod config;

@@ -10,6 +10,7 @@
 //! Invariant: a joined watch was told, or has in its queue, everything before the hub's position.
 //! Called by: `serve` runs the hub; the service Watch.
 
+use crate::batches::{self, Gone, Teller, Told};
 use crate::error;
 use crate::gateway::{Gateway, shown};
 use crate::protocol::etcdserverpb as pb;
@@ -17,25 +18,25 @@ use crate::protocol::etcdserverpb::watch_create_request::FilterType;
 use crate::protocol::etcdserverpb::watch_request::RequestUnion;
 use crate::protocol::mvccpb;
 use crate::ranges::Ranges;
-use crate::serve::{Answers, Api};
+use crate::serve::Api;
 use crate::txn;
 use bytes::Bytes;
 use prost::Message;
-use quorate_machine::{Change, Machine};
+use quorate_machine::{Change, Machine, Rights};
 use quorate_runtime::{Consistency, Handle, RuntimeError};
 use quorate_types::{Blob, KeyRange, Keyspace, OpError, Principal, Revision, Verbs};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 /// Lines of history that one slice looks at, and bytes of changes after which it ends: about a millisecond.
 const SLICE_LINES: usize = 4096;
 const SLICE_BYTES: usize = 256 << 10;
-/// Answers that wait for the connection of a stream.
-const ANSWERS_MAX: usize = 8;
+/// What the hub told that is handed on before the client is listened to again.
+const PIECES: usize = 128;
 /// The id of answers that concern all watches of a stream.
 const ALL: i64 = -1;
 
@@ -103,6 +104,14 @@ struct Queued {
     /// Watches that are behind, and from where they go on.
     behind: BTreeMap<i64, Revision>,
     over: bool,
+}
+
+impl Queued {
+    fn pop_ready(&mut self) -> Option<(i64, Vec<Arc<Change>>)> {
+        let (id, changes) = self.ready.pop_front()?;
+        self.bytes -= changes.iter().map(|change| bytes_of(change)).sum::<usize>();
+        Some((id, changes))
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -274,7 +283,7 @@ impl State {
 
 #[tonic::async_trait]
 impl pb::watch_server::Watch for Api {
-    type WatchStream = Answers<pb::WatchResponse>;
+    type WatchStream = Told<pb::WatchResponse>;
 
     async fn watch(
         &self,
@@ -285,11 +294,14 @@ impl pb::watch_server::Watch for Api {
         let who = self.0.principal(request.metadata(), request.extensions().get()).await;
         let wants_leader = request.metadata().get("hasleader").is_some_and(|value| value == "true");
         let asked = request.into_inner();
-        let (answers, receive) = mpsc::channel(ANSWERS_MAX);
+        let (answers, told) = batches::channel();
+        let users = self.0.handle.users_changed();
         let stream = Stream {
             gateway: Arc::clone(&self.0),
             who,
             wants_leader,
+            users,
+            rights: None,
             answers,
             queue: Arc::default(),
             watches: HashMap::new(),
@@ -297,7 +309,7 @@ impl pb::watch_server::Watch for Api {
             progress_asked: false,
         };
         tokio::spawn(stream.run(asked));
-        Ok(Response::new(Answers::of(receive)))
+        Ok(Response::new(told))
     }
 }
 
@@ -318,7 +330,10 @@ struct Stream {
     gateway: Arc<Gateway>,
     who: Result<Principal, Status>,
     wants_leader: bool,
-    answers: mpsc::Sender<Result<pb::WatchResponse, Status>>,
+    /// Whether what it may has to be asked for again.
+    users: tokio::sync::watch::Receiver<u64>,
+    rights: Option<Rights>,
+    answers: Teller<pb::WatchResponse>,
     queue: Arc<Queue>,
     watches: HashMap<i64, Watch>,
     next_id: i64,
@@ -331,9 +346,6 @@ impl Drop for Stream {
     }
 }
 
-/// The client is gone.
-struct Gone;
-
 impl Stream {
     async fn run(mut self, mut asked: Streaming<pb::WatchRequest>) {
         let gateway = Arc::clone(&self.gateway);
@@ -345,7 +357,7 @@ impl Stream {
             let done = tokio::select! {
                 biased;
                 () = gateway.stopped() => {
-                    let _ = self.answers.send(Err(error::stopped())).await;
+                    self.answers.fail(error::stopped()).await;
                     return;
                 }
                 () = self.answers.closed() => return,
@@ -353,7 +365,7 @@ impl Stream {
                     Ok(Some(request)) => self.asked(request).await,
                     Ok(None) => { ended = true; Ok(()) }
                     Err(_) => {
-                        let _ = self.answers.send(Err(Status::cancelled("context canceled"))).await;
+                        self.answers.fail(Status::cancelled("context canceled")).await;
                         return;
                     }
                 },
@@ -362,7 +374,7 @@ impl Stream {
                 _ = ticks.tick() => self.progress().await,
             };
             // Whoever asks for nothing more goes on hearing, as with etcd.
-            if done.is_err() {
+            if done.is_err() || self.answers.flush().await.is_err() {
                 return;
             }
         }
@@ -377,20 +389,21 @@ impl Stream {
         self.progress_asked || queued.over || !queued.ready.is_empty() || !queued.behind.is_empty()
     }
 
-    async fn send(&self, answer: pb::WatchResponse) -> Result<(), Gone> {
-        self.answers.send(Ok(answer)).await.map_err(|_| Gone)
+    async fn send(&mut self, answer: pb::WatchResponse) -> Result<(), Gone> {
+        let bytes = answer.encoded_len();
+        self.answers.tell(answer, bytes).await
     }
 
     /// The newest revision that this node has applied.
-    async fn current(&self) -> Result<Revision, Gone> {
+    async fn current(&mut self) -> Result<Revision, Gone> {
         match self.gateway.look(Consistency::Stale, Machine::revision).await {
             Ok(revision) => Ok(revision),
             Err(status) => self.fail(status).await,
         }
     }
 
-    async fn fail<R>(&self, status: Status) -> Result<R, Gone> {
-        let _ = self.answers.send(Err(status)).await;
+    async fn fail<R>(&mut self, status: Status) -> Result<R, Gone> {
+        self.answers.fail(status).await;
         Err(Gone)
     }
 
@@ -401,7 +414,8 @@ impl Stream {
                 if !self.forget(cancel.watch_id) {
                     return Ok(());
                 }
-                let header = Some(self.gateway.header(self.current().await?));
+                let current = self.current().await?;
+                let header = Some(self.gateway.header(current));
                 let canceled = true;
                 self.send(pb::WatchResponse {
                     header,
@@ -482,7 +496,7 @@ impl Stream {
     ///
     /// # Errors
     /// Why not, as it is told to the client.
-    fn refuses(&self, create: &pb::WatchCreateRequest, range: &KeyRange) -> Result<(), String> {
+    fn refuses(&mut self, create: &pb::WatchCreateRequest, range: &KeyRange) -> Result<(), String> {
         self.may(range).map_err(|status| go_text(code_text(&status), &status))?;
         if range.end.as_ref().is_some_and(|end| *end <= range.start.name) {
             return Err("mvcc: watcher range is empty".to_owned());
@@ -496,9 +510,17 @@ impl Stream {
         Ok(())
     }
 
-    fn may(&self, range: &KeyRange) -> Result<(), Status> {
+    fn may(&mut self, range: &KeyRange) -> Result<(), Status> {
         let who = self.who.as_ref().map_err(Clone::clone)?;
-        let rights = self.gateway.handle.rights(who).map_err(|why| error::runtime(&why))?;
+        // Told before anything later than the change can be read: what is handed on here came by rights that stood then, or later ones.
+        if self.users.has_changed().unwrap_or(true) {
+            self.users.mark_unchanged();
+            self.rights = None;
+        }
+        let rights = match &mut self.rights {
+            Some(rights) => rights,
+            none => none.insert(self.gateway.handle.rights(who).map_err(|why| error::runtime(&why))?),
+        };
         if rights.is_everything() {
             return Ok(());
         }
@@ -506,26 +528,24 @@ impl Stream {
         rights.range(Verbs::READ, range).map_err(|denied| error::denied(&denied))
     }
 
-    /// Hands on one piece of what waits: first what the hub told, then what a watch that is behind finds.
+    /// Hands on what waits: first what the hub told, some of it at a time, then what a watch that is behind finds.
     async fn work(&mut self) -> Result<(), Gone> {
         let over = locked(&self.queue.state).over;
         if over {
             return self.fail(error::stopped()).await;
         }
-        let (ready, behind) = {
-            let mut queued = locked(&self.queue.state);
-            match queued.ready.pop_front() {
-                Some((id, changes)) => {
-                    queued.bytes -= changes.iter().map(|change| bytes_of(change)).sum::<usize>();
-                    (Some((id, changes)), None)
-                }
-                None => (None, queued.behind.pop_first()),
-            }
-        };
-        if let Some((id, changes)) = ready {
+        let mut told = false;
+        for _ in 0..PIECES {
+            let next = locked(&self.queue.state).pop_ready();
+            let Some((id, changes)) = next else { break };
             let revision = changes.last().map_or(Revision::ZERO, |change| change.revision);
-            return self.events(id, &changes, revision).await;
+            self.events(id, &changes, revision).await?;
+            told = true;
         }
+        if told {
+            return Ok(());
+        }
+        let behind = locked(&self.queue.state).behind.pop_first();
         if let Some((id, from)) = behind {
             return self.catch_up(id, from).await;
         }

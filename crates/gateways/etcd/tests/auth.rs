@@ -592,3 +592,54 @@ async fn what_a_role_allows_is_allowed_over_every_protocol() {
     assert_eq!(known.client.kv.put(put).await.unwrap_err().code(), Code::Unauthenticated);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_watch_ends_with_the_right_to_its_range() {
+    let server = Server::start().await;
+    let mut known = Known::connect(server.address).await;
+    for (name, role) in [("root", "root"), ("ann", "r")] {
+        let (name, role) = (name.to_owned(), role.to_owned());
+        let asked =
+            pb::AuthUserAddRequest { name: name.clone(), password: "p".to_owned(), ..Default::default() };
+        known.auth.user_add(asked).await.unwrap();
+        known.auth.role_add(pb::AuthRoleAddRequest { name: role.clone() }).await.unwrap();
+        known.auth.user_grant_role(pb::AuthUserGrantRoleRequest { user: name, role }).await.unwrap();
+    }
+    let perm = authpb::Permission { perm_type: Type::Read.into(), key: bytes("a/"), range_end: bytes("a0") };
+    let granted = pb::AuthRoleGrantPermissionRequest { name: "r".to_owned(), perm: Some(perm) };
+    known.auth.role_grant_permission(granted).await.unwrap();
+    known.auth.auth_enable(pb::AuthEnableRequest {}).await.unwrap();
+    for name in ["root", "ann"] {
+        known.enter(name, "p").await.unwrap();
+    }
+    let union = pb::watch_request::RequestUnion::CreateRequest(support::prefix_watch("a/"));
+    let first = futures_util::stream::iter([pb::WatchRequest { request_union: Some(union) }]);
+    let stream = known.by("ann", futures_util::StreamExt::chain(first, futures_util::stream::pending()));
+    let mut answers = known.client.watch.watch(stream).await.unwrap().into_inner();
+    let mut next = async || {
+        let next = tokio::time::timeout(support::PATIENCE, answers.message()).await;
+        next.expect("a watch answers in time").unwrap().expect("the stream goes on")
+    };
+    assert!(next().await.created);
+    let put =
+        |known: &Known, key: &str| known.by("root", pb::PutRequest { key: bytes(key), ..Default::default() });
+    for key in ["a/1", "a/2"] {
+        let asked = put(&known, key);
+        known.client.kv.put(asked).await.unwrap();
+        let told = next().await;
+        assert!(!told.canceled && told.events.len() == 1, "{told:?}");
+    }
+    let revoked = pb::AuthRoleRevokePermissionRequest {
+        role: "r".to_owned(),
+        key: bytes("a/"),
+        range_end: bytes("a0"),
+    };
+    let asked = known.by("root", revoked);
+    known.auth.role_revoke_permission(asked).await.unwrap();
+    let asked = put(&known, "a/3");
+    known.client.kv.put(asked).await.unwrap();
+    let told = next().await;
+    assert!(told.canceled && told.events.is_empty(), "{told:?}");
+    assert!(told.cancel_reason.contains("PermissionDenied"), "{told:?}");
+    server.stop().await;
+}
