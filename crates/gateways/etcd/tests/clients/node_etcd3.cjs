@@ -76,16 +76,71 @@ async function story(client) {
   await observer.cancel();
   await rival.resign();
 
+  const within = client.namespace('js/ns/');
+  await within.put('x').value('in');
+  assert.equal(await client.get('js/ns/x').string(), 'in');
+  await assert.rejects(client.kv.compact({ revision: '99999999' }), /future revision/);
+  const at = (await client.kv.range({ key: Buffer.from('js/a') })).header.revision;
+  await client.put('js/a').value('newer');
+  assert.equal((await client.kv.range({ key: Buffer.from('js/a'), revision: at })).kvs[0].value.toString(), '3');
+  await client.kv.compact({ revision: `${Number(at) + 1}`, physical: true });
+  await assert.rejects(client.kv.range({ key: Buffer.from('js/a'), revision: at }), /has been compacted/);
+
   const status = await client.maintenance.status();
   assert.ok(status.version.startsWith('3.'));
   assert.equal((await client.cluster.memberList({})).members.length, 1);
   assert.equal((await client.maintenance.alarm({ action: 'Get' })).alarms.length, 0);
+  assert.ok((await client.maintenance.hash()).hash !== 0);
+  await client.maintenance.defragment();
+  const snapshot = await client.maintenance.snapshot();
+  let saved = 0;
+  let left;
+  for await (const part of snapshot) {
+    saved += part.blob.length;
+    left = Number(part.remaining_bytes);
+  }
+  assert.ok(saved > 4096 && left === 0, `${saved} bytes, ${left} left`);
   await assert.rejects(client.kv.range({ key: Buffer.from('a'), revision: '99999999' }), /future revision/);
   assert.ok(Number((await client.delete().prefix('js/').exec()).deleted) >= 3);
 }
 
+// Users and roles; in the end everybody may do everything again.
+async function rights(client) {
+  const role = await client.role('js-readers').create();
+  await role.grant({ permission: 'Read', range: client.range({ prefix: 'js/' }) });
+  const user = await client.user('js-user').create('secret');
+  await user.addRole('js-readers');
+  assert.deepEqual((await user.roles()).map((one) => one.name), ['js-readers']);
+  const [granted] = await role.permissions();
+  assert.equal(granted.permission, 'Read');
+  const root = await client.user('root').create('root');
+  await client.role('root').create();
+  await root.addRole('root');
+  await client.put('js/secret').value('told');
+  await client.auth.authEnable();
+  const enter = (username, password) => new Etcd3({ hosts, auth: { username, password } });
+  const reader = enter('js-user', 'secret');
+  assert.equal(await reader.get('js/secret').string(), 'told');
+  await assert.rejects(reader.put('js/secret').value('other'), /permission denied/);
+  await assert.rejects(reader.get('other').string(), /permission denied/);
+  await assert.rejects(enter('js-user', 'wrong').get('js/secret').string(), /invalid user ID or password/);
+  const manager = enter('root', 'root');
+  assert.deepEqual((await manager.getRoles()).map((one) => one.name).sort(), ['js-readers', 'root']);
+  assert.deepEqual((await manager.getUsers()).map((one) => one.name).sort(), ['js-user', 'root']);
+  await manager.user('js-user').setPassword('new');
+  const again = enter('js-user', 'new');
+  assert.equal(await again.get('js/secret').string(), 'told');
+  await manager.user('js-user').removeRole('js-readers');
+  await assert.rejects(again.get('js/secret').string(), /permission denied/);
+  await manager.auth.authDisable();
+  for (const one of [reader, again, manager]) one.close();
+  for (const name of ['js-user', 'root']) await client.user(name).delete();
+  for (const name of ['js-readers', 'root']) await client.role(name).delete();
+  assert.equal(await client.get('js/secret').string(), 'told');
+}
+
 const client = new Etcd3({ hosts });
-story(client).then(
+rights(client).then(() => story(client)).then(
   () => client.close(),
   (why) => {
     console.error(why);

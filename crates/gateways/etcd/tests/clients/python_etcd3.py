@@ -3,6 +3,8 @@
 usage: python_etcd3.py HOST PORT
 """
 
+import hashlib
+import io
 import sys
 import threading
 import time
@@ -50,6 +52,16 @@ client.put("py/x", "!")
 assert told.wait(10) and heard[0].value == b"!"
 client.cancel_watch(watch)
 
+client.put("py/p", "before")
+events, cancel = client.watch("py/p", prev_kv=True, progress_notify=True)
+client.put("py/p", "after")
+once = next(events)
+assert (once.value, once.prev_value) == (b"after", b"before"), (once.value, once.prev_value)
+client.delete("py/p")
+assert next(events).prev_value == b"after"
+cancel()
+assert client.watch_once("py/p", timeout=10, start_revision=once.mod_revision).value == b"after"
+
 lease = client.lease(60)
 client.put("py/l", "1", lease=lease)
 assert lease.granted_ttl == 60 and 50 < lease.remaining_ttl <= 60 and lease.keys == [b"py/l"]
@@ -80,6 +92,22 @@ assert status.version and status.leader is not None and status.db_size > 0
 members = list(client.members)
 assert len(members) == 1 and members[0].client_urls, members
 assert list(client.list_alarms()) == []
+raised = client.create_alarm()
+assert [alarm.alarm_type for alarm in client.list_alarms()] == [alarm.alarm_type for alarm in raised] == [1]
+try:
+    client.put("py/full", "x")
+    raise SystemExit("a put has to be refused while NOSPACE is up")
+except Exception as why:
+    assert "database space exceeded" in str(why), why
+client.delete("py/b")
+client.disarm_alarm()
+client.put("py/b", "2")
+assert client.hash() != 0
+saved = io.BytesIO()
+client.snapshot(saved)
+# etcd's own database, and its SHA-256 behind it.
+saved = saved.getvalue()
+assert hashlib.sha256(saved[:-32]).digest() == saved[-32:] and len(saved) > 4096
 client.defragment()
 client.compact(client.get("py/a")[1].mod_revision)
 try:

@@ -17,7 +17,8 @@ async fn main() -> Result<(), Error> {
     leases(&mut client).await?;
     locks(&mut client).await?;
     elections(&mut client).await?;
-    node(&mut client).await
+    node(&mut client).await?;
+    rights(&mut client, &arguments).await
 }
 
 async fn keys(client: &mut Client) -> Result<(), Error> {
@@ -49,6 +50,17 @@ async fn keys(client: &mut Client) -> Result<(), Error> {
             }
         }
     }
+    let inner = Txn::new()
+        .when([Compare::version("rust/c", CompareOp::Greater, 0)])
+        .and_then([TxnOp::delete("rust/c", Some(DeleteOptions::new().with_prev_key()))]);
+    let outer = client.txn(Txn::new().and_then([TxnOp::txn(inner), TxnOp::get("rust/c", None)])).await?;
+    for response in outer.op_responses() {
+        match response {
+            TxnOpResponse::Txn(inner) => println!("inner {} of {}", inner.succeeded(), inner.op_responses().len()),
+            TxnOpResponse::Get(get) => println!("then {} keys", get.count()),
+            other => println!("{other:?}"),
+        }
+    }
     let twice = Txn::new().and_then([TxnOp::put("rust/d", "1", None), TxnOp::put("rust/d", "2", None)]);
     println!("{}", told(client.txn(twice).await.err()));
     println!("{}", told(client.get("rust/a", Some(GetOptions::new().with_revision(1 << 40))).await.err()));
@@ -74,6 +86,20 @@ async fn watches(client: &mut Client) -> Result<(), Error> {
             );
         }
     }
+    stream.request_progress().await?;
+    let progress = stream.message().await?.expect("the stream goes on");
+    println!("progress {} events at {}", progress.events().len(), progress.header().unwrap().revision() - since);
+    let made = stream.watch("rust/w2", None).await;
+    println!("second {}", made.is_ok());
+    let second = loop {
+        let answer = stream.message().await?.expect("the stream goes on");
+        if answer.created() {
+            break answer.watch_id();
+        }
+    };
+    stream.cancel(second).await?;
+    let answer = stream.message().await?.expect("the stream goes on");
+    println!("cancelled {} {:?}", answer.canceled() && answer.watch_id() == second, answer.cancel_reason());
     client.compact(since + 1, Some(CompactionOptions::new().with_physical())).await?;
     let mut late = client.watch("rust/w", Some(WatchOptions::new().with_start_revision(since))).await?;
     loop {
@@ -149,6 +175,64 @@ async fn node(client: &mut Client) -> Result<(), Error> {
         client.alarm(etcd_client::AlarmAction::Get, etcd_client::AlarmType::None, None).await?.alarms().len()
     );
     client.defragment().await?;
+    let member = client.member_list().await?.members()[0].id();
+    let alarm = etcd_client::AlarmType::Nospace;
+    let mut raise = etcd_client::AlarmOptions::new();
+    raise.with_member(member);
+    client.alarm(etcd_client::AlarmAction::Activate, alarm, Some(raise.clone())).await?;
+    println!("{}", told(client.put("rust/full", "x", None).await.err()));
+    client.alarm(etcd_client::AlarmAction::Deactivate, alarm, Some(raise)).await?;
+    client.put("rust/full", "x", None).await?;
+    println!("hashes {} {}", client.hash().await?.hash() != 0, client.hash_kv(0).await?.hash() != 0);
+    let (mut saved, mut bytes, mut left) = (client.snapshot().await?, 0, 0);
+    while let Some(part) = saved.message().await? {
+        bytes += part.blob().len();
+        left = part.remaining_bytes();
+    }
+    println!("saved {} left {left}", bytes > 4096);
+    println!("moved {}", client.move_leader(member).await.is_ok());
+    Ok(())
+}
+
+/// Users and roles; in the end everybody may do everything again.
+async fn rights(client: &mut Client, arguments: &[String]) -> Result<(), Error> {
+    client.role_add("rust-readers").await?;
+    client.role_grant_permission("rust-readers", etcd_client::Permission::read("rust/").with_prefix()).await?;
+    client.user_add("rust-user", "secret", None).await?;
+    client.user_grant_role("rust-user", "rust-readers").await?;
+    println!("{:?}", client.user_get("rust-user").await?.roles());
+    println!("{} permission", client.role_get("rust-readers").await?.permissions().len());
+    println!("{}", told(client.auth_enable().await.err()));
+    client.user_add("root", "root", None).await?;
+    client.role_add("root").await?;
+    client.user_grant_role("root", "root").await?;
+    client.put("rust/secret", "told", None).await?;
+    client.auth_enable().await?;
+    println!("{}", told(client.get("rust/secret", None).await.err()));
+    let enter = |name: &str, password: &str| {
+        let options = etcd_client::ConnectOptions::new().with_user(name, password);
+        Client::connect([format!("{}:{}", arguments[1], arguments[2])], Some(options))
+    };
+    println!("{}", told(enter("rust-user", "wrong").await.err()));
+    let mut reader = enter("rust-user", "secret").await?;
+    println!("reads {:?}", reader.get("rust/secret", None).await?.kvs()[0].value_str()?);
+    println!("{}", told(reader.put("rust/secret", "other", None).await.err()));
+    println!("{}", told(reader.get("other", None).await.err()));
+    println!("{}", told(reader.user_list().await.err()));
+    let mut root = enter("root", "root").await?;
+    println!("{:?} {:?}", root.user_list().await?.users(), root.role_list().await?.roles());
+    root.user_change_password("rust-user", "new").await?;
+    let mut again = enter("rust-user", "new").await?;
+    println!("again {}", again.get("rust/secret", None).await?.count());
+    root.role_revoke_permission("rust-readers", "rust/", Some(etcd_client::RoleRevokePermissionOptions::new().with_prefix()))
+        .await?;
+    println!("{}", told(again.get("rust/secret", None).await.err()));
+    root.user_revoke_role("rust-user", "rust-readers").await?;
+    root.role_delete("rust-readers").await?;
+    root.user_delete("rust-user").await?;
+    println!("{}", told(again.get("rust/secret", None).await.err()));
+    root.auth_disable().await?;
+    println!("open {}", client.get("rust/secret", None).await?.count());
     Ok(())
 }
 
