@@ -10,6 +10,7 @@
 //! Invariant: nothing in the node is mocked; the disk and the clock come in by the same seams as in production.
 //! Called by: its own binary (a campaign of seeds) and its tests.
 
+mod alarms;
 mod calls;
 mod cluster;
 mod consumers;
@@ -26,6 +27,8 @@ mod world;
 
 pub use cluster::{ClusterOptions, ClusterPlant, ClusterReport, run_cluster};
 pub use plant::Plant;
-pub use probes::{CLUSTER_PROBES, CLUSTER_RARE, MEMBER_PROBES, PROBES, PRODUCER_PROBES, Probes, USER_PROBES};
+pub use probes::{
+    ALARM_PROBES, CLUSTER_PROBES, CLUSTER_RARE, MEMBER_PROBES, PROBES, PRODUCER_PROBES, Probes, USER_PROBES,
+};
 pub use workload::Scenario;
 pub use world::{Failure, Options, Report, durability_name, run};

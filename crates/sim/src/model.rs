@@ -5,6 +5,7 @@
 //! Invariant: nothing here shares code with the machine; where the two disagree, one of them is wrong.
 //! Called by: the oracle.
 
+use crate::alarms::Alarms;
 use crate::calls::model::Calls;
 use crate::door::Door;
 use crate::members::Members;
@@ -131,6 +132,7 @@ pub(crate) struct Model {
     expiries_max: u64,
     calls: Calls,
     users: Users,
+    alarms: Alarms,
     members: Members,
     /// Leases that have ended.
     ended: BTreeSet<LeaseId>,
@@ -151,6 +153,10 @@ impl Model {
     }
 
     /// What is known of the door and of tokens.
+    pub(crate) fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
     pub(crate) fn door(&self) -> &Door {
         &self.users.door
     }
@@ -235,6 +241,16 @@ impl Model {
         probes: &mut Probes,
     ) -> Check {
         if let Some(probe) = self.users.take(command, outcome)? {
+            probes.hit(probe);
+        }
+        let used = |commit: &Commit| {
+            let wanted = commit.idempotency.as_ref();
+            wanted.is_some_and(|wanted| {
+                self.memory.contains_key(&(command.principal.clone(), wanted.key.clone()))
+            })
+        };
+        let known = matches!(&command.body, CommandBody::Commit { commit } if used(commit));
+        if let Some(probe) = self.alarms.take(command, outcome, known)? {
             probes.hit(probe);
         }
         match (&command.body, outcome) {

@@ -224,6 +224,7 @@ impl Oracle {
             self.waits.entry(wait).or_default().push((entry.index, outcome));
         }
         self.model.take(entry, &self.out, probes)?;
+        self.model.alarms().agrees(&self.machine)?;
         self.model.door().agrees(&self.machine)
     }
 
@@ -264,6 +265,22 @@ impl Oracle {
                 });
                 let keys = keys.filter_map(|(key, ..)| key.name.as_text());
                 tampered.commands.extend(keys.map(|name| again(call(JUDGED, &["PEXPIRE", name, "900"]))));
+            }
+            Plant::AlarmForgotten if std::mem::take(&mut self.rearm) => {
+                let down = |(member, kind)| CommandBody::Alarm { member, kind, up: false };
+                let bodies: Vec<CommandBody> = self.machine.alarms().map(down).collect();
+                tampered.commands.extend(bodies.into_iter().map(|body| Command::new("planted".into(), body)));
+            }
+            Plant::AlarmTooWide => {
+                for command in &mut tampered.commands {
+                    let CommandBody::Commit { commit } = &mut command.body else { continue };
+                    // What never runs: a rule that looks at it takes each delete for something that grows.
+                    if commit.guards.is_empty() && commit.otherwise.is_none() && commit.mode == Mode::Atomic {
+                        let key = Key::new("u/never");
+                        let put = Op::Put { key, value: Blob::EMPTY, lease: LeaseId::ZERO, prev: false };
+                        commit.otherwise = Some(vec![put]);
+                    }
+                }
             }
             Plant::TransactionOverdue | Plant::RiderForgotten | Plant::RiderUnguarded => {
                 for command in &mut tampered.commands {
@@ -307,6 +324,8 @@ impl Oracle {
                 Plant::OwnClock
                     | Plant::UndoForgotten
                     | Plant::DeadlineRestarts
+                    | Plant::AlarmForgotten
+                    | Plant::AlarmTooWide
                     | Plant::TransactionOverdue
                     | Plant::RiderForgotten
                     | Plant::RiderUnguarded

@@ -56,6 +56,10 @@ pub enum Plant {
     OwnEviction,
     /// A follower lets transactions be open for as long as they like.
     TransactionOverdue,
+    /// A restart forgets the alarms that are up.
+    AlarmForgotten,
+    /// A follower takes a delete for something that grows, so that NOSPACE refuses it.
+    AlarmTooWide,
     /// A follower appends batches without what rides with them.
     RiderForgotten,
     /// A follower does not look at the guards that ride with a batch.
@@ -64,7 +68,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every planted bug.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::LyingSync,
         Self::SwallowedWrite,
         Self::EarlyAnswer,
@@ -86,6 +90,8 @@ impl Plant {
         Self::ReadByClock,
         Self::OwnEviction,
         Self::TransactionOverdue,
+        Self::AlarmForgotten,
+        Self::AlarmTooWide,
         Self::RiderForgotten,
         Self::RiderUnguarded,
     ];
@@ -115,6 +121,8 @@ impl Plant {
             Self::ReadByClock => "read-by-clock",
             Self::OwnEviction => "own-eviction",
             Self::TransactionOverdue => "transaction-overdue",
+            Self::AlarmForgotten => "alarm-forgotten",
+            Self::AlarmTooWide => "alarm-too-wide",
             Self::RiderForgotten => "rider-forgotten",
             Self::RiderUnguarded => "rider-unguarded",
         }

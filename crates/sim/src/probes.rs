@@ -138,6 +138,15 @@ pub const USER_PROBES: &[&str] = &[
     "door: tokens end with their user's secret",
 ];
 
+/// Paths that a campaign of the scenario `alarms` must reach.
+pub const ALARM_PROBES: &[&str] = &[
+    "alarm: refused for want of room",
+    "alarm: refused for corruption",
+    "alarm: let go on for want of room",
+    "alarm: answered again",
+    "alarm: the last of a kind taken down",
+];
+
 /// Paths that a campaign of the scenario `members` must reach.
 pub const MEMBER_PROBES: &[&str] = &[
     "groups: a generation was given",
@@ -187,7 +196,7 @@ impl Probes {
     /// When the name is not listed: nobody would miss it.
     pub(crate) fn hit(&mut self, name: &'static str) {
         assert!(
-            [PROBES, CLUSTER_PROBES, CLUSTER_RARE, USER_PROBES, MEMBER_PROBES, PRODUCER_PROBES]
+            [PROBES, CLUSTER_PROBES, CLUSTER_RARE, USER_PROBES, ALARM_PROBES, MEMBER_PROBES, PRODUCER_PROBES]
                 .iter()
                 .any(|list| list.contains(&name)),
             "the probe {name:?} is not listed"

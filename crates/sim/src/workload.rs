@@ -43,11 +43,13 @@ pub enum Scenario {
     Members,
     /// Producers that number their batches, beside a little of everything.
     Producers,
+    /// Alarms that go up and down, beside a little of everything.
+    Alarms,
 }
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Mixed,
         Self::Keys,
         Self::Streams,
@@ -57,6 +59,7 @@ impl Scenario {
         Self::Users,
         Self::Members,
         Self::Producers,
+        Self::Alarms,
     ];
     /// How many of them campaigns choose from. The others have campaigns of their own: seeds that are known for what they find keep finding it.
     const CHOSEN: usize = 6;
@@ -80,6 +83,7 @@ impl Scenario {
             Self::Users => "users",
             Self::Members => "members",
             Self::Producers => "producers",
+            Self::Alarms => "alarms",
         }
     }
 
@@ -103,7 +107,7 @@ impl Scenario {
             Self::Locks => [3, 2, 2, 22, 44, 4, 3, 10, 4, 6, 2],
             Self::Asks => [3, 3, 2, 8, 4, 18, 18, 36, 1, 6, 2],
             Self::Calls => [3, 2, 1, 2, 2, 1, 1, 8, 0, 2, 70],
-            Self::Users | Self::Members => [20, 8, 4, 6, 8, 4, 4, 12, 2, 6, 6],
+            Self::Users | Self::Members | Self::Alarms => [20, 8, 4, 6, 8, 4, 4, 12, 2, 6, 6],
             Self::Producers => [8, 10, 4, 4, 4, 2, 4, 12, 1, 4, 4],
         }
     }
@@ -331,6 +335,10 @@ impl Client {
             && random.chance(2)
         {
             let (body, principal) = crate::users::act(random, view.machine);
+            return (body, principal, Hope::Nothing);
+        }
+        if scenario == Scenario::Alarms && random.chance(8) {
+            let (body, principal) = crate::alarms::act(random, view.machine);
             return (body, principal, Hope::Nothing);
         }
         if scenario == Scenario::Members

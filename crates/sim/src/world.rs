@@ -905,6 +905,11 @@ impl World {
                     self.send(number, body, principal, hope)?;
                 }
             }
+            // Whoever heals takes the alarms down, until they are.
+            let up: Vec<_> = self.oracle.machine().alarms().collect();
+            for (member, kind) in up {
+                self.send(0, CommandBody::Alarm { member, kind, up: false }, "server".into(), Hope::Nothing)?;
+            }
             if round % 3 == 0 {
                 self.drain_queue()?;
             }

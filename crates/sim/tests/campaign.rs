@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)] // A test may panic.
 
 use quorate_engine::Durability;
-use quorate_sim::{MEMBER_PROBES, Options, PRODUCER_PROBES, Plant, Probes, Scenario, USER_PROBES, run};
+use quorate_sim::{
+    ALARM_PROBES, MEMBER_PROBES, Options, PRODUCER_PROBES, Plant, Probes, Scenario, USER_PROBES, run,
+};
 
 #[test]
 fn a_campaign_finds_nothing_and_reaches_every_probe() {
@@ -65,6 +67,19 @@ fn users_are_held_to_the_rights_that_the_log_gives_them() {
         }
     }
     assert_eq!(probes.missing_of(USER_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
+}
+
+#[test]
+fn alarms_refuse_what_they_speak_against_and_nothing_else() {
+    let mut probes = Probes::default();
+    for seed in 8000..8030 {
+        let options = Options { scenario: Scenario::Alarms, ..Options::default() };
+        match run(seed, 4_000, options) {
+            Ok(report) => probes.merge(&report.probes),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert_eq!(probes.missing_of(ALARM_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
 }
 
 #[test]

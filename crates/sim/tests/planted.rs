@@ -144,6 +144,16 @@ fn transactions_that_are_never_dropped_for_their_time_are_found() {
 }
 
 #[test]
+fn alarms_that_a_restart_forgets_are_found() {
+    found(Plant::AlarmForgotten, Scenario::Alarms, &["and the log has raised", "is up"]);
+}
+
+#[test]
+fn an_alarm_that_refuses_deletes_is_found() {
+    found(Plant::AlarmTooWide, Scenario::Alarms, &["was refused by NoSpace"]);
+}
+
+#[test]
 fn batches_without_what_rides_with_them_are_found() {
     // A key that is not what it should be, and what is counted from it.
     found(
