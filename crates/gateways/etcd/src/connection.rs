@@ -9,6 +9,7 @@
 //! Called by: `serve`.
 //! Source: RFC 9113; gRPC over HTTP/2 for what is in the frames.
 
+use crate::gathered::Gathered;
 use crate::metrics::Counted;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -47,7 +48,9 @@ pub(crate) async fn serve<S, F>(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADERS_MAX);
-    let shaken = tokio::time::timeout(handshake_timeout, builder.handshake::<_, Bytes>(stream)).await;
+    let written = Gathered::of(stream);
+    let shaken = builder.handshake::<_, Bytes>(written.clone());
+    let shaken = tokio::time::timeout(handshake_timeout, shaken).await;
     // What goes wrong on a connection concerns it alone, and its client sees it closed.
     let Ok(Ok(mut connection)) = shaken else { return };
     let mut alive = pin!(alive(connection.ping_pong()));
@@ -66,14 +69,17 @@ pub(crate) async fn serve<S, F>(
             match poll_accept(&mut connection, cx) {
                 Poll::Ready(Some((request, respond))) => {
                     let request = request.map(Received);
-                    calls.push(call(answer(request), respond));
+                    calls.push(call(&answer, request, respond));
                     continue;
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
             if !matches!(calls.poll_next_unpin(cx), Poll::Ready(Some(()))) {
-                return Poll::Pending;
+                return match written.poll_leave(cx) {
+                    Poll::Ready(Err(_)) => Poll::Ready(()),
+                    _ => Poll::Pending,
+                };
             }
             while matches!(calls.poll_next_unpin(cx), Poll::Ready(Some(()))) {}
         }
@@ -102,9 +108,14 @@ async fn alive(pings: Option<PingPong>) {
 }
 
 /// Answers one call, unless its client gives it up first.
-async fn call(answer: impl Future<Output = Response<Counted>>, mut respond: SendResponse<Bytes>) {
+async fn call<F: Future<Output = Response<Counted>>>(
+    answer: impl Fn(Request<Received>) -> F,
+    request: Request<Received>,
+    mut respond: SendResponse<Bytes>,
+) {
     let answer = {
-        let mut answer = pin!(answer);
+        // Made here: as an argument it would be there twice, and all of it is moved to where the call lives.
+        let mut answer = pin!(answer(request));
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => respond.poll_reset(cx).map(|_| None),

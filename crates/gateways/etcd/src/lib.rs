@@ -17,6 +17,7 @@ mod config;
 mod connection;
 mod error;
 mod gateway;
+mod gathered;
 mod hash;
 mod json;
 mod kv;

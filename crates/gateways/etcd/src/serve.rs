@@ -250,16 +250,17 @@ where
         let Ok(answer) = services.answer(request).await;
         return answer;
     }
+    // Boxed: what is seldom asked for would otherwise make every call larger.
     let answer = if request.uri().path().starts_with("/v3/") {
         // A value is a third longer in base64.
         let bytes_max = services.bytes_max.saturating_mul(4) / 3;
         if name.is_some_and(|CommonName(name)| !name.is_empty()) && !gateway.is_open() {
-            json::unheard(request, bytes_max, http::StatusCode::BAD_REQUEST, UNHEARD).await
+            Box::pin(json::unheard(request, bytes_max, http::StatusCode::BAD_REQUEST, UNHEARD)).await
         } else {
-            json::answer(services, request, bytes_max).await
+            Box::pin(json::answer(services, request, bytes_max)).await
         }
     } else {
-        probe::answer(gateway, &services.calls, &request.into_parts().0).await
+        Box::pin(probe::answer(gateway, &services.calls, &request.into_parts().0)).await
     };
     answer.map(Counted::from)
 }
