@@ -2,4 +2,5 @@
 
 mod cleaning;
 mod entry_size;
+mod rounds;
 mod snapshots;
