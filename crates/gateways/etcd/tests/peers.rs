@@ -8,6 +8,7 @@ use crate::support;
 
 use pb::request_op::Request as Asked;
 use quorate_etcd::protocol::etcdserverpb as pb;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -38,11 +39,8 @@ fn story(address: SocketAddr) {
     );
     assert_eq!(says(&["del", "--prev-kv", "b"]), "1\nb\n3");
     let mut txn = etcdctl(address, &["txn"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(
-        &mut txn.stdin.take().unwrap(),
-        b"value(\"a\") = \"2\"\n\nput c 9\nget c\n\nget a\n\n",
-    )
-    .unwrap();
+    let asks = b"value(\"a\") = \"2\"\n\nput c 9\nget c\n\nget a\n\n";
+    txn.stdin.take().unwrap().write_all(asks).unwrap();
     assert_eq!(
         String::from_utf8(txn.wait_with_output().unwrap().stdout).unwrap().trim(),
         "SUCCESS\n\nOK\n\nc\n9"
@@ -51,6 +49,20 @@ fn story(address: SocketAddr) {
         etcdctl(address, &["watch", "--rev=2", "--prefix", ""]).stdout(Stdio::piped()).spawn().unwrap();
     let wanted = ["PUT", "a", "1", "PUT", "a", "2", "PUT", "b", "3", "DELETE", "b", "", "PUT", "c", "9"];
     assert_eq!(Running(watch).lines(wanted.len()), wanted);
+    // Interactively: a second watch comes onto the stream of the first, then both are asked how far they are.
+    let mut watch =
+        etcdctl(address, &["watch", "-i"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut asks, out) = (watch.stdin.take().unwrap(), watch.stdout.take().unwrap());
+    let _watch = Running(watch);
+    let mut told = BufReader::new(out).lines();
+    let mut asked = |line: &str, wanted: &[&str]| {
+        asks.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let answer: Vec<String> = told.by_ref().take(wanted.len()).map(Result::unwrap).collect();
+        assert_eq!(answer, wanted, "{line}");
+    };
+    asked("watch --rev=2 a", &["PUT", "a", "1", "PUT", "a", "2"]);
+    asked("watch --prefix --prev-kv --rev=5 b", &["DELETE", "b", "3", "b", ""]);
+    asked("progress", &["progress notify: 6"]);
     let granted = says(&["lease", "grant", "60"]);
     let lease = granted.split(' ').nth(1).unwrap().to_owned();
     says(&["put", &format!("--lease={lease}"), "l", "1"]);
