@@ -53,7 +53,8 @@ impl lock::lock_server::Lock for Api {
         let who = self.0.enter(&request).await?;
         let name = request.into_inner().key;
         if name.is_empty() {
-            return Err(error::empty_key());
+            // With etcd's code: its service hands on what the store says as an error of no kind.
+            return Err(Status::unknown(error::empty_key().message()));
         }
         let erase = Op::Erase { range: KeyRange::single(crate::txn::key(&name)), prev: false };
         let committed = self.0.commit(&who, Commit::of(vec![erase])).await?;
