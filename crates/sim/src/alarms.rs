@@ -58,21 +58,21 @@ impl Alarms {
         let refused = refused_by(outcome);
         let wanted = self.speaks_against(&command.body);
         match (refused, wanted) {
-            (Some(by), None | Some(Verdict::Free)) => {
+            (Some(by), Verdict::Free) => {
                 Err(format!("{:?} was refused by {by:?}, and {:?} are up", command.body, self.up))
             }
-            (Some(by), Some(Verdict::Refused(why) | Verdict::Maybe(why))) if by != why => {
+            (Some(by), Verdict::Refused(why) | Verdict::Maybe(why)) if by != why => {
                 Err(format!("{:?} was refused by {by:?} instead of {why:?}", command.body))
             }
-            (None, Some(Verdict::Refused(why))) if !known && !is_denied(outcome) => {
+            (None, Verdict::Refused(why)) if !known && !is_denied(outcome) => {
                 Err(format!("{:?} came to {outcome:?}, though {why:?} is up", command.body))
             }
             (Some(AlarmKind::Corrupt), _) => Ok(Some("alarm: refused for corruption")),
             (Some(_), _) => Ok(Some("alarm: refused for want of room")),
-            (None, Some(Verdict::Free)) if self.is_up(AlarmKind::NoSpace) => {
+            (None, Verdict::Free) if self.is_up(AlarmKind::NoSpace) => {
                 Ok(Some("alarm: let go on for want of room"))
             }
-            (None, Some(Verdict::Refused(_))) if known => Ok(Some("alarm: answered again")),
+            (None, Verdict::Refused(_)) if known => Ok(Some("alarm: answered again")),
             _ => Ok(None),
         }
     }
@@ -81,11 +81,11 @@ impl Alarms {
         self.up.iter().any(|(_, kind)| *kind == wanted)
     }
 
-    /// What the alarms that are up say to a command: nothing of those that they do not speak of.
-    fn speaks_against(&self, body: &CommandBody) -> Option<Verdict> {
+    /// What the alarms that are up say to a command.
+    fn speaks_against(&self, body: &CommandBody) -> Verdict {
         let commits = matches!(body, CommandBody::Commit { .. } | CommandBody::Wait { .. });
         if self.is_up(AlarmKind::Corrupt) && (commits || matches!(body, CommandBody::Compact { .. })) {
-            return Some(Verdict::Refused(AlarmKind::Corrupt));
+            return Verdict::Refused(AlarmKind::Corrupt);
         }
         let judged = match body {
             CommandBody::Commit { commit } => size(commit),
@@ -93,11 +93,11 @@ impl Alarms {
             _ => Size::Shrinks,
         };
         let full = self.is_up(AlarmKind::NoSpace);
-        Some(match judged {
+        match judged {
             Size::Grows if full => Verdict::Refused(AlarmKind::NoSpace),
             Size::Unknown if full => Verdict::Maybe(AlarmKind::NoSpace),
             _ => Verdict::Free,
-        })
+        }
     }
 
     /// Compares the alarms that are up with the machine's.
@@ -121,7 +121,6 @@ enum Verdict {
 }
 
 /// What a commit does to what is kept, as far as it is plain to see.
-#[derive(PartialEq)]
 enum Size {
     Grows,
     Shrinks,

@@ -146,6 +146,11 @@ struct Happened<'a> {
     expired: u64,
 }
 
+/// Under what the idempotency of a commit is remembered, if it has any.
+fn remembered_as(principal: &Principal, commit: &Commit) -> Option<(Principal, IdempotencyKey)> {
+    commit.idempotency.as_ref().map(|wanted| (principal.clone(), wanted.key.clone()))
+}
+
 impl Model {
     /// Tasks that have not fired, and leases that have not ended.
     pub(crate) fn unfinished(&self) -> (usize, usize) {
@@ -243,13 +248,11 @@ impl Model {
         if let Some(probe) = self.users.take(command, outcome)? {
             probes.hit(probe);
         }
-        let used = |commit: &Commit| {
-            let wanted = commit.idempotency.as_ref();
-            wanted.is_some_and(|wanted| {
-                self.memory.contains_key(&(command.principal.clone(), wanted.key.clone()))
-            })
+        let known = match &command.body {
+            CommandBody::Commit { commit } => remembered_as(&command.principal, commit)
+                .is_some_and(|scope| self.memory.contains_key(&scope)),
+            _ => false,
         };
-        let known = matches!(&command.body, CommandBody::Commit { commit } if used(commit));
         if let Some(probe) = self.alarms.take(command, outcome, known)? {
             probes.hit(probe);
         }
@@ -340,7 +343,7 @@ impl Model {
         happened: &mut Happened<'_>,
         probes: &mut Probes,
     ) -> Check {
-        let scope = commit.idempotency.as_ref().map(|wanted| (principal.clone(), wanted.key.clone()));
+        let scope = remembered_as(principal, commit);
         let known = scope.as_ref().and_then(|scope| self.memory.get(scope));
         if committed.replayed {
             let Some(Remembered { fingerprint, what: Memory::Answered(first), .. }) = known else {

@@ -5,17 +5,24 @@ use quorate_engine::Durability;
 use quorate_sim::{
     ALARM_PROBES, MEMBER_PROBES, Options, PRODUCER_PROBES, Plant, Probes, Scenario, USER_PROBES, run,
 };
+use std::ops::Range;
 
-#[test]
-fn a_campaign_finds_nothing_and_reaches_every_probe() {
+/// Runs every seed in its scenario; the paths that were taken. Panics with the first failure.
+fn campaign(seeds: Range<u64>, steps: u64, scenario: impl Fn(u64) -> Scenario) -> Probes {
     let mut probes = Probes::default();
-    for seed in 0..320 {
-        let scenario = Scenario::of_seed(seed);
-        match run(seed, 6_000, Options { scenario, ..Options::default() }) {
+    for seed in seeds {
+        let options = Options { scenario: scenario(seed), ..Options::default() };
+        match run(seed, steps, options) {
             Ok(report) => probes.merge(&report.probes),
             Err(failure) => panic!("{failure}"),
         }
     }
+    probes
+}
+
+#[test]
+fn a_campaign_finds_nothing_and_reaches_every_probe() {
+    let probes = campaign(0..320, 6_000, Scenario::of_seed);
     assert_eq!(probes.missing(), Vec::<&str>::new(), "paths that no seed of the campaign has taken");
 }
 
@@ -58,52 +65,24 @@ fn a_failure_is_one_line_to_paste_and_fails_again_alike() {
 
 #[test]
 fn users_are_held_to_the_rights_that_the_log_gives_them() {
-    let mut probes = Probes::default();
-    for seed in 5000..5030 {
-        let options = Options { scenario: Scenario::Users, ..Options::default() };
-        match run(seed, 4_000, options) {
-            Ok(report) => probes.merge(&report.probes),
-            Err(failure) => panic!("{failure}"),
-        }
-    }
+    let probes = campaign(5000..5030, 4_000, |_| Scenario::Users);
     assert_eq!(probes.missing_of(USER_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
 }
 
 #[test]
 fn alarms_refuse_what_they_speak_against_and_nothing_else() {
-    let mut probes = Probes::default();
-    for seed in 8000..8030 {
-        let options = Options { scenario: Scenario::Alarms, ..Options::default() };
-        match run(seed, 4_000, options) {
-            Ok(report) => probes.merge(&report.probes),
-            Err(failure) => panic!("{failure}"),
-        }
-    }
+    let probes = campaign(8000..8030, 4_000, |_| Scenario::Alarms);
     assert_eq!(probes.missing_of(ALARM_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
 }
 
 #[test]
 fn groups_of_members_keep_their_offsets_and_what_they_were_given() {
-    let mut probes = Probes::default();
-    for seed in 6000..6030 {
-        let options = Options { scenario: Scenario::Members, ..Options::default() };
-        match run(seed, 4_000, options) {
-            Ok(report) => probes.merge(&report.probes),
-            Err(failure) => panic!("{failure}"),
-        }
-    }
+    let probes = campaign(6000..6030, 4_000, |_| Scenario::Members);
     assert_eq!(probes.missing_of(MEMBER_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
 }
 
 #[test]
 fn what_a_producer_sends_again_is_appended_once() {
-    let mut probes = Probes::default();
-    for seed in 7000..7120 {
-        let options = Options { scenario: Scenario::Producers, ..Options::default() };
-        match run(seed, 4_000, options) {
-            Ok(report) => probes.merge(&report.probes),
-            Err(failure) => panic!("{failure}"),
-        }
-    }
+    let probes = campaign(7000..7120, 4_000, |_| Scenario::Producers);
     assert_eq!(probes.missing_of(PRODUCER_PROBES), Vec::<&str>::new(), "paths that no seed has taken");
 }
