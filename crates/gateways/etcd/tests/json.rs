@@ -184,37 +184,41 @@ fn until_up(address: SocketAddr) {
 /// asked to sort by a target that it does not have.
 const ODD: &str = include_str!("odd_requests.txt");
 
-#[tokio::test]
-async fn etcd_and_quorate_answer_odd_requests_alike() {
+/// Has a real etcd and Quorate tell the same story: it gets the addresses of both.
+async fn beside_etcd(story: impl FnOnce(SocketAddr, SocketAddr) + Send + 'static) {
     let server = Server::start().await;
     let address = server.address;
-    tokio::task::spawn_blocking(move || {
+    let told = tokio::task::spawn_blocking(move || {
         let etcd = Etcd::start();
         until_up(etcd.address);
-        for (path, body) in ODD.lines().map(|line| line.split_once(' ').unwrap()) {
-            assert_eq!(ask(address, path, body), ask(etcd.address, path, body), "{path} {body}");
-        }
-    })
-    .await
-    .unwrap();
+        story(etcd.address, address);
+    });
+    told.await.unwrap();
     server.stop().await;
+}
+
+/// Asks both, in order; panics with all that differ.
+fn compare<'a>(etcd: SocketAddr, ours: SocketAddr, requests: impl Iterator<Item = (&'a str, &'a str)>) {
+    let mut differ = Vec::new();
+    for (path, body) in requests {
+        let (wanted, found) = (ask(etcd, path, body), ask(ours, path, body));
+        if wanted != found {
+            differ.push(format!("{path} {body}\n  etcd    {wanted}\n  Quorate {found}\n"));
+        }
+    }
+    assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.concat());
+}
+
+#[tokio::test]
+async fn etcd_and_quorate_answer_odd_requests_alike() {
+    let requests = ODD.lines().map(|line| line.split_once(' ').unwrap());
+    beside_etcd(|etcd, ours| compare(etcd, ours, requests)).await;
 }
 
 #[tokio::test]
 async fn etcd_and_quorate_answer_the_same_json() {
-    let server = Server::start().await;
-    let address = server.address;
-    tokio::task::spawn_blocking(move || {
-        let etcd = Etcd::start();
-        until_up(etcd.address);
-        let mut differ = Vec::new();
-        for (path, body) in REQUESTS {
-            let (wanted, found) = (ask(etcd.address, path, body), ask(address, path, body));
-            if wanted != found {
-                differ.push(format!("{path} {body}\n  etcd    {wanted}\n  Quorate {found}\n"));
-            }
-        }
-        assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.concat());
+    beside_etcd(|etcd, address| {
+        compare(etcd, address, REQUESTS.iter().copied());
         for (path, more) in [
             ("/health", &[][..]),
             ("/health?serializable=true&exclude=NOSPACE", &[]),
@@ -224,18 +228,16 @@ async fn etcd_and_quorate_answer_the_same_json() {
             ("/v3/kv/range", &["--request", "PUT"]),
             ("/nothing", &[]),
         ] {
-            let (wanted, found) = (curl(etcd.address, path, None, more), curl(address, path, None, more));
+            let (wanted, found) = (curl(etcd, path, None, more), curl(address, path, None, more));
             assert_eq!(found, wanted, "{path} {more:?}");
         }
         let body = Some(r#"{"key":"Zm9v"}"#);
         for token in ["Authorization: nope", "Grpc-Metadata-Token: nope"] {
             let of = |address| curl(address, "/v3/kv/range", body, &["--header", token]);
-            assert_eq!(of(address), of(etcd.address), "{token}");
+            assert_eq!(of(address), of(etcd), "{token}");
         }
     })
-    .await
-    .unwrap();
-    server.stop().await;
+    .await;
 }
 
 #[tokio::test]
